@@ -1,0 +1,8 @@
+"""``fullconv describe``."""
+
+from __future__ import annotations
+
+
+def command() -> None:
+    """To be written."""
+    raise NotImplementedError

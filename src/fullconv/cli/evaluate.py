@@ -1,0 +1,8 @@
+"""``fullconv evaluate``."""
+
+from __future__ import annotations
+
+
+def command() -> None:
+    """To be written."""
+    raise NotImplementedError

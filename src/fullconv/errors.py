@@ -1,0 +1,30 @@
+"""The errors that a user can cause, told in one line each."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FullconvError(Exception):
+    """Bad usage or bad data: the message names the thing, what is wrong and what to do.
+
+    The command line prints the message alone, on one line, and exits with `exit_code`.
+    """
+
+    exit_code = 2
+
+
+class WorkFailedError(FullconvError):
+    """The request was sound but the work failed, wholly or for some inputs."""
+
+    exit_code = 1
+
+
+def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
+    """Return a clause that names the likeliest intended spellings, or "" if none is near.
+
+    Example: ``nearest("resnet8", ["resnet18", "vgg16"])`` is ``"; did you mean resnet18?"``.
+    """
+    close = difflib.get_close_matches(name, list(known), n=most, cutoff=0.6)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
