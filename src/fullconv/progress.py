@@ -64,7 +64,9 @@ class _Lines(Progress):
         left = self.seconds_left
         ending = f", {duration(left)} left" if left is not None else ""
         note = f"  {self.note}" if self.note else ""
-        self.say(f"{self.what}: {self.done}/{self.total}, {self.rate:.1f} {self.unit}/s{ending}{note}")
+        self.say(
+            f"{self.what}: {self.done}/{self.total}, {self.rate:.1f} {self.unit}/s{ending}{note}"
+        )
 
 
 class _Bar(Progress):
