@@ -1,1 +1,1 @@
-"""To be described."""
+"""From photographs to label images."""
