@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fullconv.data.folder import first_few
 from fullconv.errors import FullconvError
 from fullconv.metrics import ConfusionMatrix, Metrics
 from fullconv.pipeline import ahead
@@ -15,6 +16,7 @@ from fullconv.predict.labels import label_image
 
 if TYPE_CHECKING:
     from fullconv.data.folder import Split
+    from fullconv.data.loading import CachedSplit
     from fullconv.fcn import FCN
     from fullconv.progress import Progress
 
@@ -37,7 +39,7 @@ class Evaluation:
 
 def evaluate(
     net: FCN,
-    split: Split,
+    split: Split | CachedSplit,
     *,
     device: torch.device | str = "cpu",
     bf16: bool = False,
@@ -72,8 +74,8 @@ def check_same_classes(model: Sequence[str], data: Sequence[str]) -> None:
     """
     if len(model) != len(data):
         raise FullconvError(
-            f"the model has {len(model)} classes ({_few(model)}) but the dataset {len(data)} "
-            f"({_few(data)}); evaluate it on data with its own classes"
+            f"the model has {len(model)} classes ({first_few(model)}) but the dataset {len(data)} "
+            f"({first_few(data)}); evaluate it on data with its own classes"
         )
     for label, (mine, theirs) in enumerate(zip(model, data, strict=True)):
         if mine != theirs:
@@ -81,7 +83,3 @@ def check_same_classes(model: Sequence[str], data: Sequence[str]) -> None:
                 f"class {label} is {mine!r} in the model but {theirs!r} in the dataset; the "
                 "classes in dataset.yaml must be the model's, in the same order"
             )
-
-
-def _few(names: Sequence[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")

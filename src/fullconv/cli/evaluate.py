@@ -2,7 +2,71 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-def command() -> None:
-    """To be written."""
-    raise NotImplementedError
+import typer
+
+from fullconv.cli.options import Debug, Device, MaxPixels, Quiet
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fullconv.metrics import Metrics
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="A model folder (or a Hub id).")],
+    *,
+    data: Annotated[Path, typer.Option(help="Dataset folder.", metavar="DIR")],
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    out: Annotated[
+        Path | None, typer.Option(help="Write the metrics there as JSON.", metavar="FILE")
+    ] = None,
+    max_pixels: MaxPixels = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    debug: Debug = False,  # noqa: ARG001 (read by the command line's frame)
+) -> None:
+    """Measure a model on a split: the paper's four metrics and each class's IU, in float32.
+
+    Fractions in 0..1, over all of the split's labelled pixels at the images' own resolution.
+    """
+    from fullconv.data.folder import DatasetFolder
+    from fullconv.data.images import MAX_PIXELS
+    from fullconv.devices import pick_device
+    from fullconv.evaluation import check_same_classes, evaluate
+    from fullconv.files import write_json
+    from fullconv.model_folder import load
+    from fullconv.progress import progress
+
+    place = pick_device(device)
+    folder = DatasetFolder(data, max_pixels or MAX_PIXELS)
+    images = folder.split(split)
+    net = load(model)
+    check_same_classes(net.classes, folder.info.classes)
+    with progress(len(images), f"evaluate {split}", quiet=quiet) as bar:
+        result = evaluate(net, images, device=place, bar=bar)
+    _show(result.metrics, net.classes, f"{split}: {result.images} images")
+    if out is not None:
+        write_json(out, result.metrics.to_dict(split, result.images, net.classes))
+
+
+def _show(metrics: Metrics, classes: Sequence[str], title: str) -> None:
+    """Print the metrics; a dash where there was nothing to measure."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("class", "IU", title=title, title_justify="left")
+    table.columns[1].justify = "right"
+    for name, iu in zip(classes, metrics.iu, strict=True):
+        table.add_row(Text(name), _fraction(iu))
+    table.add_section()
+    for name in ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu"):
+        table.add_row(name.replace("_", " ").replace("iu", "IU"), _fraction(getattr(metrics, name)))
+    Console().print(table)
+
+
+def _fraction(value: float) -> str:
+    return "-" if value != value else f"{value:.3f}"  # noqa: PLR0124 (NaN differs from itself)

@@ -16,7 +16,7 @@ Colour = tuple[int, int, int]
 
 IGNORED: Colour = (255, 255, 255)
 TINT = 0.45  # share of the class's colour in an overlay
-BOUNDARY = 0.55  # brightness of the lines between classes
+BOUNDARY = 0.6  # brightness of the lines between classes
 # Okabe and Ito's colours, which people with any kind of colour vision can tell apart; a dark grey
 # replaces their black, which would hide the photograph under an overlay.
 OKABE_ITO: tuple[Colour, ...] = (
@@ -29,7 +29,8 @@ OKABE_ITO: tuple[Colour, ...] = (
     (213, 94, 0),
     (204, 121, 167),
 )
-# Linear RGB as seen by all cones, without the red and without the green ones (Machado 2009).
+# Linear RGB as seen by all cones, without the red and without the green ones (Machado 2009), and
+# how much a difference counts: to all cones less, so that those who have them get more of it.
 EYES = np.array(
     [
         [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
@@ -37,6 +38,7 @@ EYES = np.array(
         [[0.3673, 0.8606, -0.2280], [0.2801, 0.6725, 0.0474], [-0.0118, 0.0429, 0.9689]],
     ]
 )
+EYE_WEIGHTS = np.array([0.4, 1.0, 1.0])
 # OKLab (Ottosson 2020), where distance is about difference as perceived: linear RGB to cones, and
 # the cubic roots of these to lightness and two colour axes.
 TO_CONES = np.array([[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.6300]])
@@ -58,8 +60,8 @@ def _palette() -> tuple[Colour, ...]:
     """Extend Okabe and Ito's colours by whatever is farthest from all colours so far."""
     levels = np.arange(0, 256, 17, dtype=np.uint8)
     grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
-    lightness = _as_seen(grid)[0, :, 0]
-    grid = grid[(lightness > 0.35) & (lightness < 0.95)]  # not near black, not near white
+    lightness = _as_seen(grid)[1, :, 0]
+    grid = grid[(lightness > 0.35) & (lightness < 0.95)]  # no near black or white, to the red-blind
     seen = _as_seen(grid)
     chosen = list(OKABE_ITO)
     taken = _as_seen(np.array([IGNORED, *chosen], np.uint8))
@@ -74,12 +76,13 @@ def _palette() -> tuple[Colour, ...]:
 
 
 def _as_seen(colours: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return OKLab coordinates, 3 x N x 3, of N colours as each kind of eye sees them."""
+    """Return weighted OKLab coordinates, 3 x N x 3, of N colours as each kind of eye sees them."""
     values = colours / 255
     linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
     seen = np.einsum("eij,nj->eni", EYES, linear).clip(0, 1)
-    lab: NDArray[np.float64] = np.cbrt(seen @ TO_CONES.T) @ TO_LAB.T
-    return lab
+    lab = np.cbrt(seen @ TO_CONES.T) @ TO_LAB.T
+    weighted: NDArray[np.float64] = lab * EYE_WEIGHTS[:, None, None]
+    return weighted
 
 
 def save_label_image(
@@ -117,12 +120,10 @@ def overlay(
 
 
 def _boundaries(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return where a pixel and its right or lower neighbour differ, both of them marked."""
+    """Return where a pixel and its right or lower neighbour differ in class."""
     edges = np.zeros(labels.shape, bool)
     across, down = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
-    edges[:, 1:] |= across
     edges[:, :-1] |= across
-    edges[1:] |= down
     edges[:-1] |= down
     return edges
 

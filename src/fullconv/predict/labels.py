@@ -40,7 +40,8 @@ def image_scores(net: FCN, image: NDArray[np.uint8]) -> torch.Tensor:
     pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)
     coarse = net.coarse(net.preprocessing(pixels[None]))
     height, width = image.shape[:2]
-    return net.upsample(coarse, (height, width))[0]
+    scores: torch.Tensor = net.upsample(coarse, (height, width))[0]
+    return scores
 
 
 def label_image(net: FCN, image: NDArray[np.uint8], *, bf16: bool = False) -> NDArray[np.uint8]:
