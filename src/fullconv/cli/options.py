@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
@@ -13,3 +14,11 @@ MaxPixels = Annotated[
     int | None,
     typer.Option("--max-pixels", min=1, metavar="N", help="Refuse larger images. [200 million]"),
 ]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return the height and width of a text such as "160x240"; a plain usage error otherwise."""
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text.strip().lower())
+    if match is None:
+        raise typer.BadParameter(f"size {text!r}: give height and width as HxW, such as 160x240")
+    return int(match[1]), int(match[2])
