@@ -130,6 +130,10 @@ def test_counts_exceed_32_bits():
     metrics = Metrics.of(np.array([[2**33, 1], [0, 2**33]], np.int64))
     assert metrics.pixel_accuracy == 2**34 / (2**34 + 1)
     assert metrics.pixel_accuracy < 1
+    matrix = ConfusionMatrix(1)
+    matrix.counts[0, 0] = 2**31 - 1
+    matrix.update(np.array([0, 0]), np.array([0, 0]))
+    assert matrix.counts.tolist() == [[2**31 + 1]]
 
 
 def test_metrics_are_a_snapshot():
