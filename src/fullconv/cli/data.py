@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fullconv.cli.options import Debug, MaxPixels, Quiet
+from fullconv.cli.options import Debug, MaxPixels, Quiet, parse_size
 
 app = typer.Typer(name="data", help="Check and make dataset folders.", no_args_is_help=True)
 
@@ -15,6 +15,7 @@ app = typer.Typer(name="data", help="Check and make dataset folders.", no_args_i
 @app.command()
 def synth(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New dataset folder.")],
+    *,
     train: Annotated[int, typer.Option(min=1, help="Scenes to train on.")] = 64,
     val: Annotated[int, typer.Option(min=0, help="Scenes to validate on.")] = 16,
     test: Annotated[int, typer.Option(min=0, help="Scenes to test on.")] = 16,
@@ -23,16 +24,19 @@ def synth(
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 (read by the command line's frame)
 ) -> None:
-    """Make a dataset of procedural street scenes with exact masks."""
+    """Make a dataset of procedural street scenes with exact masks.
+
+    The same seed gives the same scenes. DIR must not exist, or be empty.
+    """
     from fullconv.data.synth import write_synthetic
     from fullconv.progress import progress
 
     height_and_width = parse_size(size)
-    with progress(train + val + test, "drawing streets", unit="scenes", quiet=quiet) as bar:
+    with progress(train + val + test, "draw streets", unit="scenes", quiet=quiet) as bar:
         write_synthetic(
             folder, train=train, val=val, test=test, size=height_and_width, seed=seed, bar=bar
         )
-    print(f"{folder}: {train} train, {val} val and {test} test scenes of {size}")
+    print(f"{folder}: {train} train, {val} val and {test} test scenes of {size} pixels")
 
 
 @app.command()
