@@ -1,1 +1,1 @@
-"""To be described."""
+"""Pictures and pages of what was learnt."""

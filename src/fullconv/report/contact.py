@@ -1,0 +1,128 @@
+"""The paper's figure as one picture: scenes in rows; photo, truth and each stage in columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from fullconv.report.figures import Colour, label_image
+from fullconv.report.page import Report, legend
+
+PAPER, INK, MUTED = (255, 255, 255), (27, 33, 39), (88, 97, 106)
+
+
+def side_by_side(report: Report) -> NDArray[np.uint8]:
+    """Draw a report's scenes at their own resolution, with column heads and a legend of classes.
+
+    Returns:
+        A uint8 RGB array (H, W, 3).
+
+    Raises:
+        ValueError: the report has no scenes.
+    """
+    if not report.scenes:
+        raise ValueError("a report without scenes has nothing to show side by side")
+    rows = [
+        [
+            Image.fromarray(scene.image),
+            *(
+                label_image(labels, report.palette, report.ignore_index).convert("RGB")
+                for labels in (scene.truth, *scene.predictions)
+            ),
+        ]
+        for scene in report.scenes
+    ]
+    width = max(picture.width for row in rows for picture in row)
+    font = _font(max(11, width // 17))
+    body = _stack([_line(row, width) for row in rows], gap=_gap(width))
+    heads = _heads(report.columns, width, font)
+    return np.asarray(_framed([heads, body, _legend(report, body.width, font)], _gap(width)))
+
+
+def _line(pictures: Sequence[Image.Image], width: int) -> Image.Image:
+    """Put one scene's pictures side by side in columns of `width` pixels."""
+    gap = _gap(width)
+    line = _blank(len(pictures) * (width + gap) - gap, max(p.height for p in pictures))
+    for i, picture in enumerate(pictures):
+        line.paste(picture, (i * (width + gap), 0))
+    return line
+
+
+def _heads(names: Sequence[str], width: int, font: ImageFont.FreeTypeFont) -> Image.Image:
+    """Write the columns' names where `_line` puts the columns."""
+    gap = _gap(width)
+    heads = _blank(len(names) * (width + gap) - gap, round(font.size * 1.3))
+    for i, name in enumerate(names):
+        ImageDraw.Draw(heads).text((i * (width + gap), font.size), name, MUTED, font, "ls")
+    return heads
+
+
+def _legend(report: Report, width: int, font: ImageFont.FreeTypeFont) -> Image.Image:
+    """Name the colours that occur, in as many lines as `width` pixels need."""
+    classes, has_ignored = legend(report)
+    # A swatch is a tiny label map, so that "ignored" is hatched here as it is in the pictures.
+    swatches = [(name, 0, [colour]) for name, colour in classes]
+    swatches += [("ignored", 1, [PAPER])] if has_ignored else []
+    entries = [_entry(name, label, palette, font) for name, label, palette in swatches]
+    lines: list[list[Image.Image]] = [[]]
+    for entry in entries:
+        if sum(e.width for e in [*lines[-1], entry]) > width and lines[-1]:
+            lines.append([])
+        lines[-1].append(entry)
+    strip = _blank(width, len(lines) * entries[0].height)
+    for row, line in enumerate(lines):
+        left = 0
+        for entry in line:
+            strip.paste(entry, (left, row * entry.height))
+            left += entry.width
+    return strip
+
+
+def _entry(
+    name: str, label: int, palette: Sequence[Colour], font: ImageFont.FreeTypeFont
+) -> Image.Image:
+    """Draw one swatch and its name, with room to the next."""
+    size = round(font.size)
+    side = round(0.8 * size)
+    entry = _blank(round(side + 1.7 * size + font.getlength(name)), round(1.5 * size))
+    swatch = label_image(np.full((side, side), label), palette, ignore_index=1)
+    entry.paste(swatch.convert("RGB"), (0, size - side))
+    ImageDraw.Draw(entry).text((side + 0.45 * size, size), name, INK, font, "ls")
+    return entry
+
+
+def _framed(parts: Iterable[Image.Image], margin: int) -> Image.Image:
+    """Stack the picture's parts with a margin around."""
+    inner = _stack(list(parts), gap=margin)
+    picture = _blank(inner.width + 2 * margin, inner.height + 2 * margin)
+    picture.paste(inner, (margin, margin))
+    return picture
+
+
+def _stack(images: Sequence[Image.Image], gap: int) -> Image.Image:
+    height = sum(image.height + gap for image in images) - gap
+    stack, top = _blank(max(image.width for image in images), height), 0
+    for image in images:
+        stack.paste(image, (0, top))
+        top += image.height + gap
+    return stack
+
+
+def _blank(width: int, height: int) -> Image.Image:
+    return Image.new("RGB", (width, height), PAPER)
+
+
+def _gap(width: int) -> int:
+    return max(3, width // 40)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """Return matplotlib's own sans serif, which is there on every machine."""
+    return ImageFont.truetype(
+        Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size
+    )
