@@ -1,0 +1,434 @@
+"""Checking a dataset folder before hours are spent on it: what is wrong, where, what to do."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from fullconv.data.folder import (
+    SPLITS,
+    DatasetFolder,
+    DatasetInfo,
+    Listing,
+    Sample,
+    first_few,
+    foreign_ids,
+    require_same_size,
+)
+from fullconv.data.images import (
+    IMAGE_SUFFIXES,
+    MAX_PIXELS,
+    image_size,
+    is_turned,
+    mask_size,
+    read_image,
+    read_mask,
+)
+from fullconv.errors import FullconvError, nearest
+from fullconv.progress import progress
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+_Size = tuple[int, int]
+
+_IDS = 256  # what an 8-bit mask can hold
+_SHOWN = 5  # findings of one kind that are told one by one
+_MOST_WORKERS = 16  # each has an image and its mask in memory
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong.
+
+    Attributes:
+        is_error: False for a warning.
+        kind: a plural that fits "and 95 more ...".
+        line: the file, what is wrong and what to do.
+    """
+
+    is_error: bool
+    kind: str
+    line: str
+
+
+_error = partial(Finding, True)
+_warning = partial(Finding, False)
+
+
+class _Seen(NamedTuple):
+    """What was seen of a sample; None where it could not be read or was not looked at."""
+
+    image: Path
+    size: tuple[int, int] | None
+    digest: bytes | None
+    pixels: NDArray[np.int64] | None
+    findings: tuple[Finding, ...]
+
+
+@dataclass
+class SplitSummary:
+    """What is in one split.
+
+    Attributes:
+        name: "train", "val" or "test".
+        held_out: whether the split is taken from train.
+        sizes: how many readable images there are of each (height, width).
+        pixels: int64 (256,), pixels per label id; all 0 after a quick check.
+        images: int64 (256,), images in which the label id occurs; all 0 after a quick check.
+    """
+
+    name: str
+    held_out: bool
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_IDS, np.int64))
+    images: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_IDS, np.int64))
+
+    def add(self, seen: _Seen) -> None:
+        """Count one sample."""
+        if seen.size is not None:
+            self.sizes[seen.size] += 1
+        if seen.pixels is not None:
+            self.pixels += seen.pixels
+            self.images += seen.pixels > 0
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """The result of `check_folder`.
+
+    Attributes:
+        root: the dataset folder.
+        info: its dataset.yaml.
+        splits: what is in each split.
+        errors: lines that each name a file, what is wrong and what to do; the data can't be used.
+        warnings: the same for what is allowed but may not be meant.
+        quick: whether only names and headers were read.
+    """
+
+    root: Path
+    info: DatasetInfo
+    splits: tuple[SplitSummary, ...]
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+    quick: bool
+
+    def require_sound(self) -> None:
+        """Raise FullconvError, with the first error, if there are errors."""
+        if self.errors:
+            more = ", and there are more" if len(self.errors) > 1 else ""
+            raise FullconvError(f"{self.errors[0]}{more} (see: fullconv data check {self.root})")
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return a table of the splits and, after a full check, one of the classes."""
+        return (_split_table(self),) if self.quick else (_split_table(self), _class_table(self))
+
+
+def check_folder(
+    root: str | Path, max_pixels: int = MAX_PIXELS, quick: bool = False, quiet: bool = False
+) -> CheckReport:
+    """Look for all in a dataset folder that would spoil training or evaluation.
+
+    The pixels of only a few images are in memory at a time; of each image 16 bytes are kept, by
+    which the same picture is found in two splits.
+
+    Args:
+        root: the dataset folder.
+        max_pixels: images of more pixels are errors.
+        quick: judge by dataset.yaml, names and headers alone; decode nothing.
+        quiet: show no progress.
+
+    Raises:
+        FullconvError: the folder is no dataset or dataset.yaml is wrong: nothing can be checked.
+    """
+    folder = DatasetFolder(root, max_pixels)
+    listings = {name: folder.listing(name) for name in folder.splits}
+    splits = tuple(
+        SplitSummary(name, held_out=folder.held_out and name == "val") for name in listings
+    )
+    findings = _Findings()
+    findings.add(_unused(folder))
+    for split in splits:
+        if not split.held_out:
+            findings.add(_pairing(folder.root, split.name, listings[split.name]))
+    if folder.held_out:
+        findings.add(_held_out(folder, listings["train"]))
+
+    inspect = partial(_inspect, info=folder.info, max_pixels=max_pixels, quick=quick)
+    seen_before: dict[bytes, tuple[str, Path]] = {}
+    total = sum(len(listing.samples) for listing in listings.values())
+    with progress(total, f"checking {folder.root}", quiet=quiet) as bar:
+        for split in splits:
+            for seen in _ordered_map(inspect, listings[split.name].samples):
+                split.add(seen)
+                findings.add(seen.findings)
+                findings.add(_repeated(split.name, seen, seen_before))
+                bar.advance()
+    findings.add(_labels_used(folder, splits))
+    return CheckReport(
+        folder.root, folder.info, splits, findings.errors(), findings.warnings(), quick
+    )
+
+
+class _Findings:
+    """Gathers findings; of each kind the first few are kept and the others counted."""
+
+    def __init__(self) -> None:
+        self._lines: dict[tuple[bool, str], list[str]] = {}
+        self._counts: Counter[tuple[bool, str]] = Counter()
+
+    def add(self, findings: Iterable[Finding]) -> None:
+        for is_error, kind, line in findings:
+            self._counts[is_error, kind] += 1
+            lines = self._lines.setdefault((is_error, kind), [])
+            if len(lines) < _SHOWN:
+                lines.append(line)
+
+    def errors(self) -> tuple[str, ...]:
+        return tuple(self._told(True))
+
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(self._told(False))
+
+    def _told(self, errors: bool) -> Iterator[str]:
+        for (is_error, kind), lines in self._lines.items():
+            if is_error == errors:
+                yield from lines
+                more = self._counts[is_error, kind] - len(lines)
+                if more:
+                    yield f"and {more} more {kind}"
+
+
+def _unused(folder: DatasetFolder) -> Iterator[Finding]:
+    """Find what is missing from, or lies beside, images/<split> and masks/<split>."""
+    images = folder.root / "images"
+    if not folder.splits:
+        yield _error("missing splits", f"{images}/train: is missing; put images and masks there")
+    elif "train" not in folder.splits:
+        yield _warning("missing splits", f"{images}/train: is missing: nothing to learn from")
+    for path in _children(images) + _children(folder.root / "masks"):
+        if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
+            why = "it lies beside the folders of the splits; move it into one"
+        elif path.is_dir() and path.name not in SPLITS:
+            why = f"the splits are {', '.join(SPLITS)}{nearest(path.name, SPLITS)}"
+        elif path.is_dir() and not (images / path.name).is_dir():
+            why = f"there is no {images / path.name}"
+        else:
+            continue
+        yield _warning("things that are not used", f"{path}: is not used: {why}")
+
+
+def _children(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _pairing(root: Path, split: str, listing: Listing) -> Iterator[Finding]:
+    """Judge by their names the files of a split."""
+    if not (listing.samples or listing.unlabelled or listing.twins):
+        where = root / "images" / split
+        yield _error("empty splits", f"{where}: holds no images; put some there or remove it")
+    for path in listing.unlabelled:
+        advice = f"add {path.stem}.png to masks/{split} or remove the image"
+        yield _error("images without a mask", f"{path}: has no mask; {advice}")
+    for path in listing.orphans:
+        problem = "belongs to no image" if path.suffix.lower() == ".png" else "is no PNG"
+        advice = "name it as its image, ending in .png, or remove it"
+        yield _error("masks without an image", f"{path}: the mask {problem}; {advice}")
+    for paths in listing.twins:
+        others = first_few([path.name for path in paths[1:]])
+        problem = f"has the same name as {others}; rename or remove one"
+        yield _error("files of the same name", f"{paths[0]}: {problem}")
+    for path in listing.strangers:
+        problem = "is passed over: images are jpg, png, bmp, webp or tif files"
+        yield _warning("files that are passed over", f"{path}: {problem}")
+
+
+def _held_out(folder: DatasetFolder, train: Listing) -> Iterator[Finding]:
+    if folder.held_out and len(train.samples) == 1:
+        where = folder.root / "images" / "train"
+        yield _error("empty splits", f"{where}: holds one image; val needs another: add some")
+
+
+def _inspect(sample: Sample, info: DatasetInfo, max_pixels: int, quick: bool) -> _Seen:
+    """Look at one sample: at its headers if `quick`, else at its pixels."""
+    findings: list[Finding] = []
+    size = mask_shape = digest = pixels = None
+    try:
+        size, digest = _look_at_image(sample.image, max_pixels, quick)
+    except FullconvError as problem:
+        findings.append(_error("images that can't be read", str(problem)))
+    try:
+        mask_shape, pixels = _look_at_mask(sample.mask, max_pixels, quick)
+    except FullconvError as problem:
+        findings.append(_error("masks that can't be read", str(problem)))
+    if size and mask_shape:
+        findings += _misfit(sample, size, mask_shape)
+    if pixels is not None:
+        findings += _foreign(sample.mask, pixels, info)
+    return _Seen(sample.image, size, digest, pixels, tuple(findings))
+
+
+def _look_at_image(path: Path, max_pixels: int, quick: bool) -> tuple[_Size, bytes | None]:
+    """Return the (height, width) of an image and a digest of its pixels, None if `quick`."""
+    if quick:
+        return image_size(path, max_pixels), None
+    image = read_image(path, max_pixels)
+    digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
+    digest.update(image.data)
+    return (image.shape[0], image.shape[1]), digest.digest()
+
+
+def _look_at_mask(
+    path: Path, max_pixels: int, quick: bool
+) -> tuple[_Size, NDArray[np.int64] | None]:
+    """Return the (height, width) of a mask and its pixels per label id, None if `quick`."""
+    if quick:
+        return mask_size(path, max_pixels), None
+    labels = read_mask(path, max_pixels)
+    return (labels.shape[0], labels.shape[1]), np.bincount(labels.ravel(), minlength=_IDS)
+
+
+def _misfit(sample: Sample, image: _Size, mask: _Size) -> Iterator[Finding]:
+    """Judge whether a mask fits its image, both of a (height, width)."""
+    try:
+        require_same_size(sample, image, mask)
+    except FullconvError as problem:
+        yield _error("masks of another size than their image", str(problem))
+    turned, other = sample.image, sample.mask
+    if is_turned(other):
+        turned, other = other, turned
+    if is_turned(turned) and not is_turned(other):
+        yield _warning(
+            "files turned by EXIF data alone",
+            f"{turned}: is turned by its EXIF data but {other} is not; look whether they fit",
+        )
+
+
+def _foreign(mask: Path, pixels: NDArray[np.int64], info: DatasetInfo) -> Iterator[Finding]:
+    """Find label ids outside the classes."""
+    wrong = np.where(info.foreign(np.arange(_IDS, dtype=np.uint8)), pixels, 0)
+    if wrong.any():
+        yield _error("masks with ids outside the classes", foreign_ids(mask, wrong, info))
+
+
+def _repeated(split: str, seen: _Seen, before: dict[bytes, tuple[str, Path]]) -> Iterator[Finding]:
+    """Find a picture that was seen in another split, whatever its file is called or made of."""
+    if seen.digest is None:
+        return
+    first_split, first = before.setdefault(seen.digest, (split, seen.image))
+    if first_split != split:
+        yield _error(
+            "images that are in two splits",
+            f"{seen.image}: is the same picture as {first} (splits {first_split!r} and {split!r}), "
+            "so that scores would be too good; keep it in one",
+        )
+
+
+def _labels_used(folder: DatasetFolder, splits: tuple[SplitSummary, ...]) -> Iterator[Finding]:
+    """Judge which label ids occur in the whole dataset."""
+    classes, masks = folder.info.classes, folder.root / "masks"
+    total = sum((split.pixels for split in splits), np.zeros(_IDS, np.int64))
+    if len(classes) == 2 and set(np.flatnonzero(total)) == {0, 255}:
+        yield _error(
+            "masks of 0 and 255",
+            f"{masks}: the masks hold only 0 and 255, but {classes[1]!r} has the id 1 and 255 "
+            f"means ignore; to turn every 255 into 1: {_remapping(masks)}",
+        )
+        return
+    for split in splits:
+        absent = [name for name, pixels in zip(classes, split.pixels, strict=False) if not pixels]
+        if absent and split.pixels.any():
+            harm = "learnt" if split.name == "train" else "measured"
+            yield _warning(
+                "splits without a class",
+                f"{masks / split.name}: has no pixel of {first_few(absent)}, which can't be {harm} "
+                "there; add images that show it or drop the class",
+            )
+
+
+def _remapping(masks: Path) -> str:
+    """Return a shell command that rewrites masks of 0 and 255 as masks of 0 and 1."""
+    program = (
+        "import sys, pathlib; from PIL import Image; "
+        "[Image.open(p).point(lambda v: v // 255).save(p) "
+        "for p in pathlib.Path(sys.argv[1]).rglob('*.png')]"
+    )
+    return f'python -c "{program}" {shlex.quote(str(masks))}'
+
+
+def _ordered_map(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+    """Map in threads (decoding releases the interpreter), in order, a few items ahead at most."""
+    workers = min(os.cpu_count() or 1, _MOST_WORKERS)
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[_Result]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _split_table(report: CheckReport) -> Table:
+    table = Table(title=report.info.name, title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("split", no_wrap=True)
+    for column in ("images", "smallest", "largest", "most common", "ignored"):
+        table.add_column(column, justify="right")
+    for split in report.splits:
+        table.add_row(
+            "val (of train)" if split.held_out else split.name,
+            f"{split.sizes.total():,}",
+            *_size_cells(split.sizes),
+            "" if report.quick else _share(split.pixels[report.info.ignore_index], split.pixels),
+        )
+    return table
+
+
+def _size_cells(sizes: Counter[tuple[int, int]]) -> tuple[str, str, str]:
+    """Write width x height of the smallest, the largest and the most common images."""
+    if not sizes:
+        return "", "", ""
+    by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))
+    (common, count), *_ = sizes.most_common(1)
+    smallest, largest, usual = (f"{w} x {h}" for h, w in (by_area[0], by_area[-1], common))
+    return smallest, largest, f"{usual} ({count:,})"
+
+
+def _class_table(report: CheckReport) -> Table:
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("id", justify="right")
+    table.add_column("class", no_wrap=True)
+    for split in report.splits:
+        table.add_column(f"{split.name}\npixels", justify="right")
+        table.add_column("\nimages", justify="right")
+    for label, name in enumerate(report.info.classes):
+        cells = (
+            (_compact(split.pixels[label]), f"{split.images[label]:,}") for split in report.splits
+        )
+        table.add_row(str(label), name, *(cell for pair in cells for cell in pair))
+    return table
+
+
+def _compact(count: int) -> str:
+    """Write a count in few characters: "9,999", "12.3 k", "4.5 M", "678.9 G"."""
+    if count < 10_000:
+        return f"{count:,}"
+    unit, name = next(pair for pair in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if count >= pair[0])
+    return f"{count / unit:,.1f} {name}"
+
+
+def _share(part: int, pixels: NDArray[np.int64]) -> str:
+    return f"{part / pixels.sum():.1%}" if pixels.any() else ""
