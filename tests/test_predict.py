@@ -1,0 +1,363 @@
+"""Prediction: inputs settled before anything starts, and a stream that survives bad images."""
+
+from __future__ import annotations
+
+import struct
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from colour_net import ColourNet
+from fullconv.errors import FullconvError
+from fullconv.predict.engines import check_engine, uses_bf16
+from fullconv.predict.inputs import make_folders, plan
+from fullconv.predict.labels import label_image
+from fullconv.predict.stream import Summary, label_files
+from fullconv.progress import Progress
+
+
+def picture(path, size=(6, 8), seed=0):
+    """Write a random RGB image and return its pixels."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+def touch(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+def png_chunk(kind, data=b""):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+class Heard(Progress):
+    """Remembers what was said."""
+
+    def __init__(self, total=0):
+        super().__init__(total, "predict", "images")
+        self.lines = []
+
+    def say(self, line):
+        self.lines.append(line)
+
+
+def predicted(inputs, out, **options):
+    """Plan and run; return the summary and what was said."""
+    jobs = plan([str(text) for text in inputs], out, scores=options.pop("scores", False))
+    make_folders(jobs)
+    bar = Heard(len(jobs))
+    summary = label_files(ColourNet(), jobs, bar, **options)
+    assert bar.done == len(jobs)
+    return summary, bar.lines
+
+
+def names(jobs, out):
+    return [job.labels.relative_to(out).as_posix() for job in jobs]
+
+
+# What the inputs mean
+
+
+def test_folders_are_searched_and_keep_their_relative_paths(tmp_path):
+    for name in ("a.jpg", "deep/er/b.PNG", "deep/c.tif", "notes.txt", ".hidden.png", ".d/e.png"):
+        touch(tmp_path / "in" / name)
+    out = tmp_path / "out"
+    jobs = plan([str(tmp_path / "in")], out)
+    assert names(jobs, out) == ["a.png", "deep/c.png", "deep/er/b.png"]
+    assert jobs[2].overlay == out / "overlay/deep/er/b.jpg"
+    assert jobs[2].scores is None
+    assert plan([str(tmp_path / "in")], out, scores=True)[2].scores == out / "scores/deep/er/b.npy"
+
+
+def test_globs_keep_what_lies_below_their_fixed_part(tmp_path):
+    for name in ("in/a.jpg", "in/b/c.jpg", "in/b/d/e.jpg", "in/b/d/f.txt"):
+        touch(tmp_path / name)
+    out = tmp_path / "out"
+    assert names(plan([f"{tmp_path}/in/*.jpg"], out), out) == ["a.png"]
+    assert names(plan([f"{tmp_path}/in/**/*.jpg"], out), out) == ["a.png", "b/c.png", "b/d/e.png"]
+    assert names(plan([f"{tmp_path}/in/b/*/*"], out), out) == ["d/e.png"]
+
+
+def test_relative_inputs(tmp_path, monkeypatch):
+    picture(tmp_path / "in/b/c.jpg")
+    monkeypatch.chdir(tmp_path)
+    out = Path("out")
+    assert names(plan(["in"], out), out) == ["b/c.png"]
+    assert names(plan(["*/*/*.jpg"], out), out) == ["in/b/c.png"]
+    monkeypatch.chdir(tmp_path / "in")
+    assert names(plan(["."], out), out) == ["b/c.png"]
+
+
+def test_a_name_with_brackets_is_a_file_and_no_pattern(tmp_path):
+    picture(tmp_path / "a[1].png")
+    picture(tmp_path / "[x]/b.png")
+    out = tmp_path / "out"
+    assert names(plan([f"{tmp_path}/a[1].png", f"{tmp_path}/[x]"], out), out) == [
+        "a[1].png",
+        "b.png",
+    ]
+
+
+def test_an_input_named_twice_is_labelled_once(tmp_path):
+    picture(tmp_path / "in/a.png")
+    inputs = [f"{tmp_path}/in", f"{tmp_path}/in/a.png", f"{tmp_path}/in/*.png"]
+    assert len(plan(inputs, tmp_path / "out")) == 1
+
+
+def test_earlier_results_are_no_inputs(tmp_path):
+    picture(tmp_path / "in/a.jpg")
+    for _ in range(2):
+        summary, _ = predicted([tmp_path / "in"], tmp_path / "in" / "labels")
+        assert summary.images == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "inputs"),
+    [
+        (("in/a.jpg", "in/a.png"), ("in",)),
+        (("one/x/a.jpg", "two/x/a.jpg"), ("one", "two")),
+        (("one/a.jpg", "two/a.bmp"), ("one/a.jpg", "two/*")),
+    ],
+)
+def test_colliding_outputs_are_refused_naming_both(tmp_path, files, inputs):
+    for name in files:
+        picture(tmp_path / name)
+    out = tmp_path / "out"
+    with pytest.raises(FullconvError) as caught:
+        plan([str(tmp_path / each) for each in inputs], out)
+    assert all(str(tmp_path / name) in str(caught.value) for name in files)
+    assert not out.exists()
+
+
+def test_an_output_that_would_overwrite_an_input_is_refused(tmp_path):
+    picture(tmp_path / "in/a.png")
+    with pytest.raises(FullconvError, match=r"a\.png.*overwrite an input.*a\.png"):
+        plan([f"{tmp_path}/in"], tmp_path / "in")
+    picture(tmp_path / "b.bmp")
+    with pytest.raises(FullconvError, match=r"b\.bmp.*overwrite an input.*b\.png"):
+        picture(tmp_path / "b.png")
+        plan([f"{tmp_path}/b.bmp", f"{tmp_path}/b.png"], tmp_path)
+
+
+def test_missing_inputs_and_folders_without_images_are_refused(tmp_path):
+    with pytest.raises(FullconvError, match=r"nothing\.jpg: no such file"):
+        plan([f"{tmp_path}/nothing.jpg"], tmp_path / "out")
+    for empty in (tmp_path, f"{tmp_path}/*.jpg"):
+        with pytest.raises(FullconvError, match="no images found"):
+            plan([str(empty)], tmp_path / "out")
+
+
+@pytest.mark.parametrize("where", ["file", "file/below", "/proc/nowhere"])
+def test_an_unwritable_out_is_refused(tmp_path, where):
+    picture(tmp_path / "a.png")
+    (tmp_path / "file").touch()
+    jobs = plan([f"{tmp_path}/a.png"], tmp_path / where)
+    with pytest.raises(FullconvError, match=r"can't write there .* choose another --out"):
+        make_folders(jobs)
+
+
+# The stream
+
+
+def test_writes_labels_overlays_and_probabilities(tmp_path):
+    pixels = picture(tmp_path / "in/b/a.png", (9, 5))
+    out = tmp_path / "out"
+    summary, said = predicted([tmp_path / "in"], out, scores=True)
+    with Image.open(out / "b/a.png") as image:
+        labels = np.asarray(image)
+        assert image.mode == "P"
+        assert image.getpalette()[:9] == [200, 0, 0, 0, 200, 0, 0, 0, 200]
+    assert (labels == pixels.argmax(-1)).all()
+    with Image.open(out / "overlay/b/a.jpg") as image:
+        assert (image.format, image.size) == ("JPEG", (5, 9))
+    probabilities = np.load(out / "scores/b/a.npy")
+    expected = np.exp(pixels / 255) / np.exp(pixels / 255).sum(-1, keepdims=True)
+    assert (probabilities.dtype, probabilities.shape) == (np.float16, (3, 9, 5))
+    assert np.abs(probabilities.transpose(1, 2, 0) - expected).max() < 1e-3
+    assert (summary.images, summary.failed, said) == (1, 0, [])
+    assert summary.pixels.tolist() == np.bincount(labels.ravel(), minlength=3).tolist()
+
+
+def test_no_probabilities_unless_asked(tmp_path):
+    picture(tmp_path / "a.png")
+    predicted([tmp_path / "a.png"], tmp_path / "out")
+    written = sorted(path.name for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert written == ["a.jpg", "a.png"]
+
+
+def test_labels_follow_the_exif_orientation(tmp_path):
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    pixels[:, :2, 0] = pixels[:, 2:, 1] = 255
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
+    exif[0x0112] = 6  # stored lying on its side: to be turned by 90 degrees clockwise
+    image.save(tmp_path / "a.png", exif=exif)
+    predicted([tmp_path / "a.png"], tmp_path / "out")
+    with Image.open(tmp_path / "out/a.png") as labels:
+        assert (np.asarray(labels) == np.rot90(pixels.argmax(-1), -1)).all()
+
+
+def odd_images():
+    """Return images of every kind; all show green at the left and blue at the right, or grey."""
+    colours = np.zeros((4, 6, 3), np.uint8)
+    colours[:, :3, 1] = colours[:, 3:, 2] = 200
+    rgb = Image.fromarray(colours)
+    deep = Image.fromarray(np.linspace(0, 65535, 24).astype(np.uint16).reshape(4, 6))
+    alpha = rgb.convert("RGBA")
+    alpha.putalpha(7)
+    return {
+        "cmyk.jpg": rgb.convert("CMYK"),
+        "alpha.png": alpha,
+        "palette.png": rgb.quantize(4),
+        "grey.png": rgb.convert("L"),
+        "greyalpha.png": rgb.convert("LA"),
+        "deep.png": deep,
+        "bits.png": rgb.convert("1"),
+    }
+
+
+def test_every_kind_of_image_is_labelled(tmp_path):
+    for name, image in odd_images().items():
+        image.save(tmp_path / name)
+    summary, said = predicted([tmp_path], tmp_path / "out")
+    assert (summary.images, summary.failed, said) == (7, 0, [])
+    expected = np.repeat([[1, 1, 1, 2, 2, 2]], 4, 0)
+    for name in ("cmyk", "alpha", "palette"):
+        with Image.open(tmp_path / f"out/{name}.png") as labels:
+            assert (np.asarray(labels) == expected).all(), name
+
+
+def spoil(folder):
+    """Write one good photograph and all kinds of bad ones."""
+    picture(folder / "good.png")
+    picture(folder / "truncated.jpg", (64, 64))
+    data = (folder / "truncated.jpg").read_bytes()
+    (folder / "truncated.jpg").write_bytes(data[: len(data) // 2])
+    (folder / "empty.png").touch()
+    (folder / "text.jpg").write_text("not a picture")
+    size = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    (folder / "huge.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", size) + png_chunk(b"IDAT")
+    )
+    picture(folder / "zgood.png", seed=1)
+
+
+def test_bad_images_are_named_and_the_others_done(tmp_path):
+    spoil(tmp_path / "in")
+    summary, said = predicted([tmp_path / "in"], tmp_path / "out")
+    assert (summary.images, summary.failed) == (6, 4)
+    assert summary.pixels.sum() == 2 * 48
+    for name in ("truncated.jpg", "empty.png", "text.jpg", "huge.png"):
+        (line,) = [line for line in said if name in line]
+        assert "\n" not in line
+        assert not (tmp_path / "out" / name).with_suffix(".png").exists()
+    assert "--max-pixels" in next(line for line in said if "huge" in line)
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.png")) == ["good.png", "zgood.png"]
+
+
+def test_max_pixels_sets_the_bound(tmp_path):
+    picture(tmp_path / "a.png", (6, 8))
+    assert predicted([tmp_path / "a.png"], tmp_path / "out", max_pixels=48)[0].failed == 0
+    summary, said = predicted([tmp_path / "a.png"], tmp_path / "out", max_pixels=47)
+    assert summary.failed == 1
+    assert "more than the 47 allowed" in said[0]
+
+
+def test_a_result_that_can_t_be_written_is_named_and_the_others_done(tmp_path):
+    picture(tmp_path / "in/a.png")
+    picture(tmp_path / "in/b.png")
+    (tmp_path / "out/overlay/a.jpg").mkdir(parents=True)
+    summary, said = predicted([tmp_path / "in"], tmp_path / "out")
+    assert summary.failed == 1
+    assert "in/a.png: can't write" in said[0]
+    assert (tmp_path / "out/overlay/b.jpg").is_file()
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+
+
+def test_lack_of_memory_fails_only_the_image_concerned(tmp_path):
+    class Greedy(ColourNet):
+        def coarse(self, x):
+            if x.shape[-1] == 8:
+                torch.empty(1 << 60)
+            return super().coarse(x)
+
+    picture(tmp_path / "in/a.png", (6, 8))
+    picture(tmp_path / "in/b.png", (6, 7))
+    jobs = plan([f"{tmp_path}/in"], tmp_path / "out")
+    bar = Heard()
+    assert label_files(Greedy(), jobs, bar).failed == 1
+    assert bar.lines == [f"{tmp_path}/in/a.png: too large for the memory; make it smaller"]
+
+
+def test_a_defect_of_the_net_is_not_taken_for_a_bad_image(tmp_path):
+    class Broken(ColourNet):
+        def coarse(self, x):  # noqa: ARG002
+            raise RuntimeError("shapes differ")
+
+    picture(tmp_path / "a.png")
+    jobs = plan([f"{tmp_path}/a.png"], tmp_path / "out")
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        label_files(Broken(), jobs, Heard())
+
+
+def peak_bytes(folder, out):
+    tracemalloc.start()
+    predicted([folder], out)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    for index in range(40):
+        folder = tmp_path / ("few" if index < 10 else "more")
+        picture(folder / f"{index}.bmp", (120, 160), seed=index)
+    predicted([tmp_path / "few"], tmp_path / "warm-up")
+    few = peak_bytes(tmp_path / "few", tmp_path / "out1")
+    more = peak_bytes(tmp_path / "more", tmp_path / "out2")
+    one_image = 120 * 160 * 3
+    assert few > 2 * one_image  # the images are being traced at all
+    assert more < few + 5 * one_image  # thirty images, not ten, in five images' room at most
+
+
+def test_dominant_needs_more_than_999_in_1000():
+    assert Summary(1, 0, np.array([0, 1000, 1])).dominant == 1
+    assert Summary(1, 0, np.array([1, 999, 0])).dominant is None
+    assert Summary(1, 1, np.array([0, 0, 0])).dominant is None
+
+
+# One image, engines
+
+
+def test_label_image_restores_modes_and_leaves_no_graph():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    net = ColourNet().train()
+    net.dropout.eval()
+    labels = label_image(net, pixels)
+    assert (labels.dtype, labels.shape) == (np.uint8, (5, 7))
+    assert (labels == pixels.argmax(-1)).all()
+    assert (net.training, net.score.training, net.dropout.training) == (True, True, False)
+    assert (label_image(net, pixels[:, ::-1]) == labels[:, ::-1]).all()
+
+
+def test_engines_and_precisions_that_are_not_there_are_refused():
+    cpu = torch.device("cpu")
+    check_engine("auto")
+    check_engine("torch")
+    with pytest.raises(FullconvError, match="engine openvino is not supported yet"):
+        check_engine("openvino")
+    with pytest.raises(FullconvError, match="did you mean torch"):
+        check_engine("torhc")
+    assert [uses_bf16(name, cpu) for name in ("auto", "fp32", "bf16")] == [False, False, True]
+    with pytest.raises(FullconvError, match="precision int8 is not supported yet"):
+        uses_bf16("int8", cpu)
+    with pytest.raises(FullconvError, match="did you mean bf16"):
+        uses_bf16("bf61", cpu)
