@@ -156,7 +156,9 @@ def _identify(path: Path, file: IO[bytes]) -> ImageFile:
             return reader(file)
         except SyntaxError:  # PIL's way to say: another format
             continue
-    raise FullconvError(f"{path}: is not a JPEG, PNG, BMP, WebP or TIFF image")
+    raise FullconvError(
+        f"{path}: is no readable JPEG, PNG, BMP, WebP or TIFF image; convert it to one or remove it"
+    )
 
 
 def _require_colours(path: str | Path, image: ImageFile) -> None:
