@@ -1,0 +1,202 @@
+"""From a name to a classifier, its pretrained weights and the preprocessing they expect."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision.models as tv
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from fullconv.errors import FullconvError, nearest
+from fullconv.preprocessing import Preprocessing
+
+TIMM = "timm:"
+
+
+def build_classifier(
+    name: str, weights: str | Path | None = None
+) -> tuple[nn.Module, Preprocessing]:
+    """Build a classifier by name.
+
+    Args:
+        name: a torchvision model's name, or ``timm:NAME``.
+        weights: None (random), "imagenet" (the library's own pretrained weights, downloaded or
+            from its cache) or a safetensors file of the whole classifier, whose metadata names the
+            ``architecture`` ("torchvision mobilenet_v2") and the preprocessing.
+
+    Raises:
+        FullconvError: unknown name; weights that can't be had, or of another architecture.
+    """
+    if weights is None:
+        return _untrained(name), default_preprocessing(name)
+    if weights == "imagenet":
+        return _pretrained(name)
+    path = Path(weights)
+    state, metadata = read_weights(path)
+    _check_architecture(name, metadata.get("architecture"), path)
+    classifier = _untrained(name)
+    _load(classifier, state, name, path)
+    return classifier, preprocessing_from_metadata(metadata, default_preprocessing(name), path)
+
+
+def default_preprocessing(name: str) -> Preprocessing:
+    """Return what the library's own pretrained weights of `name` expect."""
+    if name.startswith(TIMM):
+        config = _timm().get_pretrained_cfg(name.removeprefix(TIMM))
+        if config is None:
+            return Preprocessing()
+        return Preprocessing(
+            mean=tuple(config.mean), std=tuple(config.std), input_size=config.input_size[-1]
+        )
+    presets = _torchvision_weights(name).transforms()
+    return Preprocessing(
+        mean=tuple(presets.mean), std=tuple(presets.std), input_size=presets.crop_size[0]
+    )
+
+
+def _torchvision_weights(name: str) -> Any:
+    """Return the weights that torchvision holds to be the best of `name`."""
+    known = tv.list_models(module=tv)
+    if name not in known:
+        raise FullconvError(
+            f"unknown backbone {name!r}{nearest(name, known) or ' (names are torchvision models, '}"
+            + ("" if nearest(name, known) else "or timm:NAME)")
+        )
+    return tv.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+
+
+def _untrained(name: str) -> nn.Module:
+    if name.startswith(TIMM):
+        return _timm_model(name, pretrained=False)
+    _torchvision_weights(name)  # knows the name
+    with warnings.catch_warnings():  # torchvision announces future defaults of GoogLeNet's init
+        warnings.simplefilter("ignore", FutureWarning)
+        classifier: nn.Module = tv.get_model(name, weights=None)
+    return classifier
+
+
+def _pretrained(name: str) -> tuple[nn.Module, Preprocessing]:
+    if name.startswith(TIMM):
+        try:
+            return _timm_model(name, pretrained=True), default_preprocessing(name)
+        except (OSError, RuntimeError) as error:
+            raise FullconvError(
+                f"pretrained weights of {name} can't be downloaded ({_reason(error)}): fetch the "
+                f"model {_timm_hub_id(name)} from the Hugging Face Hub on another machine and "
+                "copy its folder into the Hub's cache here, or pass --weights FILE.safetensors"
+            ) from error
+    weights = _torchvision_weights(name)
+    try:
+        return tv.get_model(name, weights=weights), default_preprocessing(name)
+    except (OSError, RuntimeError) as error:
+        cache = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+        raise FullconvError(
+            f"pretrained weights of {name} can't be downloaded ({_reason(error)}): fetch "
+            f"{weights.url} on another machine and save it as {cache}, or pass "
+            "--weights FILE.safetensors, or --weights none to start from random ones"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).split("\n")[0] or type(error).__name__
+
+
+def _timm() -> Any:
+    try:
+        import timm.models
+    except ImportError as error:
+        raise FullconvError("timm: backbones need the extra: pip install fullconv[timm]") from error
+    return timm.models
+
+
+def _timm_model(name: str, pretrained: bool) -> nn.Module:
+    models, short = _timm(), name.removeprefix(TIMM)
+    if not models.is_model(short.split(".")[0]):
+        known = models.list_models()
+        raise FullconvError(f"unknown timm backbone {short!r}{nearest(short, known)}")
+    classifier: nn.Module = models.create_model(short, pretrained=pretrained)
+    return classifier
+
+
+def _timm_hub_id(name: str) -> str:
+    config = _timm().get_pretrained_cfg(name.removeprefix(TIMM))
+    return (config and config.hf_hub_id) or f"timm/{name.removeprefix(TIMM)}"
+
+
+# Weight files ---------------------------------------------------------------------------------
+
+
+def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Read a safetensors file: its tensors by name, and its metadata.
+
+    Raises:
+        FullconvError: no such file, or no whole safetensors file.
+    """
+    if not path.is_file():
+        raise FullconvError(f"{path}: no such weights file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+    except SafetensorError as error:
+        raise FullconvError(
+            f"{path}: not a whole safetensors file ({_reason(error)}); other formats must be "
+            "converted to safetensors first"
+        ) from error
+
+
+def architecture_of(name: str) -> str:
+    """Return what a weight file's metadata calls the classifier `name`."""
+    library, short = (
+        ("timm", name.removeprefix(TIMM))
+        if name.startswith(TIMM)
+        else (
+            "torchvision",
+            name,
+        )
+    )
+    return f"{library} {short}"
+
+
+def _check_architecture(name: str, architecture: str | None, path: Path) -> None:
+    if architecture is not None and architecture != architecture_of(name):
+        suggestion = architecture.removeprefix("torchvision ").replace("timm ", TIMM)
+        raise FullconvError(
+            f"{path}: weights of {architecture}, not of {architecture_of(name)}; pass "
+            f"--backbone {suggestion}"
+        )
+
+
+def _load(classifier: nn.Module, state: dict[str, torch.Tensor], name: str, path: Path) -> None:
+    own = classifier.state_dict()
+    counters = {key for key in own if key.endswith("num_batches_tracked")}
+    missing = sorted(set(own) - set(state) - counters)
+    surplus = sorted(set(state) - set(own))
+    misfit = sorted(k for k in set(own) & set(state) if own[k].shape != state[k].shape)
+    for what, keys in (("lacks", missing), ("has unknown", surplus), ("misshapes", misfit)):
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise FullconvError(f"{path}: not weights of {name}: it {what} {keys[0]}{more}")
+    classifier.load_state_dict(state, strict=False)
+
+
+def preprocessing_from_metadata(
+    metadata: dict[str, str], default: Preprocessing, path: Path
+) -> Preprocessing:
+    """Read the preprocessing keys, each JSON, of a weight file's metadata."""
+    values = default.to_dict()
+    for key in values:
+        if key in metadata:
+            with contextlib.suppress(json.JSONDecodeError):  # a bare word, such as RGB
+                values[key] = json.loads(metadata[key])
+                continue
+            values[key] = metadata[key]
+    try:
+        return Preprocessing.from_dict(values)
+    except ValueError as error:
+        raise FullconvError(f"{path}: its metadata's preprocessing is wrong: {error}") from error

@@ -1,0 +1,172 @@
+"""The model folder: model.safetensors and config.json, the Hugging Face Hub's convention."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors.torch import save_file
+from torch import nn
+
+from fullconv.classifiers import read_weights
+from fullconv.errors import FullconvError
+from fullconv.fcn import FCN
+from fullconv.files import replacing, write_json
+from fullconv.preprocessing import Preprocessing
+
+FORMAT = 1
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+class _Net(BaseModel):
+    """The arguments that rebuild a net."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    trunk: str | None
+    stride: int
+    num_classes: int = Field(ge=1, le=255)
+    skips: dict[int, str] = {}
+    learn_upscores: bool = True
+    learn_last_upscore: bool = False
+
+
+class _Config(BaseModel):
+    """config.json."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format: int
+    net: _Net
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    ignore_index: int
+    preprocessing: dict[str, Any]
+    metrics: dict[str, Any] = {}
+
+
+def save(net: FCN, folder: Path, metrics: Mapping[str, Any] | None = None) -> None:
+    """Write a net as a model folder; files that stand there are replaced only by whole ones.
+
+    `metrics` is noted in config.json. Raises OSError where the folder can't be written.
+    """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    with replacing(folder / WEIGHTS) as temporary:
+        save_file(tensors, temporary, {"format": "pt", "sha256": _digest(tensors)})
+    write_json(
+        folder / CONFIG,
+        {
+            "format": FORMAT,
+            "net": net.arguments,
+            "classes": list(net.classes),
+            "palette": [list(colour) for colour in net.palette],
+            "ignore_index": net.ignore_index,
+            "preprocessing": net.preprocessing.to_dict(),
+            "metrics": dict(metrics or {}),
+        },
+    )
+
+
+def load(model: str | PathLike[str], classifier: nn.Module | None = None) -> FCN:
+    """Read a net from a model folder, or from a model of the Hugging Face Hub.
+
+    Args:
+        model: a folder, or a Hub id "owner/name" where no such folder exists.
+        classifier: the user's own module, for a net that was built on one.
+
+    Returns:
+        The net on the CPU, in evaluation mode.
+
+    Raises:
+        FullconvError: something is missing or altered, or the Hub can't be reached; the message
+            names the file.
+    """
+    folder = _folder(str(model))
+    config = _read_config(folder / CONFIG)
+    if config.net.trunk is None and classifier is None:
+        raise FullconvError(
+            f"{folder}: this net was built on a module of the user's own; pass it: "
+            "fullconv.load(folder, classifier=module)"
+        )
+    net = FCN(
+        config.net.trunk or classifier,  # type: ignore[arg-type]
+        classes=config.classes,
+        palette=config.palette,
+        ignore_index=config.ignore_index,
+        preprocessing=Preprocessing.from_dict(config.preprocessing),
+        **config.net.model_dump(exclude={"trunk"}),
+    )
+    _load_state(net, folder / WEIGHTS)
+    return net.eval()
+
+
+def _folder(model: str) -> Path:
+    folder = Path(model)
+    if folder.exists():
+        if not folder.is_dir():
+            raise FullconvError(f"{folder}: a model is a folder with {CONFIG} and {WEIGHTS}")
+        return folder
+    if model.count("/") != 1 or model.startswith((".", "/")):
+        raise FullconvError(f"{model}: no such model folder")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=[CONFIG, WEIGHTS]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise FullconvError(
+            f"{model}: no such folder, and not to be had from the Hugging Face Hub ({reason})"
+        ) from error
+
+
+def _read_config(path: Path) -> _Config:
+    if not path.is_file():
+        raise FullconvError(f"{path}: missing; a model folder holds {CONFIG} and {WEIGHTS}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        known = values.get("format") if isinstance(values, dict) else None
+        if isinstance(known, int) and known > FORMAT:
+            raise FullconvError(f"{path}: format {known} is newer than this fullconv; upgrade it")
+        return _Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise FullconvError(f"{path}: {where}: {first['msg']}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FullconvError(f"{path}: not JSON ({error}); was it altered?") from error
+
+
+def _load_state(net: FCN, path: Path) -> None:
+    state, metadata = read_weights(path)
+    if metadata.get("sha256", digest := _digest(state)) != digest:
+        raise FullconvError(f"{path}: its contents were altered since it was saved")
+    own = net.state_dict()
+    wrong = sorted(
+        name
+        for name in own.keys() | state.keys()
+        if name not in own or name not in state or own[name].shape != state[name].shape
+    )
+    if wrong:
+        classes = state.get(f"scores.{net.taps[0].stride}.bias")
+        hint = f" (it holds {len(classes)} classes)" if classes is not None else ""
+        raise FullconvError(
+            f"{path}: does not fit {CONFIG} beside it{hint}: {wrong[0]} and {len(wrong) - 1} more "
+            "are missing, unknown or of another shape"
+        )
+    net.load_state_dict(state)
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return a SHA-256 over names and values, so that a changed byte doesn't go unseen."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,182 @@
+"""The trunk: a convolutionalised classifier without its last layer, tapped at several strides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torchvision.models as tv
+from torch import Tensor, fx, nn
+
+from fullconv.dense import densify
+from fullconv.errors import FullconvError, nearest
+from fullconv.geometry import Grid
+from fullconv.grids import NotConvolutionalError, Place, layer_name, places
+from fullconv.tracing import cut_points, note_shapes, trace
+
+STRIDES = (32, 16, 8, 4)
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A layer whose features are scored.
+
+    Attributes:
+        stride: pixels between its cells.
+        layer: its name in the classifier.
+        channels: of its features.
+        vertical, horizontal: its grids along H and W.
+    """
+
+    stride: int
+    layer: str
+    channels: int
+    vertical: Grid
+    horizontal: Grid
+
+
+class Trunk(nn.Module):
+    """Yields a classifier's features at its coarsest stride and at finer ones.
+
+    Attributes:
+        taps: coarsest first.
+        layers: the graph of layers; parameters keep the classifier's names.
+    """
+
+    def __init__(
+        self, classifier: nn.Module, finest: int, input_size: int, skips: Mapping[int, str]
+    ) -> None:
+        """Take over `classifier` (its modules become the trunk's).
+
+        Args:
+            classifier: from N x 3 x H x W to N x classes; any that `convolutionalize` takes.
+            finest: the finest stride to tap: 32, 16, 8 or 4.
+            input_size: native size of the classifier's input in pixels.
+            skips: names of layers to tap instead of the default ones, by stride.
+
+        Raises:
+            FullconvError: the classifier has no layer at `finest`, or none by a name in `skips`.
+            NotConvolutionalError, UntraceableError: see `convolutionalize`.
+        """
+        super().__init__()
+        network = trace(classifier, input_size)
+        densify(network, input_size, pooling="drop", hidden="same")
+        found = places(network)
+        nodes = _tapped(network, found, _last_layer(network), type(classifier), skips)
+        if finest not in nodes:
+            raise FullconvError(
+                f"{type(classifier).__name__} has no layer at stride {finest}; it has "
+                f"{', '.join(map(str, nodes))}"
+            )
+        nodes = {stride: node for stride, node in nodes.items() if stride >= finest}
+        self.taps = tuple(_tap(node, found[node]) for node in nodes.values())
+        self.layers = _with_outputs(network, tuple(nodes.values()), input_size)
+
+    @property
+    def coarsest(self) -> Tap:
+        """The last tap, whose scores every net starts from."""
+        return self.taps[0]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the features N x channels x h x w of each tap, coarsest first."""
+        features: tuple[Tensor, ...] = self.layers(images)
+        return features
+
+
+def _last_layer(network: fx.GraphModule) -> fx.Node:
+    """Return the layer that scores the classes: the last one with a kernel."""
+    for node in reversed(cut_points(network.graph)):
+        is_module = node.op == "call_module"
+        layer = network.get_submodule(str(node.target)) if is_module else None
+        if isinstance(layer, nn.Conv2d) or getattr(node.target, "__name__", "") == "conv2d":
+            return node
+    raise NotConvolutionalError("the classifier has no last layer that scores its classes")
+
+
+def _tapped(
+    network: fx.GraphModule,
+    found: dict[fx.Node, Place],
+    last: fx.Node,
+    kind: type[nn.Module],
+    skips: Mapping[int, str],
+) -> dict[int, fx.Node]:
+    """Return the node to tap at each stride, coarsest first."""
+    before_last = [
+        node
+        for node in cut_points(network.graph)
+        if node < last and found[node].layout == "NCHW" and not found[node].is_global
+    ]
+    coarsest = last.all_input_nodes[0]
+    at: dict[int, list[fx.Node]] = {}
+    for node in before_last:
+        at.setdefault(_stride(found[node]), []).append(node)
+    total = _stride(found[coarsest])
+    tapped = {total: coarsest}
+    for stride in (s for s in STRIDES if s < total and s in at):
+        tapped[stride] = _skip(network, at[stride], kind)
+    for stride, name in skips.items():
+        tapped[stride] = _named(before_last, name, stride, found)
+    return dict(sorted(tapped.items(), reverse=True))
+
+
+def _skip(network: fx.GraphModule, nodes: list[fx.Node], kind: type[nn.Module]) -> fx.Node:
+    """Choose the layer of a stride: the last, which has seen most; in VGG and AlexNet the pooling.
+
+    The paper's skips are pool4 and pool3, the *first* layers of their strides.
+    """
+    if issubclass(kind, (tv.VGG, tv.AlexNet)) and nodes[0].op == "call_module":
+        first = network.get_submodule(str(nodes[0].target))
+        if isinstance(first, nn.MaxPool2d):
+            return nodes[0]
+    return nodes[-1]
+
+
+def _named(nodes: list[fx.Node], name: str, stride: int, found: dict[fx.Node, Place]) -> fx.Node:
+    names = {layer_name(node): node for node in nodes}
+    if name not in names:
+        raise FullconvError(f"no cut point {name!r} to take a skip from{nearest(name, names)}")
+    actual = _stride(found[names[name]])
+    if actual != stride:
+        raise FullconvError(f"skip {name!r} was asked for at stride {stride} but lies at {actual}")
+    return names[name]
+
+
+def _stride(place: Place) -> int:
+    if place.vertical is None or place.horizontal is None:
+        raise NotConvolutionalError("the classifier's last features describe the whole image")
+    if place.vertical.stride != place.horizontal.stride:
+        raise NotConvolutionalError("the classifier's strides differ between height and width")
+    return place.vertical.stride
+
+
+def _tap(node: fx.Node, place: Place) -> Tap:
+    assert place.vertical is not None and place.horizontal is not None
+    channels = int(node.meta["shape"][1])
+    return Tap(place.vertical.stride, layer_name(node), channels, place.vertical, place.horizontal)
+
+
+def _with_outputs(
+    network: fx.GraphModule, nodes: tuple[fx.Node, ...], input_size: int
+) -> fx.GraphModule:
+    """Return the part of the network that yields `nodes`."""
+    output = next(iter(reversed(network.graph.nodes)))
+    output.args = (nodes,)
+    for node in nodes:
+        for user in node.users:
+            _keep_input(network, user)
+    network.graph.eliminate_dead_code()
+    network.graph.lint()
+    network.delete_all_unused_submodules()
+    network.recompile()
+    note_shapes(network, input_size)
+    return network
+
+
+def _keep_input(network: fx.GraphModule, node: fx.Node) -> None:
+    """Stop an activation from overwriting the features that it reads."""
+    if node.op == "call_module":
+        layer = network.get_submodule(str(node.target))
+        if getattr(layer, "inplace", False):
+            layer.inplace = False
+    elif node.kwargs.get("inplace"):
+        node.update_kwarg("inplace", False)

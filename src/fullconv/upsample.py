@@ -1,0 +1,74 @@
+"""Upscores: transposed convolutions that enlarge scores, begun as bilinear interpolation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fullconv.geometry import Alignment
+
+
+def bilinear_kernel(height: int, width: int) -> Tensor:
+    """Return the height x width tent whose transposed convolution is bilinear interpolation.
+
+    It enlarges each axis by ``(size + 1) // 2``; its centre is a tap for odd sizes and lies
+    between two for even ones (Caffe's ``surgery.upsample_filt``). float32.
+    """
+    column, row = (
+        1 - (torch.arange(size) - (size - 1) / 2).abs() / ((size + 1) // 2)
+        for size in (height, width)
+    )
+    return torch.outer(column, row)
+
+
+class Upscore(nn.Module):
+    """Enlarges N x C x h x w scores, each class by itself, onto an exactly aligned finer grid.
+
+    A depthwise transposed convolution: frozen it *is* bilinear interpolation, up to the border
+    (where the alignment replicates edge cells); learnable it starts as that.
+
+    Attributes:
+        vertical, horizontal: the alignments of the two grids along H and W, with equal factors.
+        weight: C x 1 x k_h x k_w.
+    """
+
+    def __init__(
+        self, num_classes: int, vertical: Alignment, horizontal: Alignment, *, learn: bool
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.vertical, self.horizontal = vertical, horizontal
+        size = (num_classes, 1, vertical.kernel, horizontal.kernel)
+        self.weight = nn.Parameter(torch.empty(size), requires_grad=learn)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Make it bilinear interpolation."""
+        kernel = bilinear_kernel(self.vertical.kernel, self.horizontal.kernel)
+        with torch.no_grad():
+            self.weight.copy_(kernel.expand_as(self.weight))
+
+    def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
+        """Enlarge to `size` (H, W): cells of the finer grid, whose first is the image's first.
+
+        Computes in the weight's precision also under autocast: sums of scores deserve it.
+        """
+        v, h = self.vertical, self.horizontal
+        with torch.autocast(scores.device.type, enabled=False):
+            scores = scores.to(self.weight.dtype)
+            if v.before or v.after or h.before or h.after:
+                edges = (h.before, h.after, v.before, v.after)
+                scores = F.pad(scores, edges, mode="replicate")
+            enlarged = F.conv_transpose2d(
+                scores, self.weight, stride=(v.factor, h.factor), groups=self.num_classes
+            )
+        height, width = size
+        return enlarged[..., v.crop : v.crop + height, h.crop : h.crop + width]
+
+    def extra_repr(self) -> str:
+        """Show what geometry derived."""
+        v, h = self.vertical, self.horizontal
+        frozen = "" if self.weight.requires_grad else ", frozen"
+        crops = v.crop if v.crop == h.crop else (v.crop, h.crop)
+        return f"x{v.factor}, kernel {tuple(self.weight.shape[2:])}, crop {crops}{frozen}"
