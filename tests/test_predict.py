@@ -72,9 +72,9 @@ def test_folders_are_searched_and_keep_their_relative_paths(tmp_path):
     out = tmp_path / "out"
     jobs = plan([str(tmp_path / "in")], out)
     assert names(jobs, out) == ["a.png", "deep/c.png", "deep/er/b.png"]
-    assert jobs[2].overlay == out / "overlay/deep/er/b.jpg"
-    assert jobs[2].scores is None
-    assert plan([str(tmp_path / "in")], out, scores=True)[2].scores == out / "scores/deep/er/b.npy"
+    assert jobs[2].outputs == (out / "deep/er/b.png", out / "overlay/deep/er/b.jpg")
+    with_scores = plan([str(tmp_path / "in")], out, scores=True)[2]
+    assert with_scores.outputs == (*jobs[2].outputs, out / "scores/deep/er/b.npy")
 
 
 def test_globs_keep_what_lies_below_their_fixed_part(tmp_path):
@@ -139,12 +139,14 @@ def test_colliding_outputs_are_refused_naming_both(tmp_path, files, inputs):
 
 def test_an_output_that_would_overwrite_an_input_is_refused(tmp_path):
     picture(tmp_path / "in/a.png")
-    with pytest.raises(FullconvError, match=r"a\.png.*overwrite an input.*a\.png"):
+    with pytest.raises(FullconvError, match=r"in/a\.png.* would overwrite an input"):
         plan([f"{tmp_path}/in"], tmp_path / "in")
-    picture(tmp_path / "b.bmp")
-    with pytest.raises(FullconvError, match=r"b\.bmp.*overwrite an input.*b\.png"):
-        picture(tmp_path / "b.png")
-        plan([f"{tmp_path}/b.bmp", f"{tmp_path}/b.png"], tmp_path)
+    picture(tmp_path / "a/overlay/b.jpg")
+    picture(tmp_path / "a/b.bmp")
+    with pytest.raises(FullconvError, match=r"overlay/b\.jpg, a result of .*b\.bmp"):
+        plan([f"{tmp_path}/a"], tmp_path / "a")
+    picture(tmp_path / "b.jpg")  # none of its results is called so
+    assert len(plan([f"{tmp_path}/b.jpg"], tmp_path)) == 1
 
 
 def test_missing_inputs_and_folders_without_images_are_refused(tmp_path):

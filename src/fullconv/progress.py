@@ -91,7 +91,7 @@ class _Bar(Progress):
         self._rich.update(self._task, completed=self.done, note=self.note, rate=rate)
 
     def say(self, line: str) -> None:
-        self._rich.console.print(line, highlight=False)
+        self._rich.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         self._rich.stop()

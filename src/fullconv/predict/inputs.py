@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,26 +14,41 @@ from fullconv.data.images import IMAGE_SUFFIXES
 from fullconv.errors import FullconvError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """One image to label.
 
     Attributes:
         source: the image.
-        labels: where its label image goes (PNG).
-        overlay: where the tinted photograph goes (JPEG).
-        scores: where the probabilities go (NumPy's .npy), or None if nobody asked for them.
+        name: path of its results below `out`, without suffix.
+        out: folder of all results.
+        with_scores: whether probabilities are asked for.
     """
 
     source: Path
-    labels: Path
-    overlay: Path
-    scores: Path | None = None
+    name: str
+    out: Path
+    with_scores: bool = False
+
+    @property
+    def labels(self) -> Path:
+        """Where the label image goes."""
+        return self.out / f"{self.name}.png"
+
+    @property
+    def overlay(self) -> Path:
+        """Where the tinted photograph goes."""
+        return self.out / "overlay" / f"{self.name}.jpg"
+
+    @property
+    def scores(self) -> Path:
+        """Where the probabilities go, if asked for."""
+        return self.out / "scores" / f"{self.name}.npy"
 
     @property
     def outputs(self) -> tuple[Path, ...]:
         """All files that will be written."""
-        return tuple(p for p in (self.labels, self.overlay, self.scores) if p is not None)
+        return (self.labels, self.overlay) + (self.scores,) * self.with_scores
 
 
 def plan(inputs: Sequence[str], out: Path, *, scores: bool = False) -> tuple[Job, ...]:
@@ -50,7 +66,7 @@ def plan(inputs: Sequence[str], out: Path, *, scores: bool = False) -> tuple[Job
     if not found:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise FullconvError(f"{first_few(inputs)}: no images found (looked for {suffixes})")
-    jobs = tuple(_job(source, relative, out, scores) for source, relative in found)
+    jobs = tuple(Job(source, name, out, scores) for source, name in found)
     _refuse_collisions(jobs)
     return jobs
 
@@ -71,11 +87,11 @@ def make_folders(jobs: Sequence[Job]) -> None:
             ) from error
 
 
-def _expand(text: str, out: Path) -> Iterator[tuple[Path, PurePath]]:
-    """Yield each image that an input means, and its path below the folder searched."""
+def _expand(text: str, out: Path) -> Iterator[tuple[Path, str]]:
+    """Yield each image that an input means, and its path below the folder searched, no suffix."""
     path = Path(text)
     if path.is_file():
-        yield path, PurePath(path.name)
+        yield path, path.stem
         return
     if path.is_dir():
         base, pattern = path, "**"
@@ -91,31 +107,23 @@ def _expand(text: str, out: Path) -> Iterator[tuple[Path, PurePath]]:
         if source.suffix.lower() not in IMAGE_SUFFIXES or not source.is_file():
             continue
         if results is None or results not in source.resolve().parents:
-            yield source, PurePath(name)
-
-
-def _job(source: Path, relative: PurePath, out: Path, scores: bool) -> Job:
-    return Job(
-        source,
-        labels=out / relative.with_suffix(".png"),
-        overlay=out / "overlay" / relative.with_suffix(".jpg"),
-        scores=out / "scores" / relative.with_suffix(".npy") if scores else None,
-    )
+            yield source, PurePath(name).with_suffix("").as_posix()
 
 
 def _refuse_collisions(jobs: Sequence[Job]) -> None:
-    sources = {job.source.resolve(): job.source for job in jobs}
-    writers: dict[Path, Path] = {}
+    """Refuse two images whose results have one name, and results in the place of an input."""
+    sources = {os.path.realpath(job.source) for job in jobs}
+    first: dict[str, Job] = {}
     for job in jobs:
+        other = first.setdefault(job.name, job)
+        if other is not job:
+            raise FullconvError(
+                f"{other.source} and {job.source} would both be written to {job.labels}; "
+                "label them in separate runs, or rename one"
+            )
         for output in job.outputs:
-            if output.resolve() in sources:
+            if output.exists() and os.path.realpath(output) in sources:
                 raise FullconvError(
-                    f"{job.source}: its output {output} would overwrite an input, "
-                    f"{sources[output.resolve()]}; choose another --out"
-                )
-            other = writers.setdefault(output, job.source)
-            if other != job.source:
-                raise FullconvError(
-                    f"{other} and {job.source} would both be written to {output}; "
-                    "label them in separate runs, or rename one"
+                    f"{output}, a result of {job.source}, would overwrite an input; "
+                    "choose another --out"
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -27,6 +28,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 ALMOST_ALL = 0.999
+WORKERS = min(4, os.cpu_count() or 1)  # threads that read, and as many that write
 JPEG_SIDE = 65_500  # the longest that the format knows
 
 
@@ -79,19 +81,19 @@ def label_files(
         return read_image(job.source, max_pixels)
 
     def label(job: Job, image: NDArray[np.uint8]) -> _Labelled:
-        return _label(net, image, with_probabilities=job.scores is not None)
+        return _label(net, image, with_probabilities=job.with_scores)
 
     def write(job: Job, labelled: _Labelled) -> NDArray[np.int64]:
         _write(job, labelled, net)
         return np.bincount(labelled.labels.ravel(), minlength=net.num_classes)
 
     pixels, failed = np.zeros(net.num_classes, np.int64), 0
-    images = ahead(_stage(read), ((job, None) for job in jobs))
+    images = ahead(_stage(read), ((job, None) for job in jobs), WORKERS)
     with inference(net, bf16=bf16):
-        for _, result in ahead(_stage(write), map(_stage(label), images)):
+        for _, result in ahead(_stage(write), map(_stage(label), images), WORKERS):
             if isinstance(result, _Failure):
                 failed += 1
-                bar.say(result.reason)
+                bar.say(" ".join(result.reason.split()))
             else:
                 pixels += result
             bar.advance()
@@ -140,6 +142,6 @@ def _write(job: Job, labelled: _Labelled, net: FCN) -> None:
     picture.thumbnail((JPEG_SIDE, JPEG_SIDE))
     with replacing(job.overlay) as temporary:
         picture.save(temporary, "JPEG", quality=90)
-    if job.scores is not None and probabilities is not None:
+    if probabilities is not None:
         with replacing(job.scores) as temporary, temporary.open("wb") as file:
             np.save(file, probabilities)
