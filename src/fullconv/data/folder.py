@@ -47,7 +47,7 @@ class DatasetInfo(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: StrictStr
-    classes: Annotated[tuple[StrictStr, ...], Field(min_length=1)]
+    classes: tuple[StrictStr, ...]
     palette: tuple[tuple[_Byte, _Byte, _Byte], ...] | None = None
     ignore_index: _Byte = 255
 
@@ -56,6 +56,8 @@ class DatasetInfo(BaseModel):
     def _distinct_names(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
         if len(classes) > MAX_CLASSES:
             raise ValueError(f"has {len(classes)} classes; at most {MAX_CLASSES} fit 8-bit masks")
+        if not classes:
+            raise ValueError("is empty; list the class names, the first having the label id 0")
         if not all(name.strip() for name in classes):
             raise ValueError("has an empty class name")
         twice = [name for i, name in enumerate(classes) if name in classes[:i]]
@@ -268,21 +270,22 @@ def _read_info(root: Path) -> DatasetInfo:
 def _yaml_problem(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-    return f"{getattr(error, 'problem', None) or error}{where}"
+    return " ".join(f"{getattr(error, 'problem', None) or error}{where}".split())
 
 
 def _validation_problem(error: ValidationError) -> str:
     """Tell the first problem, by its key and in plain words."""
     first: Any = error.errors()[0]
     key = "".join(f"[{part}]" if isinstance(part, int) else str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        known = DatasetInfo.model_fields
-        message = f"is unknown{nearest(key, known)} (known: {', '.join(known)})"
-    elif first["type"] == "missing":
-        message = "is missing"
-    elif first["type"] == "string_type":
-        message = f"should be text but is {first['input']!r}; put it in quotes"
+    known = DatasetInfo.model_fields
+    plain = {
+        "extra_forbidden": f"is unknown{nearest(key, known)} (known: {', '.join(known)})",
+        "missing": "is missing",
+        "tuple_type": "should be a list, such as [road, tree] for classes",
+        "string_type": f"should be text but is {first['input']!r}; put it in quotes",
+    }
+    pydantics = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    message = plain.get(first["type"], pydantics)
     return f"key {key!r}: {message}" if key else message
 
 
