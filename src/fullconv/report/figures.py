@@ -40,11 +40,13 @@ class Line:
     Attributes:
         column: the log's column.
         colour: "train" or "val", the page's colours of the two kinds of data.
+        name: what the key calls it.
         mark_best: whether a dot and a number mark the highest value of each stage.
     """
 
     column: str
     colour: str
+    name: str
     mark_best: bool = False
 
 
@@ -93,14 +95,14 @@ def curves_svg(stages: Sequence[tuple[str, Log]], lines: Sequence[Line], label: 
     Args:
         stages: name and log of each stage, in the order of training.
         lines: the columns to draw.
-        label: what the vertical axis measures.
+        label: what the lines show, for those who hear the page.
 
     Returns:
         An inline SVG coloured by the page's CSS variables, or "" if nothing was measured.
     """
     figure = Figure(figsize=(480 * _INCHES, 290 * _INCHES))
     FigureCanvasSVG(figure)
-    axes = figure.add_axes((0.1, 0.15, 0.88, 0.74))
+    axes = figure.add_axes((0.09, 0.15, 0.87, 0.74))
     spans = _epoch_spans([log for _, log in stages])
     drawn = [
         _draw(axes, log, first, line)
@@ -110,7 +112,7 @@ def curves_svg(stages: Sequence[tuple[str, Log]], lines: Sequence[Line], label: 
     if not any(drawn):
         return ""
     _name_stages(axes, [name for name, _ in stages], spans)
-    _dress(axes, label)
+    _dress(axes)
     return _themed(figure, label)
 
 
@@ -118,24 +120,29 @@ def _epoch_spans(logs: Sequence[Log]) -> list[tuple[float, float]]:
     """Return for each log the epochs before its own and with its own, stages laid end to end."""
     spans, end = [], 0.0
     for log in logs:
-        epochs = [epoch for row in log if (epoch := finite(row.get("epoch"))) is not None]
+        epochs = [epoch for epoch, _ in _measured(log, "epoch")]
         length = max(epochs) - min(epochs) + 1 if epochs else 0
         spans.append((end, end + length))
         end += length
     return spans
 
 
-def _draw(axes: Axes, log: Log, before: float, line: Line) -> bool:
-    """Draw one stage's part of a line; return whether there was anything to draw."""
-    points = [
+def _measured(log: Log, column: str) -> list[tuple[float, float]]:
+    """Return (epoch, value) wherever the column has a finite value."""
+    return [
         (epoch, value)
         for row in log
         if (epoch := finite(row.get("epoch"))) is not None
-        and (value := finite(row.get(line.column))) is not None
+        and (value := finite(row.get(column))) is not None
     ]
+
+
+def _draw(axes: Axes, log: Log, before: float, line: Line) -> bool:
+    """Draw one stage's part of a line; return whether there was anything to draw."""
+    points = _measured(log, line.column)
     if not points:
         return False
-    start = min(epoch for row in log if (epoch := finite(row.get("epoch"))) is not None)
+    start = min(_measured(log, "epoch"))[0]
     x = [before + epoch - start + 1 for epoch, _ in points]
     y = [value for _, value in points]
     colour = _THEME[line.colour]
@@ -165,7 +172,7 @@ def _name_stages(axes: Axes, names: Sequence[str], spans: Sequence[tuple[float, 
             axes.axvline(first + 0.5, color=_THEME["hairline"], linewidth=1)
         axes.text(
             (first + last + 1) / 2,
-            1.02 + 0.06 * (i % 2 if crowded else 0),
+            1.03 + 0.06 * (i % 2 if crowded else 0),
             name,
             transform=axes.get_xaxis_transform(),
             ha="center",
@@ -175,10 +182,10 @@ def _name_stages(axes: Axes, names: Sequence[str], spans: Sequence[tuple[float, 
         )
 
 
-def _dress(axes: Axes, label: str) -> None:
+def _dress(axes: Axes) -> None:
     """Leave of the axes what helps to read the values."""
     low, high = axes.get_ylim()
-    axes.set_ylim(0 if low < 0.4 * high else low, high + 0.06 * (high - low))
+    axes.set_ylim(0 if low < 0.4 * high else low, high + 0.12 * (high - low))
     axes.set_axisbelow(True)
     axes.grid(axis="y", color=_THEME["hairline"], linewidth=0.8)
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, steps=[1, 2, 5, 10]))
@@ -188,7 +195,6 @@ def _dress(axes: Axes, label: str) -> None:
     axes.spines[:].set_visible(False)
     axes.spines["bottom"].set_visible(True)
     axes.spines["bottom"].set_color(_THEME["muted"])
-    axes.set_gid(re.sub(r"\W+", "-", label))
 
 
 def _themed(figure: Figure, label: str) -> str:
@@ -197,7 +203,7 @@ def _themed(figure: Figure, label: str) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
+    svg = f'<svg role="img" aria-label="{label} over epochs"' + svg.partition("<svg")[2]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
     for name, stand_in in _THEME.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -134,12 +134,7 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "fraction": fraction,
-        "percent": percent,
-        "minutes": minutes,
-        "count": count,
-    }
+    environment.filters |= {f.__name__: f for f in (fraction, percent, minutes, count)}
     final = report.stages[-1]
     matrix = np.array(final.metrics.get("confusion") or [], dtype=np.int64)
     shown = len(report.classes) <= MOST_CLASSES_IN_MATRIX and matrix.size > 0
@@ -212,26 +207,20 @@ def legend(report: Report) -> tuple[list[tuple[str, Colour]], bool]:
     for scene in report.scenes:
         for labels in (scene.truth, *scene.predictions):
             seen.update(np.unique(labels).tolist())
-    known = [(c, report.palette[i]) for i, c in enumerate(report.classes) if i in seen]
-    return known, any(i == report.ignore_index or i >= len(report.classes) for i in seen)
+    known = seen & set(range(len(report.classes))) - {report.ignore_index}
+    return [(report.classes[i], report.palette[i]) for i in sorted(known)], bool(seen - known)
 
 
 def _curves(stages: Sequence[Stage]) -> list[tuple[str, str, list[tuple[str, str]]]]:
     """Return (title, SVG, key of (colour, name)) of each plot that has something to show."""
     logs = [(stage.name, stage.log) for stage in stages]
-    has_val_loss = any(finite(row.get("val_loss")) is not None for _, log in logs for row in log)
-    loss = [Line("train_loss", "train"), *([Line("val_loss", "val")] if has_val_loss else [])]
-    plots = [
-        ("Loss", loss, {"train": "training", "val": "validation"}),
-        (
-            "Mean IU",
-            [Line("val_mean_iu", "val", mark_best=True)],
-            {"val": "validation, dot at the best"},
-        ),
-    ]
+    loss = [Line("train_loss", "train", "training")]
+    if any(finite(row.get("val_loss")) is not None for _, log in logs for row in log):
+        loss.append(Line("val_loss", "val", "validation"))
+    iu = [Line("val_mean_iu", "val", "validation, dot at the best", mark_best=True)]
     return [
-        (title, svg, [(line.colour, names[line.colour]) for line in lines])
-        for title, lines, names in plots
+        (title, svg, [(line.colour, line.name) for line in lines])
+        for title, lines in (("Loss", loss), ("Mean IU", iu))
         if (svg := curves_svg(logs, lines, title))
     ]
 
@@ -239,21 +228,17 @@ def _curves(stages: Sequence[Stage]) -> list[tuple[str, str, list[tuple[str, str
 def _class_rows(report: Report, matrix: NDArray[np.int64]) -> list[ClassRow]:
     """Return the classes by falling IU of the last stage, those without one last."""
     total = int(matrix.sum())
+    ius = [stage.metrics.get("iu") or {} for stage in report.stages]
     rows = [
         ClassRow(
             name=name,
             colour=report.palette[i],
-            values=tuple(finite(_iu(stage.metrics).get(name)) for stage in report.stages),
+            values=tuple(finite(iu.get(name)) for iu in ius),
             share=int(matrix[i].sum()) / total if total else None,
         )
         for i, name in enumerate(report.classes)
     ]
     return sorted(rows, key=lambda row: math.inf if row.values[-1] is None else -row.values[-1])
-
-
-def _iu(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
-    iu: Mapping[str, Any] = metrics.get("iu") or {}
-    return iu
 
 
 def _row_shares(matrix: NDArray[np.int64]) -> list[list[float | None]]:
