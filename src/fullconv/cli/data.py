@@ -70,4 +70,4 @@ def check(
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     if report.errors:
         raise typer.Exit(2)
-    console.print(f"{folder} can be trained on.", highlight=False)
+    console.print(f"{folder}: no errors", highlight=False, soft_wrap=True)

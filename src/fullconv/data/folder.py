@@ -281,7 +281,7 @@ def _validation_problem(error: ValidationError) -> str:
     plain = {
         "extra_forbidden": f"is unknown{nearest(key, known)} (known: {', '.join(known)})",
         "missing": "is missing",
-        "tuple_type": "should be a list, such as [road, tree] for classes",
+        "tuple_type": "should be a list, written [a, b]",
         "string_type": f"should be text but is {first['input']!r}; put it in quotes",
     }
     pydantics = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
