@@ -47,9 +47,10 @@ def test_suffixes_of_any_case_nested_folders_and_hidden_files(tmp_path):
     add_sample(tmp_path, "train", "0.b", 99)  # the same stem in another folder is another name
     (tmp_path / "images/train/._0.b.png").write_bytes(b"left by a Mac")
     (tmp_path / "images/train/city.a/notes.txt").write_text("not an image")
-    split = DatasetFolder(tmp_path).listing("train").samples
-    held = DatasetFolder(tmp_path).listing("val").samples
-    names = {sample.name: sample for sample in (*split, *held)}
+    train, val = (DatasetFolder(tmp_path).listing(split) for split in ("train", "val"))
+    assert train.unlabelled == () and train.orphans == ()
+    assert train.strangers == (tmp_path / "images/train/city.a/notes.txt",)
+    names = {sample.name: sample for sample in (*train.samples, *val.samples)}
     assert set(names) == {"0.b", *(f"city.a/{seed}.b" for seed in range(len(suffixes)))}
     assert names["city.a/0.b"].image == tmp_path / "images/train/city.a/0.b.JPG"
     assert names["city.a/0.b"].mask == tmp_path / "masks/train/city.a/0.b.png"
