@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -257,7 +258,8 @@ def _pairing(root: Path, split: str, listing: Listing) -> Iterator[Finding]:
 
 
 def _held_out(folder: DatasetFolder, train: Listing) -> Iterator[Finding]:
-    if folder.held_out and len(train.samples) == 1:
+    """Judge whether a val can be held out of `train`."""
+    if len(train.samples) == 1:
         where = folder.root / "images" / "train"
         yield _error("empty splits", f"{where}: holds one image; val needs another: add some")
 
@@ -298,7 +300,8 @@ def _look_at_mask(
     if quick:
         return mask_size(path, max_pixels), None
     labels = read_mask(path, max_pixels)
-    return (labels.shape[0], labels.shape[1]), np.bincount(labels.ravel(), minlength=_IDS)
+    counts = Image.fromarray(labels).histogram()  # np.bincount would make int64 of every pixel
+    return (labels.shape[0], labels.shape[1]), np.array(counts, np.int64)
 
 
 def _misfit(sample: Sample, image: _Size, mask: _Size) -> Iterator[Finding]:
@@ -307,10 +310,9 @@ def _misfit(sample: Sample, image: _Size, mask: _Size) -> Iterator[Finding]:
         require_same_size(sample, image, mask)
     except FullconvError as problem:
         yield _error("masks of another size than their image", str(problem))
-    turned, other = sample.image, sample.mask
-    if is_turned(other):
-        turned, other = other, turned
-    if is_turned(turned) and not is_turned(other):
+    image_turned = is_turned(sample.image)
+    if image_turned != is_turned(sample.mask):
+        turned, other = (sample.image, sample.mask) if image_turned else (sample.mask, sample.image)
         yield _warning(
             "files turned by EXIF data alone",
             f"{turned}: is turned by its EXIF data but {other} is not; look whether they fit",
