@@ -64,11 +64,9 @@ def _torchvision_weights(name: str) -> Any:
     """Return the weights that torchvision holds to be the best of `name`."""
     known = tv.list_models(module=tv)
     if name not in known:
-        raise FullconvError(
-            f"unknown backbone {name!r}{nearest(name, known) or ' (names are torchvision models, '}"
-            + ("" if nearest(name, known) else "or timm:NAME)")
-        )
-    return tv.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+        hint = nearest(name, known) or "; give a torchvision classifier's name, or timm:NAME"
+        raise FullconvError(f"unknown backbone {name!r}{hint}")
+    return tv.get_model_weights(name).DEFAULT
 
 
 def _untrained(name: str) -> nn.Module:
@@ -142,7 +140,8 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         raise FullconvError(f"{path}: no such weights file")
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+            names = list(file.keys())
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except SafetensorError as error:
         raise FullconvError(
             f"{path}: not a whole safetensors file ({_reason(error)}); other formats must be "
@@ -199,4 +198,5 @@ def preprocessing_from_metadata(
     try:
         return Preprocessing.from_dict(values)
     except ValueError as error:
-        raise FullconvError(f"{path}: its metadata's preprocessing is wrong: {error}") from error
+        reason = " ".join(str(error).split())
+        raise FullconvError(f"{path}: its metadata's preprocessing is wrong: {reason}") from error

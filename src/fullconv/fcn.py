@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -69,8 +69,9 @@ class FCN(nn.Module):
             stride: of the coarse scores: 32, 16, 8 or 4, if the trunk has it.
             num_classes: number of scores a pixel, 1 to 255.
             weights: for a named trunk: None (random), "imagenet", or a safetensors file.
-            classes, palette: names and colours of the classes; made up where missing.
-            ignore_index: see above.
+            classes: their names; "class 0" and so on by default.
+            palette: their RGB colours; by default ones that are easy to tell apart.
+            ignore_index: the label id that training and metrics leave out.
             preprocessing: what the trunk expects; by default what its weights say.
             skips: names of layers to score at given strides, instead of the default ones.
             learn_upscores: whether training changes the inner upscores.
@@ -190,10 +191,6 @@ class FCN(nn.Module):
 
         return load(folder)
 
-    def train(self, mode: bool = True) -> Self:
-        """Switch training mode as usual."""
-        return super().train(mode)
-
 
 def _classifier(
     trunk: str | nn.Module, weights: str | Path | None
@@ -239,5 +236,4 @@ def _margin(grid: Grid, length: int) -> int:
         return 0
     if grid.shortfall >= 0:
         return whole + grid.shortfall - length
-    margin: int = torch.sym_max(0, whole + grid.shortfall - length)
-    return margin
+    return torch.sym_max(0, whole + grid.shortfall - length)  # type: ignore[return-value]

@@ -201,15 +201,14 @@ def _is_pointwise(layer: nn.Module) -> bool:
 # Functions and methods ------------------------------------------------------------------------
 
 _POINTWISE = frozenset(
-    # arithmetic
-    "add iadd sub isub mul imul truediv itruediv neg pow abs sqrt rsqrt exp clamp clamp_ where "
-    "add_ sub_ mul_ div div_ maximum minimum addcmul lerp "
-    # activations, normalisation by cell or by channel, regularisation
-    "relu relu_ relu6 leaky_relu elu selu celu prelu silu hardswish hardsigmoid hardtanh sigmoid "
-    "sigmoid_ tanh gelu mish softplus dropout dropout2d feature_dropout alpha_dropout batch_norm "
-    "local_response_norm stochastic_depth "
-    # moves of data
-    "contiguous clone detach to float type_as expand_as".split()  # noqa: SIM905
+    """
+    add iadd sub isub mul imul truediv itruediv neg pow abs sqrt rsqrt exp clamp clamp_ where
+    add_ sub_ mul_ div div_ maximum minimum addcmul lerp
+    relu relu_ relu6 leaky_relu elu selu celu prelu silu hardswish hardsigmoid hardtanh sigmoid
+    sigmoid_ tanh gelu mish softplus
+    batch_norm local_response_norm dropout dropout2d feature_dropout alpha_dropout stochastic_depth
+    contiguous clone detach to float type_as expand_as
+    """.split()
 )
 
 

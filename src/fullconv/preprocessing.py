@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import TypeAdapter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +48,14 @@ class Preprocessing:
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
-        """Rebuild from `to_dict`'s form; keys that are missing take the ImageNet defaults."""
-        known = {k: values[k] for k in cls.__dataclass_fields__ if k in values}
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """Rebuild from `to_dict`'s form; missing keys take the ImageNet defaults.
+
+        Raises:
+            ValueError: a value is of the wrong kind, or mean and std differ in length.
+        """
+        known = {key: values[key] for key in cls.__dataclass_fields__ if key in values}
+        rebuilt = TypeAdapter(cls).validate_python(known)
+        if len(rebuilt.mean) != len(rebuilt.std):
+            raise ValueError(f"{len(rebuilt.mean)} means for {len(rebuilt.std)} stds")
+        return rebuilt

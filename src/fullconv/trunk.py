@@ -177,6 +177,6 @@ def _keep_input(network: fx.GraphModule, node: fx.Node) -> None:
     if node.op == "call_module":
         layer = network.get_submodule(str(node.target))
         if getattr(layer, "inplace", False):
-            layer.inplace = False
+            layer.__dict__["inplace"] = False
     elif node.kwargs.get("inplace"):
         node.update_kwarg("inplace", False)
