@@ -2,7 +2,100 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated, Any
 
-def command() -> None:
-    """To be written."""
-    raise NotImplementedError
+import typer
+
+from fullconv.cli.options import Debug, MaxPixels, Quiet
+
+
+def command(
+    *,
+    out: Annotated[Path, typer.Option("--out", help="The run folder to make.")],
+    data: Annotated[Path | None, typer.Option("--data", help="The dataset folder.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="fcn32s, fcn16s, fcn8s or fcn4s. [fcn8s]"),
+    ] = None,
+    staged: Annotated[
+        bool,
+        typer.Option("--staged", help="Train the coarser nets first, each from the one before."),
+    ] = False,
+    backbone: Annotated[
+        str | None,
+        typer.Option("--backbone", help="A torchvision classifier, or timm:NAME. [mobilenet_v2]"),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            help="imagenet, none, a safetensors file, or a model to fine-tune. [imagenet]",
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="A recipe's name or file. [default]")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a setting of the recipe: epochs, minutes, batch_size, lr, crop, seed "
+            "and so on. May be repeated.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out where it stopped.")
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option("--device", help="auto, cpu, cuda or mps. [auto]")
+    ] = None,
+    max_pixels: MaxPixels = None,
+    quiet: Quiet = False,
+    debug: Debug = False,  # noqa: ARG001 (read by main)
+) -> None:
+    """Train a net on a dataset folder: the best model on val is kept in OUT.
+
+    Example: fullconv train --data street --out runs/street --set minutes=45
+    """
+    from fullconv.train.recipe import read_recipe
+    from fullconv.train.run import run
+
+    given: dict[str, Any] = {
+        "data": data,
+        "model": model,
+        "staged": staged or None,
+        "backbone": backbone,
+        "weights": weights,
+        "device": device,
+        "max_pixels": max_pixels,
+        "recipe": read_recipe(recipe or "default", overrides or ())
+        if recipe or overrides or not resume
+        else None,
+    }
+    asked = {key: value for key, value in given.items() if value is not None}
+    folder = run(out, asked, resume=resume, quiet=quiet)
+    _conclude(folder)
+
+
+def _conclude(folder: Path) -> None:
+    """Say where the model is, how good, and what to type next."""
+    import json
+
+    import yaml
+
+    metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
+    data = yaml.safe_load((folder.parent / "recipe.yaml").read_text("utf-8"))["data"]
+    shown = {
+        "mean IU": metrics["mean_iu"],
+        "pixel accuracy": metrics["pixel_accuracy"],
+        "mean accuracy": metrics["mean_accuracy"],
+        "f.w. IU": metrics["frequency_weighted_iu"],
+    }
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in shown.items() if value is not None)
+    print(f"{folder}: on val {figures}")
+    print(f"report: {folder.parent / 'report.html'}")
+    print("next:")
+    print(f"  fullconv evaluate {folder} --data {data} --split test")
+    print(f"  fullconv predict {folder} PHOTO... --out labelled")

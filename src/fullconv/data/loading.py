@@ -1,0 +1,246 @@
+"""Feeding a training: which images in which order, decoded once, transformed, in batches.
+
+Order and augmentation are pure functions of the seed and the step, so a training continues at any
+step exactly as it would have gone on, whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision import tv_tensors
+
+from fullconv.data.folder import LabelledImage, Sample, Split
+from fullconv.data.images import image_size
+from fullconv.errors import FullconvError
+
+BYTES_PER_PIXEL = 4  # red, green, blue and the label
+UNKNOWN_MEMORY = 4 << 30  # assumed where the system does not tell
+
+Transform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[Tensor, Tensor]]
+
+
+class CachedSplit:
+    """A split that keeps its decoded images, where they fit, in memory that workers share.
+
+    Images are decoded when first asked for, by whichever process asks.
+
+    Args:
+        split: where images and masks come from.
+        budget_bytes: nothing is kept if the decoded images would take more than this.
+    """
+
+    def __init__(self, split: Split, budget_bytes: int) -> None:
+        self.split, self.name = split, split.name
+        self._sizes = _sizes_if_they_fit(split, budget_bytes // BYTES_PER_PIXEL)
+        if self._sizes is not None:
+            self._ends = np.cumsum([height * width for height, width in self._sizes]).tolist()
+            self._images = _shared_bytes(self._ends[-1], 3)
+            self._labels = _shared_bytes(self._ends[-1])
+            self._filled = _shared_bytes(len(split))
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """Names and paths of the images and masks."""
+        return self.split.samples
+
+    @property
+    def kept_bytes(self) -> int:
+        """How much memory the decoded images take, or will."""
+        return 0 if self._sizes is None else self._ends[-1] * BYTES_PER_PIXEL
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        """Return image `index`, decoded now or earlier; its arrays must not be changed."""
+        if self._sizes is None:
+            return self.split[index]
+        height, width = self._sizes[index]
+        place = slice(self._ends[index] - height * width, self._ends[index])
+        image = self._images[place].numpy().reshape(height, width, 3)
+        labels = self._labels[place].numpy().reshape(height, width)
+        if not self._filled[index]:  # two workers may both do it, with the same result
+            _, image[:], labels[:] = self.split[index]
+            self._filled[index] = 1
+        return LabelledImage(self.samples[index].name, image, labels)
+
+
+def _shared_bytes(*shape: int) -> Tensor:
+    """Return zeros that every process forked or spawned from here sees and may write."""
+    return torch.zeros(shape, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call,no-any-return]
+
+
+def _sizes_if_they_fit(split: Split, most_pixels: int) -> list[tuple[int, int]] | None:
+    """Return every image's height and width, or None as soon as they exceed `most_pixels`."""
+    sizes: list[tuple[int, int]] = []
+    for sample in split.samples:
+        height, width = image_size(sample.image)
+        most_pixels -= height * width
+        if most_pixels < 0:
+            return None
+        sizes.append((height, width))
+    return sizes
+
+
+def cache_budget() -> int:
+    """Return how many bytes of decoded images to keep: a quarter of the memory that is free."""
+    budget = _available_memory() // 4
+    shared = Path("/dev/shm")  # where Linux keeps what processes share; small in some containers
+    return min(budget, shutil.disk_usage(shared).free // 2) if shared.is_dir() else budget
+
+
+def _available_memory() -> int:
+    """Return the bytes of memory that a program may still take, as far as the system tells."""
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        kilobytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return UNKNOWN_MEMORY
+    available = int(kilobytes) * 1024
+    group = Path("/sys/fs/cgroup")  # a container's own limit
+    with suppress(OSError, ValueError):  # "max" where there is none
+        limit = int((group / "memory.max").read_text("ascii"))
+        used = int((group / "memory.current").read_text("ascii"))
+        available = min(available, max(limit - used, 0))
+    return available
+
+
+class Draw(NamedTuple):
+    """One sample to prepare: which image, and the seed of its augmentation."""
+
+    image: int
+    seed: int
+
+
+class Batches(Sampler[list[Draw]]):
+    """The draws of every step of a training, from step `start` on.
+
+    Each epoch shuffles anew. What does not fill a whole batch is left out of its epoch; of fewer
+    images than a batch needs, some come again (with other augmentation), so that batch
+    normalisation never meets a small batch.
+
+    Args:
+        images: how many there are.
+        size: samples a step.
+        seed: of everything random.
+        steps: of the whole training.
+        start: the first step to yield; `steps` - `start` remain.
+    """
+
+    def __init__(self, images: int, size: int, seed: int, steps: int, start: int = 0) -> None:
+        self.images, self.size, self.seed = images, size, seed
+        self.steps, self.start = steps, start
+
+    def __len__(self) -> int:
+        return self.steps - self.start
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        per_epoch = steps_per_epoch(self.images, self.size)
+        epoch, order = -1, np.empty(0, np.int64)
+        for step in range(self.start, self.steps):
+            if step // per_epoch != epoch:
+                epoch = step // per_epoch
+                order = self._order(epoch)
+            first = step % per_epoch * self.size
+            yield [
+                Draw(int(order[place]), mixed_seed(self.seed, epoch, place))
+                for place in range(first, first + self.size)
+            ]
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        random = np.random.default_rng((self.seed, epoch))
+        rounds = -(-self.size // self.images)
+        return np.concatenate([random.permutation(self.images) for _ in range(rounds)])
+
+
+def steps_per_epoch(images: int, size: int) -> int:
+    """Return how many whole batches of `size` an epoch of `images` has; at least one."""
+    return max(images // size, 1)
+
+
+def mixed_seed(*parts: int) -> int:
+    """Return a 64-bit seed made of several numbers, none of which shines through."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
+
+
+class Batch(NamedTuple):
+    """A batch: uint8 images N,3,H,W; uint8 labels N,H,W; names of the N images."""
+
+    images: Tensor
+    labels: Tensor
+    names: list[str]
+
+
+class TrainingDataset(Dataset[tuple[Tensor, Tensor, str]]):
+    """The transformed image, labels and name for a `Draw`: uint8 3xHxW, uint8 HxW, str."""
+
+    def __init__(self, split: Split | CachedSplit, transform: Transform) -> None:
+        self.split, self.transform = split, transform
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor, str]:
+        sample = self.split[draw.image]
+        image = tv_tensors.Image(torch.from_numpy(sample.image).permute(2, 0, 1))
+        mask = tv_tensors.Mask(torch.from_numpy(sample.labels))
+        with torch.random.fork_rng(devices=[]):  # dropout's random numbers stay as they were
+            torch.manual_seed(draw.seed)
+            moved, moved_mask = self.transform(image, mask)
+        return moved.as_subclass(Tensor), moved_mask.as_subclass(Tensor), sample.name
+
+    def __getitems__(self, draws: list[Draw]) -> list[tuple[Tensor, Tensor, str]] | FullconvError:
+        """Return the samples of a batch, or the error that a bad file caused.
+
+        An error that a worker raises would arrive with a traceback in its message.
+        """
+        try:
+            return [self[draw] for draw in draws]
+        except FullconvError as error:
+            return error
+
+
+def training_batches(
+    dataset: TrainingDataset, batches: Batches, *, workers: int, device: torch.device
+) -> Generator[Batch]:
+    """Yield a `Batch` for each step, prepared by `workers` processes (0: by this one).
+
+    Raises:
+        FullconvError: a file can't be read; the message names it.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # else starting a loader would advance dropout's
+    )
+    for batch in loader:
+        if isinstance(batch, FullconvError):
+            raise batch
+        yield batch
+
+
+def _collate(samples: list[tuple[Tensor, Tensor, str]] | FullconvError) -> Batch | FullconvError:
+    if isinstance(samples, FullconvError):
+        return samples
+    images, labels, names = zip(*samples, strict=True)
+    return Batch(torch.stack(images), torch.stack(labels), list(names))
+
+
+def default_workers(device: torch.device) -> int:
+    """Return how many processes should prepare images for a training on `device`."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(cores or 1, 8) if device.type == "cuda" else min((cores or 1) // 2, 2)

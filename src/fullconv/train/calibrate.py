@@ -1,0 +1,116 @@
+"""Timing a few real steps before a training: which precision, how long, how many epochs."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import closing
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import torch
+
+from fullconv.predict.labels import label_image
+from fullconv.train.loop import Task, batches, take_step
+from fullconv.train.plan import Plan
+from fullconv.train.state import make_optimizer
+
+if TYPE_CHECKING:
+    from fullconv.fcn import FCN
+
+WORTH_BF16 = 1.15  # times as fast, else fp32 it is
+MOST_STEPS, ENOUGH_SECONDS = 8, 4.0  # timed per precision
+SHORT = 100  # steps; a shorter training is over before a comparison pays
+SLACK = 0.96  # of the time: machines have moods
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast this machine trains this net.
+
+    Attributes:
+        step: seconds a step, loading included.
+        validation: seconds for one validation.
+    """
+
+    step: float
+    validation: float
+
+    def seconds(self, plan: Plan) -> float:
+        """Return how long `plan` takes, validations included."""
+        between = plan.steps_per_epoch * plan.validate_every
+        return plan.steps * self.step + math.ceil(plan.steps / between) * self.validation
+
+    def steps_within(self, seconds: float, plan: Plan) -> int:
+        """Return how many steps of `plan` fit in `seconds`, validations included; at least 1."""
+        per_step = self.step + self.validation / (plan.steps_per_epoch * plan.validate_every)
+        return max(int((seconds - self.validation) / per_step), 1)
+
+
+def calibrate(task: Task, net: FCN, plan: Plan, spent: float = 0.0) -> tuple[Plan, Pace]:
+    """Choose the precision that the recipe leaves open and fit the steps to the time there is.
+
+    The steps are made on a copy of `net`; neither it nor torch's generators change.
+
+    Args:
+        task: the training to come.
+        net: on ``task.device``.
+        plan: what the recipe and the data alone call for.
+        spent: seconds of ``plan.seconds`` that are already gone.
+    """
+    begun = time.monotonic()
+    hurried = plan.seconds is not None
+    most = MOST_STEPS if hurried else min(MOST_STEPS, 1 + plan.steps // 50)
+    plan = replace(plan, precision="bf16" if task.recipe.precision == "bf16" else "fp32")
+    with torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else []):
+        step = _seconds_per_step(task, net, plan, most)
+        if task.recipe.precision == "auto" and (hurried or plan.steps >= SHORT):
+            mixed = replace(plan, precision="bf16")
+            other = _seconds_per_step(task, net, mixed, most)
+            if other * WORTH_BF16 <= step:
+                plan, step = mixed, other
+        pace = Pace(step, _seconds_per_validation(task, net))
+    if plan.seconds is not None:
+        left = plan.seconds * SLACK - spent - (time.monotonic() - begun)
+        fitting = pace.steps_within(left, plan)
+        plan = replace(plan, steps=min(fitting, plan.steps) if task.recipe.epochs else fitting)
+    return plan, pace
+
+
+def _seconds_per_step(task: Task, net: FCN, plan: Plan, most: int) -> float:
+    """Time up to `most` steps on a copy of `net`, after one that warms up; infinite if it fails."""
+    trial = deepcopy(net).train()
+    optimizer = make_optimizer(trial, task.recipe)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    begun, done = time.monotonic(), 0
+    with closing(batches(task, trial, plan)) as feed:
+        for warm, batch in enumerate(islice(feed, most + 1)):
+            try:
+                take_step(
+                    trial,
+                    optimizer,
+                    batch,
+                    task.recipe,
+                    precision=plan.precision,
+                    class_weights=task.class_weights,
+                )
+            except FloatingPointError:  # the training itself will say more about it
+                return math.inf
+            if warm == 0:
+                begun = time.monotonic()
+            done = warm
+            if warm and time.monotonic() - begun > ENOUGH_SECONDS:
+                break
+    return (time.monotonic() - begun) / max(done, 1)
+
+
+def _seconds_per_validation(task: Task, net: FCN) -> float:
+    """Time the labelling of one image and multiply."""
+    image = task.val[0].image
+    label_image(net, image)  # warms up
+    begun = time.monotonic()
+    label_image(net, image)
+    return (time.monotonic() - begun) * len(task.val)

@@ -1,0 +1,289 @@
+"""The training loop: one straight line in plain torch, from a batch to the best model kept."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import time
+from collections.abc import Generator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+
+from fullconv.data.loading import Batch, Batches, CachedSplit, TrainingDataset, training_batches
+from fullconv.data.transforms import training_transform
+from fullconv.errors import WorkFailedError
+from fullconv.evaluation import evaluate
+from fullconv.files import write_json, write_text
+from fullconv.progress import Progress, progress
+from fullconv.train import checkpoint
+from fullconv.train.plan import Plan
+from fullconv.train.recipe import Recipe
+from fullconv.train.state import Row, TrainingState
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+    from fullconv.fcn import FCN
+
+COLUMNS = (
+    "epoch",
+    "step",
+    "lr",
+    "train_loss",
+    "val_loss",
+    "val_pixel_accuracy",
+    "val_mean_iu",
+    "seconds",
+)
+SECONDS_BETWEEN_SAVES = 20.0  # at most every so often at the ends of short epochs
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one net is trained for, on and into.
+
+    Attributes:
+        name: of the net, such as fcn8s.
+        train, val: the data.
+        recipe: the settings.
+        folder: becomes the model folder and holds last.pt and log.csv.
+        device: where it is trained.
+        class_weights: float32 (classes,), or None for all alike.
+        quiet: no progress is shown.
+    """
+
+    name: str
+    train: CachedSplit
+    val: CachedSplit
+    recipe: Recipe
+    folder: Path
+    device: torch.device
+    class_weights: Tensor | None = None
+    quiet: bool = False
+
+    @property
+    def last(self) -> Path:
+        """The file of the training state."""
+        return self.folder / "last.pt"
+
+
+def train(task: Task, state: TrainingState) -> None:
+    """Train ``state.net`` from ``state.step`` to the end of its plan; the best on val is kept.
+
+    Raises:
+        WorkFailedError: the loss became infinite or NaN, or the disk is full.
+        FullconvError: an image can't be read.
+    """
+    saved = time.monotonic()
+    state.net.train()
+    with _bar(task, state) as bar, _board(task, state) as board:
+        for batch in batches(task, state.net, state.plan, state.step):
+            state.set_learning_rate(state.plan.learning_rate(task.recipe, state.step))
+            try:
+                loss = take_step(
+                    state.net,
+                    state.optimizer,
+                    batch,
+                    task.recipe,
+                    precision=state.plan.precision,
+                    class_weights=task.class_weights,
+                )
+            except FloatingPointError as error:
+                raise WorkFailedError(_why_stopped(task, state, batch, error)) from error
+            state.advance(loss)
+            bar.advance(len(batch.names), _note(loss, state.best))
+            ended = state.plan.ends_epoch(state.step)
+            if ended:
+                _close_epoch(task, state, bar, board)
+            finished = state.step >= state.plan.steps
+            if finished or time.monotonic() - saved >= _patience(task.recipe, ended):
+                save(task, state)
+                saved = time.monotonic()
+            if finished:
+                break
+
+
+def take_step(
+    net: FCN,
+    optimizer: Optimizer,
+    batch: Batch,
+    recipe: Recipe,
+    *,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    class_weights: Tensor | None = None,
+) -> float:
+    """Make one step of the optimizer and return the loss, the mean over the batch's valid pixels.
+
+    The batch passes the net in parts of ``recipe.batch_size``, whose gradients add up to that of
+    the whole. Where every label is ignored the loss is 0.
+
+    Raises:
+        FloatingPointError: the loss or the gradient is infinite or NaN; no weight was changed.
+    """
+    device = next(net.parameters()).device
+    labels = batch.labels.to(device, non_blocking=True)
+    pixels = _weight(labels, net.ignore_index, class_weights)
+    total = torch.zeros((), device=device)
+    optimizer.zero_grad()
+    parts = (torch.split(each, recipe.batch_size) for each in (batch.images, labels))
+    for images, truth in zip(*parts, strict=True):
+        values = net.preprocessing(images.to(device, non_blocking=True))
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            scores = net(values.contiguous(memory_format=torch.channels_last))
+        loss = pixel_loss(scores, truth, net.ignore_index, class_weights) / pixels
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    norm = clip_grad_norm_(net.parameters(), recipe.clip or math.inf)
+    if not (total + norm).isfinite():
+        raise FloatingPointError("loss" if not total.isfinite() else "gradient")
+    optimizer.step()
+    return float(total)
+
+
+def pixel_loss(
+    scores: Tensor, labels: Tensor, ignore_index: int, class_weights: Tensor | None = None
+) -> Tensor:
+    """Return the summed cross entropy of scores N,C,H,W and labels N,H,W, without ignored pixels.
+
+    It is worked out in float32; a pixel counts as much as the weight of its class.
+    """
+    return F.cross_entropy(
+        scores.float(),
+        labels.long(),
+        class_weights,
+        ignore_index=ignore_index,
+        reduction="sum",
+    )
+
+
+def _weight(labels: Tensor, ignore_index: int, class_weights: Tensor | None) -> Tensor:
+    """Return what the summed loss of `labels` is divided by to give a mean; at least 1."""
+    valid = labels[labels != ignore_index]
+    if class_weights is None:
+        return torch.tensor(max(valid.numel(), 1), device=labels.device)
+    return class_weights[valid.long()].sum().clamp(min=1)
+
+
+def validate(task: Task, state: TrainingState, row: Row) -> None:
+    """Measure the net on val, note the result in `row`, and keep the net if it is the best."""
+    net = state.evaluated
+    result = evaluate(net, task.val, device=task.device)
+    row["val_pixel_accuracy"] = _finite(result.metrics.pixel_accuracy)
+    row["val_mean_iu"] = _finite(result.metrics.mean_iu)
+    score = row["val_mean_iu"] or 0.0
+    if state.best is None or score > state.best:
+        metrics = result.metrics.to_dict("val", result.images, net.classes)
+        with checkpoint.saving_in(task.folder):
+            net.save_pretrained(task.folder, metrics)
+            write_json(task.folder / "metrics.json", metrics)
+        state.best, state.per_image = score, list(result.per_image)
+
+
+def save(task: Task, state: TrainingState) -> None:
+    """Write last.pt and log.csv, each whole or not at all."""
+    table = io.StringIO()
+    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(state.rows)
+    with checkpoint.saving_in(task.folder):
+        write_text(task.folder / "log.csv", table.getvalue())
+        checkpoint.save(task.last, state.to_dict(task.device))
+
+
+def batches(task: Task, net: FCN, plan: Plan, start: int = 0) -> Generator[Batch]:
+    """Yield the batches of `plan` from step `start` on."""
+    recipe = task.recipe
+    transform = training_transform(
+        plan.crop, recipe.scale_jitter, recipe.flip, recipe.color, net.ignore_index
+    )
+    size = recipe.batch_size * recipe.accumulate
+    return training_batches(
+        TrainingDataset(task.train, transform),
+        Batches(len(task.train), size, recipe.seed, plan.steps, start),
+        workers=plan.workers,
+        device=task.device,
+    )
+
+
+def _close_epoch(task: Task, state: TrainingState, bar: Progress, board: SummaryWriter) -> None:
+    """Write down what the epoch gave: a row of the log, the board, a line above the bar."""
+    epoch = round(state.step / state.plan.steps_per_epoch, 3)
+    row: Row = dict.fromkeys(COLUMNS)
+    row |= {
+        "epoch": epoch,
+        "step": state.step,
+        "lr": state.optimizer.param_groups[0]["lr"],
+        "train_loss": sum(state.losses) / len(state.losses),
+    }
+    before = state.best
+    if state.plan.validates(state.step):
+        validate(task, state, row)
+    state.tick()
+    row["seconds"] = round(state.seconds, 2)
+    state.rows.append(row)
+    state.losses.clear()
+    for column in COLUMNS[2:-1]:
+        if row[column] is not None:
+            board.add_scalar(column, row[column], state.step)
+    if row["val_mean_iu"] is not None:
+        best = ", the best so far" if state.best != before else ""
+        bar.say(
+            f"{task.name}: epoch {epoch:g} of {state.plan.epochs:.3g}: loss "
+            f"{row['train_loss']:.3f}, val mean IU {row['val_mean_iu']:.3f}{best}"
+        )
+    state.plan = kept_in_time(state)
+
+
+def kept_in_time(state: TrainingState) -> Plan:
+    """Return the plan, shortened if at the pace so far it would exceed its time."""
+    plan = state.plan
+    if plan.seconds is None or state.step >= plan.steps:
+        return plan
+    left = max(plan.seconds - state.seconds, 0.0)
+    steps = state.step + int(left / (state.seconds / state.step))
+    return plan.shortened(state.step, steps) if steps < 0.97 * plan.steps else plan
+
+
+def _patience(recipe: Recipe, epoch_ended: bool) -> float:
+    """Return the seconds after which to save again; short epochs are not each worth it."""
+    within_epoch = recipe.save_minutes * 60
+    return min(within_epoch, SECONDS_BETWEEN_SAVES) if epoch_ended else within_epoch
+
+
+def _why_stopped(task: Task, state: TrainingState, batch: Batch, error: Exception) -> str:
+    kept = "no model was kept yet" if state.best is None else f"the best is kept in {task.folder}"
+    return (
+        f"{task.name}: the {error} of step {state.step + 1} is not finite; its images: "
+        f"{', '.join(dict.fromkeys(batch.names))}; {kept}; look at these images and masks, or "
+        f"lower --set lr={task.recipe.lr:g}"
+    )
+
+
+def _note(loss: float, best: float | None) -> str:
+    return f"loss {loss:.3f}" + ("" if best is None else f"  best val mean IU {best:.3f}")
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _bar(task: Task, state: TrainingState) -> AbstractContextManager[Progress]:
+    size = task.recipe.batch_size * task.recipe.accumulate
+    total = state.plan.steps * size
+    return progress(total, task.name, quiet=task.quiet, done=state.step * size)
+
+
+def _board(task: Task, state: TrainingState) -> SummaryWriter:
+    """Open the TensorBoard events; those past ``state.step``, of a run cut short, are withdrawn."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(task.folder), purge_step=state.step + 1)

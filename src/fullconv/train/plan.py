@@ -1,0 +1,119 @@
+"""How a recipe is carried out on given data and a given machine."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from fullconv.data.loading import steps_per_epoch
+from fullconv.data.transforms import default_crop
+from fullconv.train.recipe import Recipe
+from fullconv.train.schedule import default_epochs, learning_rate
+
+VALIDATION_SHARE = 0.2  # of the time that training itself takes
+FORWARD_SHARE = 1 / 3  # of a training step's work: the rest is its backward pass
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What of a training depends on the data and the machine; it is kept with its state.
+
+    Attributes:
+        steps: of the optimizer, in all.
+        steps_per_epoch: steps in a pass over the images.
+        validate_every: epochs between validations.
+        crop: height and width of the training crops in pixels.
+        precision: fp32, or bf16 under autocast.
+        workers: processes that prepare images.
+        seconds: that the training may take, or None.
+        turn: (step, share of the schedule done by then) from which the schedule runs evenly to
+            its end; it moves when the plan is shortened under way.
+    """
+
+    steps: int
+    steps_per_epoch: int
+    validate_every: int
+    crop: tuple[int, int]
+    precision: Literal["fp32", "bf16"] = "fp32"
+    workers: int = 0
+    seconds: float | None = None
+    turn: tuple[int, float] = (0, 0.0)
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the images, the last one perhaps not whole."""
+        return self.steps / self.steps_per_epoch
+
+    def done(self, step: int) -> float:
+        """Return which share of the schedule is done before `step` (the first is 0)."""
+        start, share = self.turn
+        return share + (1 - share) * (step - start) / (self.steps - start)
+
+    def learning_rate(self, recipe: Recipe, step: int) -> float:
+        """Return the learning rate of `step`."""
+        return recipe.lr * learning_rate(recipe.schedule, self.done(step), recipe.warmup)
+
+    def ends_epoch(self, step: int) -> bool:
+        """Tell whether `step` steps end an epoch or the training."""
+        return step % self.steps_per_epoch == 0 or step >= self.steps
+
+    def validates(self, step: int) -> bool:
+        """Tell whether there is a validation after `step` steps."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        return step >= self.steps or (within == 0 and epoch % self.validate_every == 0)
+
+    def shortened(self, step: int, steps: int) -> Plan:
+        """Return the plan that, from `step` on, ends after `steps` steps, its schedule complete."""
+        return replace(self, steps=max(steps, step + 1), turn=(step, self.done(step)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for last.pt and recipe.yaml."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Plan:
+        """Rebuild a plan from `to_dict`'s values."""
+        tuples = {key: tuple(values[key]) for key in ("crop", "turn")}
+        return cls(**{**values, **tuples})
+
+
+def make_plan(
+    recipe: Recipe,
+    train_sizes: Counter[tuple[int, int]],
+    val_images: int,
+    *,
+    workers: int,
+    share: float = 1.0,
+    seconds: float | None = None,
+) -> Plan:
+    """Return the plan that `recipe` and the data alone call for, before any clock is consulted.
+
+    Args:
+        recipe: the settings.
+        train_sizes: how many training images there are of each height and width.
+        val_images: how many images a validation has.
+        workers: processes that prepare images, where the recipe leaves it open.
+        share: of the recipe's epochs that this training may use (a stage's share).
+        seconds: that it may take, or None.
+    """
+    height, width = np.median(list(train_sizes.elements()), axis=0)
+    crop = recipe.crop or default_crop(int(height), int(width))
+    batch = recipe.batch_size * recipe.accumulate
+    images = train_sizes.total()
+    per_epoch = steps_per_epoch(images, batch)
+    epochs = recipe.epochs or default_epochs(images, per_epoch * batch)
+    validation = val_images * height * width * FORWARD_SHARE
+    epoch = per_epoch * batch * crop[0] * crop[1]
+    return Plan(
+        steps=max(round(epochs * share * per_epoch), 1),
+        steps_per_epoch=per_epoch,
+        validate_every=recipe.validate_every
+        or max(math.ceil(validation / epoch / VALIDATION_SHARE), 1),
+        crop=crop,
+        workers=workers if recipe.workers is None else recipe.workers,
+        seconds=seconds,
+    )

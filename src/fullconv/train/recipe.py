@@ -1,0 +1,224 @@
+"""The recipe: every setting of a training, typed, documented and frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+)
+
+from fullconv.errors import FullconvError, nearest
+
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Recipe(BaseModel):
+    """The settings of a training; each is also a key of ``--set``. null means "derived".
+
+    Settings that depend on the data or the machine are derived when the run starts, and what
+    they became is written down in the run's recipe.yaml.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: Positive | None = Field(
+        default=None,
+        description="number of passes over the training images, parts allowed; null: from the "
+        "number of images",
+    )
+    minutes: Positive | None = Field(
+        default=None,
+        description="minutes that the whole training may take, validation included: fits "
+        "`epochs` to this machine; null: no limit",
+    )
+    batch_size: int = Field(
+        default=8, ge=1, description="number of crops that pass the net at once"
+    )
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        description="number of batches whose gradients make one step of the optimizer",
+    )
+    crop: tuple[int, int] | None = Field(
+        default=None,
+        description="size of the training crops in pixels, HxW or one number; null: from the "
+        "images' sizes",
+    )
+    scale_jitter: tuple[Positive, Positive] = Field(
+        default=(0.6, 1.7), description="smallest and largest random enlargement, [low, high]"
+    )
+    flip: Fraction = Field(default=0.5, description="probability of a left-right flip, 0 to 1")
+    color: Fraction = Field(
+        default=0.3, description="strength of random brightness, contrast and saturation, 0 to 1"
+    )
+    optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="adamw or sgd")
+    lr: Positive = Field(default=1e-3, description="highest learning rate, above 0")
+    momentum: float = Field(
+        default=0.9, ge=0, lt=1, description="momentum (AdamW: beta1), 0 to below 1"
+    )
+    weight_decay: float = Field(
+        default=0.01,
+        ge=0,
+        allow_inf_nan=False,
+        description="weight decay, 0 or more; spares biases, normalisation and upscores",
+    )
+    schedule: Literal["one_cycle", "poly", "constant"] = Field(
+        default="one_cycle", description="course of the learning rate: one_cycle, poly or constant"
+    )
+    warmup: Fraction = Field(
+        default=0.1, description="share of the steps in which the learning rate rises, 0 to 1"
+    )
+    clip: Positive | None = Field(
+        default=5.0, description="largest norm of the gradient; null: not clipped"
+    )
+    ema: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="decay per step of a running average of the weights, which is then what is "
+        "evaluated and kept, between 0 and 1; null: no average",
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        default="none", description="none, or balanced: rarer classes weigh more (median frequency)"
+    )
+    learn_upscores: Literal["none", "inner", "all"] = Field(
+        default="inner",
+        description="which upscores are learnt: none, inner (all but the last) or all",
+    )
+    stage_shares: tuple[Positive, ...] = Field(
+        default=(2.0, 1.0, 1.0),
+        min_length=1,
+        description="with --staged: relative lengths of the stages, coarsest first; the last "
+        "number serves for any further stage",
+    )
+    validate_every: int | None = Field(
+        default=None,
+        ge=1,
+        description="epochs between validations; null: so that they cost at most about a fifth",
+    )
+    save_minutes: Positive = Field(
+        default=5.0, description="minutes between saves of the training state within an epoch"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="fp32, bf16 (mixed), or auto: bf16 where it is measurably faster",
+    )
+    workers: int | None = Field(
+        default=None, ge=0, description="processes that prepare images; null: from the machine"
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**32,
+        description="seed of weights, order and augmentation, a whole number",
+    )
+
+    @field_validator("crop", mode="before")
+    @classmethod
+    def _parse_crop(cls, value: Any) -> Any:
+        """Read 352, "352x480" or [352, 480]."""
+        if isinstance(value, str):
+            value = [int(side) if side.isdecimal() else side for side in value.split("x")]
+        if isinstance(value, int):
+            value = (value, value)
+        if isinstance(value, list | tuple) and any(isinstance(v, int) and v < 1 for v in value):
+            raise ValueError("a side must be at least 1 pixel")
+        return value
+
+    @field_serializer("crop")
+    def _write_crop(self, value: tuple[int, int] | None) -> str | None:
+        return None if value is None else f"{value[0]}x{value[1]}"
+
+    @field_validator("scale_jitter")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError("the first number must not exceed the second")
+        return value
+
+
+def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply ``key=value`` overrides, whose values are YAML.
+
+    Args:
+        name: of a recipe that fullconv brings ("default"), or the path of a YAML file; a run's
+            recipe.yaml serves too.
+        overrides: such as ``["epochs=30", "crop=352x480"]``; later ones win.
+
+    Raises:
+        FullconvError: the recipe is absent or malformed, or a key or value is wrong; the message
+            names the nearest valid key or the allowed values.
+    """
+    values, source = _read_file(name)
+    recipe = make_recipe(values, source)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        key = key.strip()
+        if not equals:
+            raise FullconvError(f"--set {override}: write --set key=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise FullconvError(f"--set {override}: {text!r} is not YAML") from None
+        recipe = make_recipe({**recipe.model_dump(), key: value}, f"--set {override}")
+    return recipe
+
+
+def make_recipe(values: dict[str, Any], source: str) -> Recipe:
+    """Return the checked recipe; a mistake is a FullconvError that begins with `source`."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise FullconvError(f"{source}: {_complaint(error)}") from None
+
+
+def _complaint(error: ValidationError) -> str:
+    """Say in one line what is wrong with the first wrong setting."""
+    first = error.errors(include_url=False)[0]
+    key = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        near = nearest(key, Recipe.model_fields)
+        return f"there is no setting {key!r}{near or '; see the keys of a recipe.yaml'}"
+    wanted = Recipe.model_fields[key].description
+    return f"{key} cannot be {first['input']!r} ({first['msg']}); it is the {wanted}"
+
+
+def shipped_recipes() -> tuple[str, ...]:
+    """Return the names of the recipes that fullconv brings."""
+    folder = package_files("fullconv.train") / "recipes"
+    return tuple(sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml")))
+
+
+def _read_file(name: str) -> tuple[dict[str, Any], str]:
+    """Return the settings in the recipe `name` and what to call it in messages."""
+    if name in shipped_recipes():
+        text = (package_files("fullconv.train") / "recipes" / f"{name}.yaml").read_text("utf-8")
+        source = f"recipe {name}"
+    elif Path(name).is_file():
+        text, source = Path(name).read_text("utf-8"), name
+    else:
+        names = shipped_recipes()
+        raise FullconvError(
+            f"recipe {name}: no such file, nor one of fullconv's ({', '.join(names)})"
+            f"{nearest(name, names)}"
+        )
+    try:
+        values = yaml.safe_load(text) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise FullconvError(f"{source}: not YAML ({' '.join(str(error).split())})") from None
+    if isinstance(values, dict) and isinstance(values.get("recipe"), dict):
+        values = values["recipe"]  # a run folder's recipe.yaml
+    if not isinstance(values, dict):
+        raise FullconvError(f"{source}: a recipe is a list of `key: value` lines")
+    return {str(key): value for key, value in values.items()}, source

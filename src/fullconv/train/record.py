@@ -1,0 +1,230 @@
+"""recipe.yaml of a run folder: what was asked for and what became of it."""
+
+from __future__ import annotations
+
+import errno
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+import fullconv
+from fullconv.data.images import MAX_PIXELS
+from fullconv.errors import FullconvError
+from fullconv.files import write_text
+from fullconv.train.checkpoint import saving_in
+from fullconv.train.recipe import Recipe
+from fullconv.train.stages import stride_of
+from fullconv.train.state import TrainingState
+
+NAME = "recipe.yaml"
+MAY_CHANGE = ("data", "device", "max_pixels")  # of a run that is continued: where, not what
+
+
+class Settings(BaseModel):
+    """What a run was asked for.
+
+    Attributes:
+        data: the dataset folder.
+        model: fcn32s, fcn16s, fcn8s or fcn4s.
+        staged: whether the coarser nets are trained before it.
+        backbone: a classifier's name; None: that of the model in `weights`, else mobilenet_v2.
+        weights: imagenet, none, a safetensors file or a model.
+        device: auto, cpu, cuda or mps.
+        max_pixels: larger images are refused.
+        recipe: all other settings.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: Path
+    model: str = "fcn8s"
+    staged: bool = False
+    backbone: str | None = None
+    weights: str = "imagenet"
+    device: str = "auto"
+    max_pixels: int = MAX_PIXELS
+    recipe: Recipe = Recipe()
+
+    @property
+    def stride(self) -> int:
+        """The stride of the last net."""
+        return stride_of(self.model)
+
+
+@dataclass
+class Record:
+    """A run folder's recipe.yaml.
+
+    Attributes:
+        out: the run folder.
+        settings: what was asked for.
+        nets: of each net in order what became of it: its plan, then its seconds; empty until the
+            run has begun.
+    """
+
+    out: Path
+    settings: Settings
+    nets: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, out: Path, asked: Mapping[str, Any], *, resume: bool) -> Record:
+        """Read the record of the run in `out`, or prepare one for a new run.
+
+        Raises:
+            FullconvError: see `run`.
+        """
+        if (out / NAME).is_file():
+            if not resume:
+                raise FullconvError(
+                    f"{out}: holds a run already; continue it with --resume, or choose another "
+                    "--out"
+                )
+            return cls._continued(out, asked)
+        if out.exists() and not out.is_dir():
+            raise FullconvError(f"{out}: is a file; --out names a folder")
+        if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
+            raise FullconvError(f"{out}: is not empty and holds no run; choose another --out")
+        if "data" not in asked:
+            why = f"{out}: holds no run to resume" if resume else "no data given"
+            raise FullconvError(f"{why}; --data DIR names the dataset folder to train on")
+        settings = Settings(**{**asked, "data": Path(asked["data"]).absolute()})
+        stride_of(settings.model)
+        return cls(out, settings)
+
+    @classmethod
+    def _continued(cls, out: Path, asked: Mapping[str, Any]) -> Record:
+        path = out / NAME
+        try:
+            values = yaml.safe_load(path.read_text("utf-8"))
+            settings = Settings.model_validate({k: values[k] for k in Settings.model_fields})
+            nets = {str(name): dict(net or {}) for name, net in values["nets"].items()}
+        except (yaml.YAMLError, ValidationError, KeyError, TypeError, AttributeError) as error:
+            raise FullconvError(
+                f"{path}: not the record of a run ({' '.join(str(error).split())}); was it edited?"
+            ) from error
+        for key in asked.keys() - set(MAY_CHANGE):
+            if asked[key] != getattr(settings, key):
+                raise FullconvError(
+                    f"{out}: was begun with another {key}; --resume continues a run as it was "
+                    "begun, so leave that option out, or choose another --out"
+                )
+        changed = {key: asked[key] for key in MAY_CHANGE if key in asked}
+        if "data" in changed:
+            changed["data"] = Path(changed["data"]).absolute()
+        for leftover in out.rglob(".*.tmp"):  # of a process that was killed while it wrote
+            leftover.unlink(missing_ok=True)
+        return cls(out, settings.model_copy(update=changed), nets)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The nets in the order of their training."""
+        return tuple(self.nets)
+
+    def folder(self, name: str) -> Path:
+        """Return the model folder of a net."""
+        return self.out / name
+
+    def stride(self, name: str) -> int:
+        """Return the stride of a net."""
+        return stride_of(name)
+
+    def unfinished(self) -> Iterator[str]:
+        """Yield the nets whose training has not ended."""
+        return (name for name in self.names if "seconds" not in self.nets[name])
+
+    def share(self, name: str) -> tuple[float | None, float]:
+        """Return what a net may use of the run: seconds of the time left (or None), and a share.
+
+        The share is of the recipe's epochs; both follow its `stage_shares`.
+        """
+        recipe = self.settings.recipe
+        weights = [
+            recipe.stage_shares[min(stage, len(recipe.stage_shares) - 1)]
+            for stage in range(len(self.nets))
+        ]
+        stage = self.names.index(name)
+        if recipe.minutes is None:
+            return None, weights[stage] / sum(weights)
+        spent = sum(self.nets[before]["seconds"] for before in self.names[:stage])
+        left = max(recipe.minutes * 60 - spent, 0.0)
+        return left * weights[stage] / sum(weights[stage:]), weights[stage] / sum(weights)
+
+    def begin(self, names: Sequence[str]) -> None:
+        """Create the run folder for these nets.
+
+        Raises:
+            FullconvError: the folder can't be written.
+        """
+        self.nets = {name: {} for name in names}
+        try:
+            self.write()
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
+            raise FullconvError(
+                f"{self.out}: cannot be written ({error.strerror}); choose another --out"
+            ) from error
+
+    def note(self, name: str, state: TrainingState) -> None:
+        """Write down the plan of a net and, when its training has ended, the seconds it took."""
+        self.nets[name] = {"plan": _plain(state.plan.to_dict())}
+        if state.step >= state.plan.steps:
+            self.nets[name]["seconds"] = round(state.seconds, 2)
+        with saving_in(self.out):
+            self.write()
+
+    def write(self) -> None:
+        """Write recipe.yaml, whole or not at all."""
+        values = {
+            **self.settings.model_dump(mode="json"),
+            "nets": self.nets,
+            **_circumstances(),
+        }
+        header = (
+            "# Every setting of this run. Continue it, if it was cut short:\n"
+            f"#   fullconv train --out {self.out} --resume\n"
+            "# Make another with the same settings:\n"
+            f"#   fullconv train --data DIR --out OTHER --recipe {self.out / NAME}\n"
+        )
+        write_text(self.out / NAME, header + yaml.safe_dump(values, sort_keys=False))
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def _circumstances() -> dict[str, Any]:
+    """Return what else a result may depend on."""
+    return {
+        "versions": {
+            "fullconv": fullconv.__version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """Return the git commit of fullconv's source, "-dirty" if it was changed; None if unknown."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+    with suppress(OSError, subprocess.SubprocessError):
+        answer = subprocess.run(
+            command,
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+        return answer.stdout.strip()
+    return None

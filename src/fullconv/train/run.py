@@ -1,0 +1,179 @@
+"""A run: every net that one command trains, in one folder; begun, or continued after any end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fullconv.data.check import check_folder
+from fullconv.data.folder import DatasetFolder, DatasetInfo
+from fullconv.data.loading import CachedSplit, cache_budget, default_workers, mixed_seed
+from fullconv.devices import pick_device
+from fullconv.errors import FullconvError
+from fullconv.fcn import FCN
+from fullconv.model_folder import load
+from fullconv.progress import duration
+from fullconv.report.page import write_report
+from fullconv.train import checkpoint
+from fullconv.train.balance import median_frequency_weights
+from fullconv.train.calibrate import calibrate
+from fullconv.train.loop import Task, save, train
+from fullconv.train.plan import Plan, make_plan
+from fullconv.train.record import Record, Settings
+from fullconv.train.stages import DEFAULT_BACKBONE, grown_net, is_model, new_net, saved_net
+from fullconv.train.state import TrainingState
+from fullconv.train.summary import summarise
+
+SECONDS_FOR_THE_REST = 15.0  # of a limited time: the program's start, the report
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The dataset as training uses it."""
+
+    info: DatasetInfo
+    train: CachedSplit
+    val: CachedSplit
+    train_sizes: Counter[tuple[int, int]]
+
+
+def run(out: Path, asked: Mapping[str, Any], *, resume: bool, quiet: bool = False) -> Path:
+    """Train all nets of a run into the folder `out`, or what is left of them, and report.
+
+    Args:
+        out: the run folder.
+        asked: the fields of `Settings` that the user gave; those not given are the defaults or,
+            when a run is continued, its own.
+        resume: whether to continue the run that is in `out`, if there is one.
+        quiet: show no progress.
+
+    Returns:
+        The model folder of the last net.
+
+    Raises:
+        FullconvError: the data or a setting is wrong, or `out` holds something already.
+        WorkFailedError: see `train`.
+    """
+    begun = time.monotonic()
+    record = Record.open(out, asked, resume=resume)
+    settings = record.settings
+    device = pick_device(settings.device)
+    data = _read_data(settings, quiet)
+    if not record.nets:
+        target = _target_net(settings, data.info)  # found wrong, if so, before anything is written
+        strides = [tap.stride for tap in target.taps] if settings.staged else [settings.stride]
+        record.begin([f"fcn{stride}s" for stride in strides])
+    for name in record.unfinished():
+        _train_net(record, name, data, device=device, begun=begun, quiet=quiet)
+        begun = time.monotonic()
+    write_report(out / "report.html", summarise(record, data.info, data.val))
+    return record.folder(record.names[-1])
+
+
+def _read_data(settings: Settings, quiet: bool) -> _Data:
+    """Judge the dataset folder by its headers, and prepare to read it."""
+    report = check_folder(settings.data, settings.max_pixels, quick=True, quiet=quiet)
+    report.require_sound()
+    if not quiet:
+        for warning in report.warnings:
+            print(f"note: {warning}", file=sys.stderr)
+    folder = DatasetFolder(settings.data, settings.max_pixels)
+    budget = cache_budget()
+    training = CachedSplit(folder.split("train"), budget)
+    validation = CachedSplit(folder.split("val"), budget - training.kept_bytes)
+    sizes = {split.name: split.sizes for split in report.splits}
+    return _Data(folder.info, training, validation, sizes["train"])
+
+
+def _target_net(settings: Settings, info: DatasetInfo) -> FCN:
+    """Build the net that was asked for, as it is before any training."""
+    torch.manual_seed(settings.recipe.seed)
+    if is_model(settings.weights):
+        source = load(settings.weights)
+        _same_backbone(settings, source)
+        return grown_net(source, settings.stride, info, settings.recipe)
+    backbone = settings.backbone or DEFAULT_BACKBONE
+    return new_net(backbone, settings.stride, info, settings.recipe, settings.weights)
+
+
+def _same_backbone(settings: Settings, source: FCN) -> None:
+    trunk = source.arguments["trunk"]
+    if settings.backbone not in (None, trunk):
+        raise FullconvError(
+            f"{settings.weights}: its backbone is {trunk}, not {settings.backbone}; leave "
+            "--backbone out"
+        )
+
+
+def _train_net(
+    record: Record, name: str, data: _Data, *, device: torch.device, begun: float, quiet: bool
+) -> None:
+    """Train one net of a run to its end, from its saved state if there is one."""
+    recipe = record.settings.recipe
+    weights = None
+    if recipe.class_weights == "balanced":
+        weights = median_frequency_weights(data.train, len(data.info.classes)).to(device)
+    task = Task(
+        name, data.train, data.val, recipe, record.folder(name), device, weights, quiet=quiet
+    )
+    if task.last.exists():
+        saved = checkpoint.load(task.last)
+        net = _placed(saved_net(saved, data.info, recipe), device)
+        state = TrainingState.start(net, recipe, Plan.from_dict(saved["plan"]))
+        state.restore(saved, device)
+    else:
+        net = _placed(_untrained_net(record, name, data.info), device)
+        state = _planned(record, task, net, data, begun)
+        save(task, state)
+    record.note(name, state)
+    train(task, state)
+    record.note(name, state)
+
+
+def _placed(net: FCN, device: torch.device) -> FCN:
+    return net.to(device).to(memory_format=torch.channels_last)
+
+
+def _untrained_net(record: Record, name: str, info: DatasetInfo) -> FCN:
+    """Build a net of the run as it is before its own training; the same whenever it is called."""
+    settings, stage = record.settings, record.names.index(name)
+    if stage:
+        source = load(record.folder(record.names[stage - 1]))
+    else:
+        source = _target_net(settings, info)
+        if len(record.names) == 1:
+            return source
+    torch.manual_seed(mixed_seed(settings.recipe.seed, stage))
+    return grown_net(source, record.stride(name), info, settings.recipe)
+
+
+def _planned(record: Record, task: Task, net: FCN, data: _Data, begun: float) -> TrainingState:
+    """Fit the recipe to the data, the machine and the time left, and say how long it will take."""
+    seconds, share = record.share(task.name)
+    plan = make_plan(
+        task.recipe,
+        data.train_sizes,
+        len(data.val),
+        workers=default_workers(task.device),
+        share=share,
+        seconds=None if seconds is None else max(seconds - SECONDS_FOR_THE_REST, 1.0),
+    )
+    plan, pace = calibrate(task, net, plan, spent=time.monotonic() - begun)
+    if not task.quiet:
+        height, width = plan.crop
+        print(
+            f"{task.name}: {plan.epochs:.3g} epochs of {plan.steps_per_epoch} steps, "
+            f"{task.recipe.batch_size * task.recipe.accumulate} crops of {height}x{width} each, "
+            f"{plan.precision} on {task.device}: about {duration(pace.seconds(plan))}",
+            file=sys.stderr,
+        )
+    state = TrainingState.start(net, task.recipe, plan)
+    state.ticked = begun
+    return state

@@ -1,0 +1,40 @@
+"""The learning rate and the length of a training, as pure functions."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+COLD = 1 / 25  # where a rising learning rate starts, relative to the highest
+POLY_POWER = 0.9
+
+
+def learning_rate(
+    schedule: Literal["one_cycle", "poly", "constant"], done: float, warmup: float
+) -> float:
+    """Return the learning rate, relative to the highest, when a share `done` of the steps is done.
+
+    Each schedule first rises linearly from 1/25 over the share `warmup`. Then one_cycle falls to 0
+    along half a cosine, poly as ``(1 - x) ** 0.9``, and constant stays.
+
+    Args:
+        schedule: the course after the rise.
+        done: 0 before the first step, towards 1 at the last.
+        warmup: 0 to 1.
+    """
+    if done < warmup:
+        return COLD + (1 - COLD) * done / warmup
+    rest = (done - warmup) / max(1 - warmup, 1e-9)
+    if schedule == "one_cycle":
+        return (1 + math.cos(math.pi * rest)) / 2
+    return (1 - rest) ** POLY_POWER if schedule == "poly" else 1.0
+
+
+def default_epochs(images: int, samples_per_epoch: int) -> float:
+    """Return how often to pass over `images` that nobody tuned for.
+
+    The crops seen grow with the square root of the number of images: 22,000 for CamVid's 367.
+    At least 3 passes, so that many images are all seen a few times, and at most 300.
+    """
+    crops = 22_000 * math.sqrt(images / 367)
+    return min(max(round(crops / samples_per_epoch), 3), 300)

@@ -1,0 +1,147 @@
+"""All that changes while a net is trained: weights, optimizer, counters."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from fullconv.train import checkpoint
+from fullconv.train.plan import Plan
+from fullconv.train.recipe import Recipe
+from fullconv.upsample import Upscore
+
+if TYPE_CHECKING:
+    from fullconv.fcn import FCN
+
+Row = dict[str, float | None]
+
+
+@dataclass
+class TrainingState:
+    """The state of one net's training; all of it goes into last.pt.
+
+    Attributes:
+        net: what is trained.
+        optimizer: with its own state.
+        plan: how long the training is; shortened when a time limit demands it.
+        average: the running average of the weights, or None.
+        step: how many steps are done.
+        best: the best mean IU on val so far; None before the first validation.
+        per_image: name and mean IU of each val image then.
+        rows: of log.csv.
+        seconds: spent on this training, in all its runs.
+        losses: those of the steps since the last row.
+        ticked: when `seconds` was last brought up to date, by `time.monotonic`.
+    """
+
+    net: FCN
+    optimizer: Optimizer
+    plan: Plan
+    average: AveragedModel | None = None
+    step: int = 0
+    best: float | None = None
+    per_image: list[tuple[str, float]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    ticked: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def start(cls, net: FCN, recipe: Recipe, plan: Plan) -> TrainingState:
+        """Begin to train `net` on the device where it is."""
+        average = None
+        if recipe.ema is not None:
+            average = AveragedModel(net, multi_avg_fn=_averaging(recipe.ema), use_buffers=True)
+        return cls(net, make_optimizer(net, recipe), plan, average)
+
+    @property
+    def evaluated(self) -> FCN:
+        """The net that is evaluated and kept: the average where there is one."""
+        return self.net if self.average is None else cast("FCN", self.average.module)
+
+    def set_learning_rate(self, value: float) -> None:
+        """Let the next step use the learning rate `value`."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = value
+
+    def advance(self, loss: float) -> None:
+        """Note that a step with this loss is done."""
+        if self.average is not None:
+            self.average.update_parameters(self.net)
+        self.step += 1
+        self.losses.append(loss)
+        self.tick()
+
+    def tick(self) -> None:
+        """Bring `seconds` up to date."""
+        now = time.monotonic()
+        self.seconds, self.ticked = self.seconds + now - self.ticked, now
+
+    def to_dict(self, device: torch.device) -> dict[str, Any]:
+        """Return tensors and plain values from which `restore` continues exactly."""
+        return {
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "random": checkpoint.random_state(device),
+            "arguments": self.net.arguments,
+            "preprocessing": self.net.preprocessing.to_dict(),
+            "plan": self.plan.to_dict(),
+            **{name: getattr(self, name) for name in _PLAIN},
+        }
+
+    def restore(self, saved: dict[str, Any], device: torch.device) -> None:
+        """Become the state that `to_dict` described, torch's generators included."""
+        self.net.load_state_dict(saved["net"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(saved["average"])
+        self.plan = Plan.from_dict(saved["plan"])
+        for name in _PLAIN:
+            setattr(self, name, saved[name])
+        checkpoint.restore_random_state(saved["random"], device)
+        self.ticked = time.monotonic()
+
+
+_PLAIN = ("step", "best", "per_image", "rows", "seconds", "losses")
+
+
+def make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
+    """Return the recipe's optimizer for the learnt parameters of `net`.
+
+    Weight decay spares biases, normalisation (one-dimensional all) and upscores, which it would
+    pull away from interpolation.
+    """
+    upscores = {module.weight for module in net.modules() if isinstance(module, Upscore)}
+    decayed: list[Tensor] = []
+    spared: list[Tensor] = []
+    for parameter in net.parameters():
+        if parameter.requires_grad:
+            is_spared = parameter.ndim <= 1 or parameter in upscores
+            (spared if is_spared else decayed).append(parameter)
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
+    if recipe.optimizer == "sgd":
+        return SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    betas = (recipe.momentum, 0.999)
+    return AdamW(groups, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay)
+
+
+def _averaging(decay: float) -> Any:
+    """Return the update of a running average that forgets its first, poor weights faster."""
+
+    @torch.no_grad()
+    def update(averages: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        now = min(decay, (1 + int(count)) / (10 + int(count)))
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, current, 1 - now)
+        else:  # counters
+            for average, value in zip(averages, current, strict=True):
+                average.copy_(value)
+
+    return update
