@@ -1,0 +1,44 @@
+# make demo    install fullconv into .venv and run the main job, end to end, on data it makes itself
+# make test    every test
+# make check   what every commit must pass: ruff, mypy --strict, the fast tests
+# make setup   only install, with what development needs
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest -n auto
+
+.PHONY: demo setup check test clean
+
+demo: $(VENV)/.fullconv
+	$(BIN)/fullconv demo
+
+setup: $(VENV)/.dev
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(PYTEST) -m "not slow and not realdata"
+
+test: $(VENV)/.dev
+	$(PYTEST)
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "fullconv needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..."; exit 2; }
+	$(PYTHON) -m venv $(VENV) || \
+		{ echo "no venv module: on Debian and Ubuntu, apt install python3-venv"; exit 2; }
+	touch $@
+
+$(VENV)/.fullconv: $(VENV)/.python pyproject.toml constraints.txt
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@ $(VENV)/.fullconv
+
+clean:
+	rm -rf $(VENV) runs dist .mypy_cache .ruff_cache .pytest_cache
