@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
+import fullconv
 from colour_net import ColourNet
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import CachedSplit
@@ -31,9 +33,13 @@ def folder(tmp_path):
         mask[:] = 255 if index == 3 else mask
         Image.fromarray(image).save(tmp_path / f"images/test/{index}.png")
         Image.fromarray(mask).save(tmp_path / f"masks/test/{index}.png")
-    info = {"name": "colours", "classes": list(ColourNet.classes)}
-    (tmp_path / "dataset.yaml").write_text(yaml.safe_dump(info))
+    name_classes(tmp_path, ColourNet.classes)
     return tmp_path
+
+
+def name_classes(folder, classes):
+    info = {"name": "colours", "classes": list(classes)}
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(info))
 
 
 def expected(split):
@@ -121,3 +127,64 @@ def test_other_classes_are_refused_by_name():
         check_same_classes(["sky", "road"], ["a", "b", "c"])
     with pytest.raises(FullconvError, match=r"class 1 is 'road' in the model but 'car'"):
         check_same_classes(["sky", "road", "x"], ["sky", "car", "y"])
+
+
+# The command line, on a real net
+
+
+def test_evaluate_writes_the_metrics_that_python_gives(
+    folder, tmp_path, capsys, command_line, random_model
+):
+    name_classes(folder, ["red", "green", "[blue]"])
+    out = tmp_path / "deep/metrics.json"
+    assert command_line("evaluate", random_model, "--data", folder, "--out", out) == 0
+    net = fullconv.load(random_model)
+    split = DatasetFolder(folder).split("test")
+    matrix = ConfusionMatrix(3)
+    for index in range(len(split)):
+        matrix.update(split[index].labels, net.predict(split[index].image))
+    assert json.loads(out.read_text()) == matrix.metrics().to_dict("test", 4, net.classes)
+    table = capsys.readouterr().out
+    for name, iu in zip(net.classes, matrix.metrics().iu, strict=True):
+        (line,) = [line for line in table.splitlines() if name in line]
+        assert f"{iu:.3f}" in line
+    assert "test: 4 images" in table
+    assert "frequency weighted IU" in table
+
+
+def test_evaluate_names_another_split(folder, capsys, command_line, random_model):
+    assert command_line("evaluate", random_model, "--data", folder, "--split", "val") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no split 'val'" in line
+    assert "test" in line
+
+
+def test_evaluate_refuses_other_classes(folder, capsys, command_line, random_model):
+    name_classes(folder, ["red", "grue", "[blue]"])
+    assert command_line("evaluate", random_model, "--data", folder) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "class 1 is 'green' in the model but 'grue' in the dataset" in line
+    name_classes(folder, ["red", "green"])
+    assert command_line("evaluate", random_model, "--data", folder) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the model has 3 classes (red, green, [blue]) but the dataset 2 (red, green)" in line
+
+
+def test_evaluate_refuses_what_is_no_dataset_or_no_model(tmp_path, capsys, command_line, folder):
+    assert command_line("evaluate", tmp_path / "none", "--data", folder) == 2
+    assert "none: no such model folder" in capsys.readouterr().err
+    assert command_line("evaluate", folder, "--data", tmp_path / "nothing") == 2
+    assert "nothing: is no folder" in capsys.readouterr().err
+    assert command_line("evaluate", folder, "--data", folder) == 2
+    assert "config.json: missing" in capsys.readouterr().err
+
+
+def test_evaluate_says_when_the_metrics_can_t_be_written(
+    folder, capsys, command_line, random_model
+):
+    name_classes(folder, ["red", "green", "[blue]"])
+    words = ["evaluate", random_model, "--data", folder, "--quiet"]
+    assert command_line(*words, "--out", folder / "dataset.yaml/m.json") == 1
+    said = capsys.readouterr()
+    assert "mean IU" in said.out
+    assert len(said.err.splitlines()) == 1

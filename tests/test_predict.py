@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+import fullconv
 from colour_net import ColourNet
 from fullconv.errors import FullconvError
 from fullconv.predict.engines import check_engine, uses_bf16
@@ -310,24 +311,19 @@ def test_a_defect_of_the_net_is_not_taken_for_a_bad_image(tmp_path):
         label_files(Broken(), jobs, Heard())
 
 
-def peak_bytes(folder, out):
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    one = 120 * 160 * 3
+    for index in range(80):
+        picture(tmp_path / "in" / f"{index}.bmp", (12, 16))
+        with Image.open(tmp_path / f"in/{index}.bmp") as tiny:
+            tiny.resize((160, 120), Image.Resampling.NEAREST).save(tiny.filename)
+    predicted([tmp_path / "in/0.bmp"], tmp_path / "warm-up")
     tracemalloc.start()
-    predicted([folder], out)
+    predicted([tmp_path / "in"], tmp_path / "out")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return peak
-
-
-def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
-    for index in range(40):
-        folder = tmp_path / ("few" if index < 10 else "more")
-        picture(folder / f"{index}.bmp", (120, 160), seed=index)
-    predicted([tmp_path / "few"], tmp_path / "warm-up")
-    few = peak_bytes(tmp_path / "few", tmp_path / "out1")
-    more = peak_bytes(tmp_path / "more", tmp_path / "out2")
-    one_image = 120 * 160 * 3
-    assert few > 2 * one_image  # the images are being traced at all
-    assert more < few + 5 * one_image  # thirty images, not ten, in five images' room at most
+    assert 3 * one < peak  # images are traced at all
+    assert peak < 40 * one  # of 80 inputs, with labels and overlays
 
 
 def test_dominant_needs_more_than_999_in_1000():
@@ -363,3 +359,107 @@ def test_engines_and_precisions_that_are_not_there_are_refused():
         uses_bf16("int8", cpu)
     with pytest.raises(FullconvError, match="did you mean bf16"):
         uses_bf16("bf61", cpu)
+
+
+# The command line, on a real net
+
+
+def test_predict_agrees_with_python(tmp_path, capsys, command_line, random_model):
+    picture(tmp_path / "in/b/a.png", (3, 4))
+    with Image.open(tmp_path / "in/b/a.png") as tiny:
+        tiny.resize((130, 97), Image.Resampling.NEAREST).save(tmp_path / "in/b/a.png")
+    out = tmp_path / "out"
+    assert command_line("predict", random_model, tmp_path / "in", "--out", out, "--scores") == 0
+    said = capsys.readouterr().out
+    assert f"1 label image in {out}" in said
+    assert any(name in said for name in ("red", "green", "[blue]"))
+    with Image.open(out / "b/a.png") as image:
+        labels = np.asarray(image)
+    net = fullconv.load(random_model)
+    assert len(np.unique(labels)) > 1
+    assert (labels == net.predict(tmp_path / "in/b/a.png")).all()
+    with torch.no_grad(), Image.open(tmp_path / "in/b/a.png") as image:
+        x = net.preprocessing(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None])
+        expected = net(x).softmax(1)[0].numpy()
+    assert np.abs(np.load(out / "scores/b/a.npy") - expected).max() < 1e-3
+    assert (labels == expected.argmax(0)).all()
+
+
+def test_predict_does_the_good_ones_and_exits_1(tmp_path, capsys, command_line, random_model):
+    spoil(tmp_path / "in")
+    code = command_line(
+        "predict", random_model, tmp_path / "in", "--out", tmp_path / "out", "--quiet"
+    )
+    lines = capsys.readouterr().err.splitlines()
+    assert code == 1
+    assert lines[-1] == "fullconv: 4 of 6 inputs failed"
+    assert len(lines) == 5
+    assert (tmp_path / "out/zgood.png").is_file()
+
+
+def test_predict_of_bad_images_only(tmp_path, capsys, command_line, random_model):
+    (tmp_path / "a.png").touch()
+    code = command_line("predict", random_model, tmp_path / "a.png", "--out", tmp_path / "out")
+    said = capsys.readouterr()
+    assert code == 1
+    assert "1 of 1 inputs failed" in said.err
+    assert said.out == ""
+
+
+def test_predict_obeys_max_pixels(tmp_path, capsys, command_line, random_model):
+    picture(tmp_path / "a.png", (6, 8))
+    words = ["predict", random_model, tmp_path / "a.png", "--out", tmp_path / "out", "--max-pixels"]
+    assert command_line(*words, 47) == 1
+    assert "more than the 47 allowed" in capsys.readouterr().err
+    assert command_line(*words, 48) == 0
+
+
+REFUSALS = {
+    "engine": (["--engine", "onnxruntime"], "engine onnxruntime is not supported yet"),
+    "precision": (["--precision", "int8"], "precision int8 is not supported yet"),
+    "device": (["--device", "tpu"], "device 'tpu' is none of auto, cpu, cuda, mps"),
+    "input": (["nothing.jpg"], "nothing.jpg: no such file or folder"),
+    "out": (["--out", "/proc/x"], "/proc/x: can't write there"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_predict_refuses_before_starting(tmp_path, capsys, command_line, random_model, case):
+    words, reason = REFUSALS[case]
+    picture(tmp_path / "a.png")
+    out = tmp_path / "out"
+    code = command_line("predict", random_model, tmp_path / "a.png", "--out", out, *words)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert code == 2
+    assert reason in line
+    assert not out.exists()
+
+
+def test_predict_refuses_a_spoilt_model(tmp_path, capsys, command_line, random_model):
+    picture(tmp_path / "a.png")
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / "m").mkdir(exist_ok=True)
+        (tmp_path / "m" / name).write_bytes((random_model / name).read_bytes())
+    weights = bytearray((random_model / "model.safetensors").read_bytes())
+    weights[-5] ^= 1
+    words = ["predict", tmp_path / "m", tmp_path / "a.png", "--out", tmp_path / "out"]
+    for spoilt in (bytes(weights), bytes(weights[:-9]), None):
+        path = tmp_path / "m/model.safetensors"
+        path.write_bytes(spoilt) if spoilt is not None else path.unlink()
+        assert command_line(*words) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert str(path) in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_predict_warns_when_one_class_takes_all(tmp_path, capsys, command_line, random_model):
+    net = fullconv.load(random_model)
+    with torch.no_grad():
+        net.scores["16"].bias[1] = 1e6
+    net.save_pretrained(tmp_path / "m")
+    picture(tmp_path / "a.png")
+    words = ["predict", tmp_path / "m", tmp_path / "a.png", "--out", tmp_path / "out"]
+    assert command_line(*words) == 0
+    said = capsys.readouterr().out
+    assert "Warning: green is more than 99.9%" in said
+    assert "not found: red, [blue]" in said

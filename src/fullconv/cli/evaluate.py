@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="A model folder (or a Hub id).")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder (or a Hub id).")],
     *,
     data: Annotated[Path, typer.Option(help="Dataset folder.", metavar="DIR")],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="A model folder (or a Hub id).")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder (or a Hub id).")],
     inputs: Annotated[
         list[str], typer.Argument(metavar="INPUT...", help="Images, folders, or quoted globs.")
     ],
@@ -61,28 +61,28 @@ def command(
 
 
 def _show(summary: Summary, net: FCN, out: Path, scores: bool) -> None:
+    """Print which classes were found, in order of their share, and where the results are."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
     table = Table("class", "share of pixels", box=None)
     shares = summary.pixels / summary.pixels.sum()
-    for name, colour, share in zip(net.classes, net.palette, shares, strict=True):
-        bar = Text("█" * round(40 * share), style="rgb({},{},{})".format(*colour))
-        table.add_row(Text(name), Text(f"{share:6.1%}  ") + bar)
-    console.print(table)
+    for label in shares.argsort()[::-1]:
+        if summary.pixels[label]:
+            bar = Text("█" * round(40 * shares[label]), style=f"rgb{net.palette[label]}")
+            table.add_row(Text(net.classes[label]), Text(f"{shares[label]:6.1%}  ") + bar)
+    Console().print(table)
+    absent = [name for name, count in zip(net.classes, summary.pixels, strict=True) if not count]
+    if absent:
+        print(f"not found: {', '.join(absent)}")
     if summary.dominant is not None:
-        console.print(
-            f"Warning: {net.classes[summary.dominant]} is over 99.9% of all pixels. Are these the "
-            "kind of images that the model was trained on?",
-            markup=False,
+        print(
+            f"Warning: {net.classes[summary.dominant]} is more than 99.9% of all pixels; are these "
+            "the kind of images that the model was trained on?"
         )
     done = summary.images - summary.failed
-    console.print(
+    print(
         f"{done} label image{'s' * (done != 1)} in {out}, overlays in {out / 'overlay'}"
-        + (f", probabilities in {out / 'scores'}" if scores else ""),
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
+        + (f", probabilities in {out / 'scores'}" if scores else "")
     )

@@ -44,11 +44,19 @@ def image_scores(net: FCN, image: NDArray[np.uint8]) -> torch.Tensor:
     return scores
 
 
+def highest(scores: torch.Tensor) -> NDArray[np.uint8]:
+    """Return which of C x H x W scores is the highest at each pixel: HxW uint8, the first of ties.
+
+    `max` is asked because `argmax` over the first dimension takes ten times as long on CPUs.
+    """
+    labels: NDArray[np.uint8] = scores.max(0).indices.byte().cpu().numpy()
+    return labels
+
+
 def label_image(net: FCN, image: NDArray[np.uint8], *, bf16: bool = False) -> NDArray[np.uint8]:
     """Return the class id of each pixel of an RGB image: HxWx3 uint8 to HxW uint8.
 
     Works on the net's own device, in eval mode; the net's mode is restored afterwards.
     """
     with inference(net, bf16=bf16):
-        labels: NDArray[np.uint8] = image_scores(net, image).argmax(0).byte().cpu().numpy()
-    return labels
+        return highest(image_scores(net, image))

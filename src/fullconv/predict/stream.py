@@ -18,7 +18,7 @@ from fullconv.files import replacing
 from fullconv.pipeline import ahead
 from fullconv.predict.inputs import Job
 from fullconv.predict.label_images import overlay, save_label_image
-from fullconv.predict.labels import image_scores, inference
+from fullconv.predict.labels import highest, image_scores, inference
 
 if TYPE_CHECKING:
     from fullconv.fcn import FCN
@@ -130,9 +130,8 @@ def _is_lack_of_memory(error: Exception) -> bool:
 
 def _label(net: FCN, image: NDArray[np.uint8], *, with_probabilities: bool) -> _Labelled:
     scores = image_scores(net, image)
-    labels = scores.argmax(0).byte().cpu().numpy()
     probabilities = scores.float().softmax(0).half().cpu().numpy() if with_probabilities else None
-    return _Labelled(image, labels, probabilities)
+    return _Labelled(image, highest(scores), probabilities)
 
 
 def _write(job: Job, labelled: _Labelled, net: FCN) -> None:

@@ -1,0 +1,38 @@
+"""Fixtures that several tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def command_line(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Give a function that runs the command line in this process and returns its exit code."""
+    from fullconv.cli import main
+
+    def run(*words: object) -> int:
+        monkeypatch.setattr("sys.argv", ["fullconv", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return int(stopped.value.code or 0)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save an FCN-16s of the classes red, green and [blue], with random scores."""
+    import torch
+
+    import fullconv
+
+    torch.manual_seed(0)
+    net = fullconv.FCN("squeezenet1_1", 16, 3, classes=["red", "green", "[blue]"])
+    for score in net.scores.values():
+        torch.nn.init.normal_(score.weight)
+    folder = tmp_path_factory.mktemp("model")
+    net.save_pretrained(folder)
+    return folder
