@@ -12,14 +12,15 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-Floats = npt.NDArray[np.float32]
-Labels = npt.NDArray[np.uint8]
+Floats = NDArray[np.floating[Any]]  # float32 in fact, which numpy's types cannot follow
+Labels = NDArray[np.uint8]
 SUPERSAMPLING = 2
 IGNORE = 255
 NEAREST = 0.5  # metres; nothing is drawn closer to the camera
+SHADOWS_END = 75.0  # metres; farther shadows are too flat to be seen
 
 
 class Kind(IntEnum):
@@ -44,7 +45,8 @@ def vector(*values: Any) -> Floats:
 
 def colour(red: int, green: int, blue: int) -> Floats:
     """Return an 8-bit sRGB colour as linear RGB."""
-    return np.power(vector(red, green, blue) / np.float32(255), np.float32(2.2))
+    linear: Floats = (vector(red, green, blue) / np.float32(255)) ** np.float32(2.2)
+    return linear
 
 
 def mix(first: Any, second: Any, share: Any) -> Any:
@@ -74,10 +76,9 @@ class Camera:
 
     def project(self, points: Floats) -> Floats:
         """Return the columns and rows, (n, 2), of world points (n, 3)."""
-        scale = self.focal / np.maximum(points[:, 2], NEAREST)
-        columns = self.centre + points[:, 0] * scale
-        rows = self.horizon + (self.eye - points[:, 1]) * scale
-        return np.stack([columns, rows], axis=1)
+        scale = np.float32(self.focal) / np.maximum(points[:, 2:], np.float32(NEAREST))
+        eye = vector(0, self.eye)
+        return (points[:, :2] - eye) * scale * vector(1, -1) + vector(self.centre, self.horizon)
 
 
 @dataclass(frozen=True)
@@ -124,19 +125,29 @@ class Shadows:
         self._slide = -light.to_sun[[0, 2]] / max(float(light.to_sun[1]), 0.12)
         size = (camera.width, camera.height)
         self._sun, self._contact = Image.new("L", size), Image.new("L", size)
+        self._draw_sun, self._draw_contact = map(ImageDraw.Draw, (self._sun, self._contact))
 
     def cast(self, footprint: Floats, low: float, high: float) -> None:
-        """Add the shadow of an upright prism: footprint (n, 2) of x and z, from low to high."""
-        bottom, top = footprint + self._slide * low, footprint + self._slide * high
-        draw = ImageDraw.Draw(self._sun)
-        self._fill(draw, bottom)
-        self._fill(draw, top)
-        for i in range(len(footprint)):
-            self._fill(draw, np.stack([bottom[i - 1], bottom[i], top[i], top[i - 1]]))
+        """Add the shadow of an upright convex prism: footprint (n, 2) of x and z, low to high.
+
+        It is the hull of the shadows of the prism's bottom and top.
+        """
+        if footprint[0, 1] < SHADOWS_END:
+            ends = footprint + self._slide * low, footprint + self._slide * high
+            self._draw_sun.polygon(_hull(self._seen(np.concatenate(ends))), fill=255)
+
+    def cast_flat(self, rings: Floats, heights: Floats) -> None:
+        """Add the shadows of level polygons (k, n, 2) of x and z that hang at heights (k,)."""
+        if rings[0, 0, 1] < SHADOWS_END:
+            ground = rings + self._slide * heights[:, None, None]
+            corners = self._seen(ground.reshape(-1, 2)).reshape(len(rings), -1)
+            for ring in corners.tolist():
+                self._draw_sun.polygon(ring, fill=255)
 
     def touch(self, footprint: Floats) -> None:
         """Add the dim ground right under a thing, which even an overcast sky leaves dark."""
-        self._fill(ImageDraw.Draw(self._contact), footprint)
+        if footprint[0, 1] < SHADOWS_END:
+            self._draw_contact.polygon(self._seen(footprint).ravel().tolist(), fill=255)
 
     def sunlit(self) -> Floats:
         """Return the share of sunlight that things let through, (height, width), 0..1."""
@@ -147,9 +158,10 @@ class Shadows:
         blurred = self._contact.reduce(2).resize(self._contact.size, Image.Resampling.BILINEAR)
         return 1 - np.asarray(blurred, np.float32) / 255
 
-    def _fill(self, draw: ImageDraw.ImageDraw, ground: Floats) -> None:
-        points = np.stack([ground[:, 0], np.zeros(len(ground), np.float32), ground[:, 1]], axis=1)
-        draw.polygon(self._camera.project(points).ravel().tolist(), fill=255)
+    def _seen(self, ground: Floats) -> Floats:
+        """Return the columns and rows of points on the ground (n, 2) of x and z."""
+        x, z = ground.T
+        return self._camera.project(np.stack([x, np.zeros_like(x), z], axis=1))
 
 
 class Patch(NamedTuple):
@@ -157,7 +169,7 @@ class Patch(NamedTuple):
 
     rows: slice
     columns: slice
-    mask: npt.NDArray[np.bool_]
+    mask: NDArray[np.bool_]
 
     def pixels(self) -> tuple[Floats, Floats]:
         """Return the columns and rows of the covered pixels' centres, (n,) each."""
@@ -178,6 +190,7 @@ class Canvas:
         self._grain, self._clouds = noise_tile(rng, side, 0.7), noise_tile(rng, side, 1.7)
         self.rgb = np.zeros((camera.height, camera.width, 3), np.float32)
         self.labels = np.zeros((camera.height, camera.width), np.uint8)
+        self._free = np.ones_like(self.labels, np.bool_)
 
     def grain(self, first: Any, second: Any) -> Any:
         """Return fine noise, about -1..1, at two coordinates in texture pixels."""
@@ -189,15 +202,33 @@ class Canvas:
 
     def patch(self, corners: Floats) -> Patch | None:
         """Return what a polygon of corners (n, 2) in columns and rows covers, None if nothing."""
-        left, top = np.floor(corners.min(axis=0)).astype(int).clip(0)
-        right, bottom = np.ceil(corners.max(axis=0)).astype(int) + 1
-        right, bottom = min(right, self.camera.width), min(bottom, self.camera.height)
+        points = corners.tolist()
+        columns, rows = zip(*points, strict=True)
+        left, top = max(int(min(columns)), 0), max(int(min(rows)), 0)
+        right = min(int(max(columns)) + 2, self.camera.width)
+        bottom = min(int(max(rows)) + 2, self.camera.height)
         if right <= left or bottom <= top:
             return None
-        stencil = Image.new("L", (int(right - left), int(bottom - top)))
-        ImageDraw.Draw(stencil).polygon((corners - (left, top)).ravel().tolist(), fill=1)
+        stencil = Image.new("L", (right - left, bottom - top))
+        x0, y0 = left + 0.5, top + 0.5  # Pillow counts from the middle of the first pixel
+        ImageDraw.Draw(stencil).polygon([(x - x0, y - y0) for x, y in points], fill=1)
         mask = np.asarray(stencil).view(np.bool_)
-        return Patch(slice(int(top), int(bottom)), slice(int(left), int(right)), mask)
+        if not mask.any():
+            return None
+        return Patch(slice(top, bottom), slice(left, right), mask)
+
+    def claim(self, corners: Floats) -> Patch | None:
+        """Return what a polygon covers of what no one has claimed so far, None if nothing.
+
+        Large things that are dear to paint are thus painted from near to far, each pixel once.
+        """
+        patch = self.patch(corners)
+        if patch is None:
+            return None
+        free = self._free[patch.rows, patch.columns]
+        mask = patch.mask & free
+        free[mask] = False
+        return patch._replace(mask=mask) if mask.any() else None
 
     def paint(self, patch: Patch, rgb: Floats, kind: int) -> None:
         """Give a patch its colour, (3,) or (n, 3), and its label."""
@@ -208,10 +239,7 @@ class Canvas:
         self, points: Floats, albedo: Floats, normal: Floats, kind: int, lit: float = 1.0
     ) -> None:
         """Paint a flat polygon of world points (n, 3)."""
-        patch = self.patch(self.camera.project(points))
-        if patch is not None:
-            rgb = albedo * self.light.on(normal, lit)
-            self.paint(patch, self.light.through_air(rgb, float(points[:, 2].mean())), kind)
+        self.glow(points, albedo * self.light.on(normal, lit), kind)
 
     def limb(self, points: Floats, albedo: Floats, kind: int, lit: float = 1.0) -> None:
         """Paint a polygon of world points at one depth, shaded as an upright cylinder is."""
@@ -234,20 +262,22 @@ class Canvas:
 
     def reduced_rgb(self) -> Floats:
         """Return the colours at the picture's size, each the mean of its samples."""
-        height, width = self.labels.shape
-        step = SUPERSAMPLING
-        blocks = self.rgb.reshape(height // step, step, width // step, step, 3)
-        return blocks.mean(axis=(1, 3), dtype=np.float32)
+        mean: Floats = sum(self._samples(self.rgb)) / np.float32(SUPERSAMPLING**2)
+        return mean
 
     def reduced_labels(self) -> Labels:
         """Return the labels at the picture's size: of four samples the commonest.
 
         A tie goes to the higher label, that is to the foreground.
         """
-        samples = np.stack([self.labels[i::2, j::2] for i in (0, 1) for j in (0, 1)])
-        samples.sort(axis=0)
-        a, b, c, d = samples
-        return np.where(c == d, d, np.where((a == b) | (b == c), b, d))
+        a, b, c, d = np.sort(self._samples(self.labels), axis=0)
+        labels: Labels = np.where(c == d, d, np.where((a == b) | (b == c), b, d))
+        return labels
+
+    @staticmethod
+    def _samples(fine: Any) -> list[Any]:
+        """Return the four arrays of the picture's size that make up one of the canvas's."""
+        return [fine[i::2, j::2] for i in (0, 1) for j in (0, 1)]
 
 
 def noise_tile(rng: np.random.Generator, side: int, roughness: float) -> Floats:
@@ -255,13 +285,31 @@ def noise_tile(rng: np.random.Generator, side: int, roughness: float) -> Floats:
     white = np.fft.rfft2(rng.standard_normal((side, side), np.float32))
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :])
     frequency[0, 0] = np.inf
-    tile = np.fft.irfft2(white / frequency**roughness, (side, side))
-    return (tile * (0.5 / tile.std())).astype(np.float32)
+    tile: Floats = np.fft.irfft2(white / frequency**roughness, (side, side)).astype(np.float32)
+    return tile * np.float32(0.5 / tile.std())
 
 
 def _repeating(tile: Floats, first: Any, second: Any) -> Any:
     wrap = len(tile) - 1  # the side is a power of two
     return tile[first.astype(np.int32) & wrap, second.astype(np.int32) & wrap]
+
+
+def _hull(points: Floats) -> list[tuple[float, float]]:
+    """Return the convex hull of points (n, 2), by Andrew's monotone chain."""
+
+    def chain(ordered: list[tuple[float, float]]) -> list[tuple[float, float]]:
+        hull: list[tuple[float, float]] = []
+        for x, y in ordered:
+            while len(hull) > 1:
+                (ax, ay), (bx, by) = hull[-2:]
+                if (bx - ax) * (y - ay) > (by - ay) * (x - ax):
+                    break
+                hull.pop()
+            hull.append((x, y))
+        return hull[:-1]
+
+    ordered = sorted(map(tuple, points.tolist()))
+    return chain(ordered) + chain(ordered[::-1])
 
 
 def box(x: float, y: float, z: float, width: float, height: float) -> Floats:
@@ -276,5 +324,5 @@ def box(x: float, y: float, z: float, width: float, height: float) -> Floats:
 def disc(x: float, y: float, z: float, radius: float, corners: int = 14) -> Floats:
     """Return an upright regular polygon's corners (n, 3) around (x, y) at depth z."""
     angles = (np.arange(corners) + 0.5) * (2 * np.pi / corners)
-    points = [(x + radius * np.sin(a), y + radius * np.cos(a), z) for a in angles]
-    return np.array(points, np.float32)
+    across, up = x + radius * np.sin(angles), y + radius * np.cos(angles)
+    return np.stack([across, up, np.full(corners, z)], axis=1).astype(np.float32)

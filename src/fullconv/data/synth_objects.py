@@ -18,7 +18,7 @@ from fullconv.data.synth_canvas import (
     mix,
     vector,
 )
-from fullconv.data.synth_scenery import FOLIAGE, TOWARDS_CAMERA, WALLS, pick
+from fullconv.data.synth_scenery import TOWARDS_CAMERA, pick
 
 PAINTS = (
     (178, 34, 38), (32, 60, 118), (228, 228, 226), (196, 198, 202), (96, 100, 106), (30, 32, 36),
@@ -95,9 +95,10 @@ class Tree:
         """Add the shadows of the trunk and of every puff."""
         shadows.cast(_square(self.x, self.z, self.girth), 0, self.trunk)
         shadows.touch(_square(self.x, self.z, self.girth * 3))
-        for aside, up, radius in self.puffs:
-            ring = disc(self.x + aside, self.z, 0, radius * 1.1, 9)[:, :2]
-            shadows.cast(ring, up, up + 0.1)
+        ring = disc(0, 0, 0, 1.1, 9)[:, :2]
+        middles = np.stack([self.puffs[:, 0] + self.x, np.full(len(self.puffs), self.z)], axis=1)
+        rings = ring * self.puffs[:, 2, None, None] + middles[:, None].astype(np.float32)
+        shadows.cast_flat(rings, self.puffs[:, 1])
 
     def paint(self, canvas: Canvas, lit: float) -> None:
         """Paint the trunk, then the crown."""
@@ -217,7 +218,8 @@ class Car:
 
     def paint(self, canvas: Canvas, lit: float) -> None:
         """Paint wheels, hull, windows, then lights and plate."""
-        self._paint_wheels(canvas, lit)
+        if self.z < CLOSE:
+            self._paint_far_wheels(canvas, lit)
         self._paint_hull(canvas, lit)
         if abs(self.x) > self.size[1] / 2:
             self._paint_side(canvas, lit)
@@ -259,26 +261,27 @@ class Car:
         side = self._near_side
         normal = vector(side, 0, 0)
         canvas.face(self._solid(self.profile, side), self.body, normal, Kind.CAR, lit)
+        for place in (0.19, 0.80) if self.z < 2 * CLOSE else ():
+            hub = vector(self.x + side * self.size[1] / 2, 0.31, self.z + self.size[0] * place)
+            for radius, shade in ((0.33, colour(34, 34, 36)), (0.19, colour(150, 152, 156))):
+                tyre = hub + disc(0, 0, 0, radius, 12)[:, [2, 1, 0]]
+                canvas.face(tyre, shade, normal, Kind.CAR, lit)
         roof = self.profile[self.profile[:, 1] > 0.9]
         rear, front = float(roof[:, 0].min()), float(roof[:, 0].max())
-        back, fore = rear - 0.06, front + 0.13
+        pillar = (rear + front) / 2 + 0.03
         glass = colour(30, 38, 46) + canvas.light.horizon * np.float32(0.07)
-        for start, end in (((back, rear + 0.01), 0.0), ((0.0, 0.0), 1.0)):
-            middle = (rear + front) / 2 + 0.03
-            low = (start[0], middle - 0.012) if not end else (middle + 0.012, fore)
-            high = (start[1], middle - 0.012) if not end else (middle + 0.012, front)
-            pane = vector((low[0], 0.68), (high[0], 0.93), (high[1], 0.93), (low[1], 0.68))
-            canvas.face(self._solid(pane, side), glass, normal, Kind.CAR, lit)
+        rear_pane = (rear - 0.06, 0.68), (rear + 0.01, 0.93), (pillar, 0.93), (pillar, 0.68)
+        pillar += 0.025
+        front_pane = (pillar, 0.68), (pillar, 0.93), (front, 0.93), (front + 0.13, 0.68)
+        for pane in (rear_pane, front_pane):
+            canvas.face(self._solid(vector(*pane), side), glass, normal, Kind.CAR, lit)
 
-    def _paint_wheels(self, canvas: Canvas, lit: float) -> None:
-        length, width, _ = self.size
-        tyre, rim = colour(36, 36, 38), colour(150, 152, 156)
+    def _paint_far_wheels(self, canvas: Canvas, lit: float) -> None:
+        """Paint the wheels of the other side, of which little shows below the body."""
         for place in (0.19, 0.80):
-            z = self.z + length * place
-            for side in (-self._near_side, self._near_side):
-                x = self.x + side * (width / 2 - 0.1)
-                canvas.face(box(x, 0, z, 0.2, 0.45), tyre, TOWARDS_CAMERA, Kind.CAR, lit)
-        return
+            x = self.x - self._near_side * (self.size[1] / 2 - 0.1)
+            wheel = box(x, 0, self.z + self.size[0] * place, 0.2, 0.5)
+            canvas.face(wheel, colour(36, 36, 38), TOWARDS_CAMERA, Kind.CAR, lit)
 
     def _paint_end(self, canvas: Canvas, lit: float) -> None:
         """Paint bumper, lights and number plate on the end that faces the camera."""
@@ -286,13 +289,15 @@ class Car:
         z, light = self.z, canvas.light
         canvas.face(box(self.x, 0.18 * height, z, width, 0.12 * height),
                     self.body * np.float32(0.35), TOWARDS_CAMERA, Kind.CAR, lit)  # fmt: skip
-        if z > CLOSE * 1.6:
+        if z > 2 * CLOSE:
             return
         lamp = colour(250, 246, 226) if self.oncoming else colour(196, 26, 24)
         shine = lamp * np.float32(0.45 + light.lamps)
         for side in (-1, 1):
             x = self.x + side * width * 0.40
             canvas.glow(box(x, 0.43 * height, z, 0.16 * width, 0.10 * height), shine, Kind.CAR)
+        if z > CLOSE:
+            return
         if self.oncoming:
             grille = box(self.x, 0.30 * height, z, 0.5 * width, 0.12 * height)
             canvas.face(grille, colour(30, 30, 32), TOWARDS_CAMERA, Kind.CAR, lit)
@@ -336,31 +341,38 @@ class Person:
 
     def paint(self, canvas: Canvas, lit: float) -> None:
         """Paint legs, arms, body and head."""
-        coat, trousers, skin, hair = self.looks
-        step = self.stride
-        for side, foot in ((-1, -step), (1, step)):
-            hip, shade = 0.042 * side, np.float32(0.8 + 0.2 * (foot > 0))
-            leg = [(hip - 0.045, 0.5), (hip + 0.045, 0.5), (hip + foot + 0.03, 0.02),
-                   (hip + foot - 0.03, 0.02)]  # fmt: skip
-            canvas.limb(self._points(leg), trousers * shade, Kind.PERSON, lit)
-            shoe = [(hip + foot - 0.035, 0.03), (hip + foot + 0.05, 0.03),
-                    (hip + foot + 0.05, 0), (hip + foot - 0.035, 0)]  # fmt: skip
-            canvas.limb(self._points(shoe), colour(44, 40, 38), Kind.PERSON, lit)
-            arm = [(0.085 * side, 0.81), (0.135 * side, 0.78), (0.145 * side - foot * 0.5, 0.46),
-                   (0.105 * side - foot * 0.5, 0.45)]  # fmt: skip
-            canvas.limb(self._points(arm), coat * np.float32(0.85), Kind.PERSON, lit)
+        coat, _, skin, hair = self.looks
+        for side in (-1, 1):
+            self._paint_limbs(canvas, side, lit)
         hem = 0.09 + 0.4 * max(0.46 - self.coat, 0)
-        torso = [(-0.06, 0.845), (0.06, 0.845), (0.11, 0.80), (0.085, 0.6), (hem, self.coat),
+        torso = [(-0.035, 0.87), (0.035, 0.87), (0.11, 0.80), (0.085, 0.6), (hem, self.coat),
                  (-hem, self.coat), (-0.085, 0.6), (-0.11, 0.80)]  # fmt: skip
         canvas.limb(self._points(torso), coat, Kind.PERSON, lit)
         self._paint_head(canvas, skin, hair, lit)
 
+    def _paint_limbs(self, canvas: Canvas, side: int, lit: float) -> None:
+        """Paint the leg, the shoe and the arm of one side."""
+        coat, trousers, _, _ = self.looks
+        hip, foot = 0.042 * side, self.stride * side
+        leg = [(hip - 0.045, 0.5), (hip + 0.045, 0.5), (hip + foot + 0.03, 0.0),
+               (hip + foot - 0.03, 0.0)]  # fmt: skip
+        canvas.limb(self._points(leg), trousers * np.float32(0.9 + 0.1 * side), Kind.PERSON, lit)
+        if self.z > CLOSE:
+            return
+        shoe = [(hip + foot - 0.035, 0.03), (hip + foot + 0.05, 0.03), (hip + foot + 0.05, 0),
+                (hip + foot - 0.035, 0)]  # fmt: skip
+        canvas.limb(self._points(shoe), colour(44, 40, 38), Kind.PERSON, lit)
+        hand = 0.105 * side - foot * 0.5
+        arm = [(0.085 * side, 0.81), (0.135 * side, 0.78), (hand + 0.04 * side, 0.46),
+               (hand, 0.45)]  # fmt: skip
+        canvas.limb(self._points(arm), coat * np.float32(0.85), Kind.PERSON, lit)
+
     def _paint_head(self, canvas: Canvas, skin: Floats, hair: Floats, lit: float) -> None:
-        neck = [(-0.022, 0.83), (0.022, 0.83), (0.022, 0.89), (-0.022, 0.89)]
-        canvas.limb(self._points(neck), skin * np.float32(0.8), Kind.PERSON, lit)
         angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
         head = [(0.046 * np.sin(a), 0.928 + 0.066 * np.cos(a)) for a in angles]
         canvas.limb(self._points(head), skin, Kind.PERSON, lit)
+        if self.z > CLOSE:
+            return
         cap = [(0.052 * np.sin(a), 0.938 + 0.062 * np.cos(a)) for a in np.linspace(-1.8, 1.8, 9)]
         canvas.limb(self._points(cap), hair, Kind.PERSON, lit)
 
@@ -398,9 +410,10 @@ class Pole:
         """Paint the post, its foot, and the lamp if it has one."""
         half, x, z, top = self.width / 2, self.x, self.z, self.height
         foot = min(0.9, top * 0.2)
-        post = [(-half * 1.5, 0), (half * 1.5, 0), (half * 1.5, foot), (half, foot),
-                (half * 0.8, top), (-half * 0.8, top), (-half, foot), (-half * 1.5, foot)]
-        canvas.limb(vector(*[(x + a, b, z) for a, b in post]), self.metal, Kind.POLE, lit)
+        right = vector((1.4, 0), (1.4, foot), (1, foot), (0.8, top)) * vector(half, 1)
+        outline = np.concatenate([right, right[::-1] * vector(-1, 1)])
+        post = np.insert(outline + vector(x, 0), 2, z, axis=1)
+        canvas.limb(post, self.metal, Kind.POLE, lit)
         if not self.arm:
             return
         end = x + self.arm
@@ -423,7 +436,7 @@ SIGNS: tuple[tuple[Layer, ...], ...] = (
     ((BLUE, 4, 1.0), (WHITE, 3, 0.62)),
     ((WHITE, 16, 1.0), (BLUE, 16, 0.92), (WHITE, 0, 0.45)),
     ((WHITE, 4, 1.0), ((232, 186, 40), 4, 0.86)),
-    (((226, 180, 44), 3, 1.0), (BLACK, 0, 0.3)),
+    ((WHITE, 4, 1.0), (BLUE, 4, 0.88), (WHITE, 0, 0.5)),
 )
 
 
@@ -486,17 +499,17 @@ class TrafficLight:
     def paint(self, canvas: Canvas, lit: float) -> None:
         """Paint the head and its three lights."""
         x, z = self.x, self.z
-        canvas.face(box(x, self.up, z, 0.38, 0.98), colour(40, 42, 42), TOWARDS_CAMERA, Kind.SIGN,
+        canvas.face(box(x, self.up, z, 0.44, 1.0), colour(40, 42, 42), TOWARDS_CAMERA, Kind.SIGN,
                     lit)  # fmt: skip
         bulbs = ((255, 60, 44), not self.green), ((90, 70, 24), False), ((70, 240, 150), self.green)
         for i, (bulb, shines) in enumerate(bulbs):
             shade = colour(*bulb) * np.float32(1.6 if shines else 0.07)
-            canvas.glow(disc(x, self.up + 0.79 - 0.3 * i, z, 0.12, 8), shade, Kind.SIGN)
+            canvas.glow(disc(x, self.up + 0.82 - 0.32 * i, z, 0.14, 8), shade, Kind.SIGN)
 
 
 def sign_post(rng: np.random.Generator, x: float, z: float) -> tuple[Thing, ...]:
     """Return a post with one or two plates on it."""
-    up, radius = rng.uniform(2.2, 2.7), rng.uniform(0.34, 0.46)
+    up, radius = rng.uniform(2.1, 2.6), rng.uniform(0.40, 0.54)
     layers = SIGNS[rng.integers(len(SIGNS))]
     post = Pole(x, z, up + radius * 0.6, 0.07, 0, pick(rng, METALS))
     plate = Sign(x, z - 0.05, up, radius, layers)
@@ -514,7 +527,4 @@ def traffic_light(rng: np.random.Generator, x: float, z: float) -> tuple[Thing, 
 def lamp_post(rng: np.random.Generator, x: float, z: float, metal: Floats) -> Pole:
     """Return a street lamp whose arm reaches over the road."""
     arm = -float(np.sign(x)) * rng.uniform(1.0, 1.8)
-    return Pole(x, z, rng.uniform(5.2, 7.5), rng.uniform(0.11, 0.15), arm, metal)
-
-
-__all__ = ["FOLIAGE", "WALLS", "Car", "Person", "Pole", "Sign", "Thing", "TrafficLight", "Tree"]
+    return Pole(x, z, rng.uniform(5.2, 7.5), rng.uniform(0.10, 0.13), arm, metal)

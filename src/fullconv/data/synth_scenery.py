@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fullconv.data.synth_canvas import (
+    NEAREST,
     Canvas,
     Floats,
     Kind,
     Light,
     Patch,
+    Shadows,
     box,
     colour,
     mix,
@@ -42,6 +44,22 @@ FOLIAGE = (
 def pick(rng: np.random.Generator, colours: tuple[tuple[int, int, int], ...]) -> Floats:
     """Return one of the colours, a little lighter or darker than listed."""
     return colour(*colours[rng.integers(len(colours))]) * np.float32(rng.uniform(0.85, 1.12))
+
+
+class WallPoints(NamedTuple):
+    """Points of a wall, (n,) each or one number for all, in metres.
+
+    Args:
+        along: From the wall's nearer corner.
+        up: From the ground.
+        blur: How much of the wall's length one pixel spans.
+        depth: From the camera.
+    """
+
+    along: Any
+    up: Any
+    blur: Any
+    depth: Any
 
 
 @dataclass(frozen=True)
@@ -106,11 +124,11 @@ class Building:
         """-1.0 for the left side of the street, 1.0 for the right."""
         return float(np.sign(self.wall))
 
-    def paint(self, canvas: Canvas, street: Street) -> None:
-        """Paint the end that faces the camera, then the roof, then the front."""
-        self._paint_end(canvas)
+    def paint(self, canvas: Canvas, sunshine: Sunshine) -> None:
+        """Paint the front, the roof and the end that faces the camera, where still free."""
+        self._paint_front(canvas, sunshine)
         self._paint_roof(canvas)
-        self._paint_front(canvas, street)
+        self._paint_end(canvas)
 
     def _paint_end(self, canvas: Canvas) -> None:
         camera, depth, back = canvas.camera, self.start, self.wall + 12 * self.side
@@ -118,30 +136,34 @@ class Building:
             return
         gable = (self.wall + back) / 2, self.height + self.roof
         outline = [(self.wall, 0), (self.wall, self.height), gable, (back, self.height), (back, 0)]
-        patch = canvas.patch(camera.project(vector(*[(x, y, depth) for x, y in outline])))
+        patch = canvas.claim(camera.project(vector(*[(x, y, depth) for x, y in outline])))
         if patch is None:
             return
         columns, rows = patch.pixels()
-        metre = depth / camera.focal
-        along = np.abs((columns - camera.centre) * metre - self.wall)
-        self._paint_wall(canvas, patch, along, camera.eye - (rows - camera.horizon) * metre,
-                         metre, depth, TOWARDS_CAMERA, 1.0)  # fmt: skip
+        metre = np.float32(depth / camera.focal)
+        along = np.abs((columns - np.float32(camera.centre)) * metre - np.float32(self.wall))
+        up = np.float32(camera.eye) - (rows - np.float32(camera.horizon)) * metre
+        points = WallPoints(along, up, metre, np.float32(depth))
+        self._paint_wall(canvas, patch, points, TOWARDS_CAMERA, np.float32(1))
 
-    def _paint_front(self, canvas: Canvas, street: Street) -> None:
+    def _paint_front(self, canvas: Canvas, sunshine: Sunshine) -> None:
         camera, x = canvas.camera, self.wall
         corners = [(x, 0, self.start), (x, self.height, self.start)]
         corners += [(x, self.height, self.end), (x, 0, self.end)]
-        patch = canvas.patch(camera.project(vector(*corners)))
+        patch = canvas.claim(camera.project(vector(*corners)))
         if patch is None:
             return
         columns, rows = patch.pixels()
-        depth = camera.focal * x / (columns - camera.centre)
-        depth = np.clip(depth, max(self.start, 0.5), self.end).astype(np.float32)
-        up = camera.eye - (rows - camera.horizon) * depth / np.float32(camera.focal)
-        blur = depth * depth / np.float32(camera.focal * abs(x))  # metres of wall a column spans
-        lit = street.sunlit(canvas.light, x, up, depth)
-        normal = vector(-self.side, 0, 0)
-        self._paint_wall(canvas, patch, depth - self.start, up, blur, depth, normal, lit)
+        aside = np.maximum((columns - np.float32(camera.centre)) * np.float32(self.side), 0.5)
+        depth = np.float32(camera.focal * abs(x)) / aside
+        depth = np.clip(depth, np.float32(max(self.start, NEAREST)), np.float32(self.end))
+        up = np.float32(camera.eye) - (rows - np.float32(camera.horizon)) * depth / np.float32(
+            camera.focal
+        )
+        blur = depth * depth / np.float32(camera.focal * abs(x))
+        points = WallPoints(depth - np.float32(self.start), up, blur, depth)
+        lit = sunshine.reaches(x, up, depth)
+        self._paint_wall(canvas, patch, points, vector(-self.side, 0, 0), lit)
 
     def _paint_roof(self, canvas: Canvas) -> None:
         if not self.roof:
@@ -151,25 +173,30 @@ class Building:
         near, far = self.start, self.end
         slope = vector(-self.side * self.roof, 6, 0) / np.hypot(self.roof, 6)
         corners = [(eaves, low, near), (ridge, high, near), (ridge, high, far), (eaves, low, far)]
-        canvas.face(vector(*corners), self.skin[4], slope, Kind.BUILDING)
+        points = vector(*corners)
+        patch = canvas.claim(canvas.camera.project(points))
+        if patch is None:
+            return
+        _, rows = patch.pixels()
+        tiles = 1 + 0.06 * canvas.grain(rows * 3, rows * 0)
+        rgb = self.skin[4] * canvas.light.on(slope) * tiles[:, None]
+        canvas.paint(patch, canvas.light.through_air(rgb, float(near + far) / 2), Kind.BUILDING)
 
     def _paint_wall(
-        self, canvas: Canvas, patch: Patch, along: Any, up: Any, blur: Any, depth: Any,
-        normal: Floats, lit: Any,
-    ) -> None:  # fmt: skip
-        albedo, shine = self._surface(along, up, blur)
-        grain = canvas.grain(along * 9 + self.end, up * 9)
-        albedo *= (1 + 0.10 * grain)[:, None]
+        self, canvas: Canvas, patch: Patch, points: WallPoints, normal: Floats, lit: Any
+    ) -> None:
+        along, up, blur, depth = points
         light = canvas.light
-        fall = light.on(normal, np.reshape(lit, (-1, 1)))
+        albedo, glass = self._surface(along, up, blur)
+        grain = 1 + np.float32(0.1) * canvas.grain(along * 9 + self.end, up * 9)
         corner = np.float32(0.72) + np.float32(0.28) * np.clip(up / 3, 0, 1)  # dim near the ground
-        rgb = albedo * fall * corner[:, None]
+        fall = light.on(normal, np.reshape(lit, (-1, 1)))
+        rgb = albedo * fall * (grain * corner)[:, None]
         room = self._room(along, up)
-        lamp = (room > 0.55) * room * np.float32(light.lamps)
-        rgb += (shine * (0.25 + 0.5 * room))[:, None] * light.horizon * np.float32(0.35)
-        rgb += (shine * lamp)[:, None] * colour(255, 196, 110) * np.float32(1.2)
-        distance = np.reshape(depth, (-1, 1))
-        canvas.paint(patch, light.through_air(rgb, distance), Kind.BUILDING)
+        mirrored = glass * (np.float32(0.09) + np.float32(0.17) * room)
+        lamplit = glass * room * (room > 0.55) * np.float32(light.lamps)
+        rgb += mirrored[:, None] * light.horizon + lamplit[:, None] * colour(255, 213, 125)
+        canvas.paint(patch, light.through_air(rgb, np.reshape(depth, (-1, 1))), Kind.BUILDING)
 
     def _room(self, along: Any, up: Any) -> Any:
         column, row = (along / self.bay).astype(np.int32), (up / self.storey).astype(np.int32)
@@ -177,82 +204,57 @@ class Building:
 
     def _surface(self, along: Any, up: Any, blur: Any) -> tuple[Any, Any]:
         """Return the albedo (n, 3), and how far each point is glass (n,)."""
-        wall, trim, glass, shop, _ = self.skin
+        wall, trim, glass, front, _ = self.skin
         across = np.abs(np.mod(along / self.bay, 1) - 0.5)
         level = up / self.storey
-        rise = np.abs(np.mod(level, 1) - 0.52)
+        rise = np.mod(level, 1) - 0.52
         ground = level < 1
-        wide, tall = self.pane
-        half_wide = np.where(ground & self.shop, 0.44, wide / 2)
-        half_tall = np.where(ground & self.shop, 0.34, tall / 2)
-        below_eaves = up < self.height - 0.6
-        frame = (across < half_wide + 0.05) & (rise < half_tall + 0.05) & below_eaves
-        pane = (across < half_wide - 0.012) & (rise < half_tall - 0.012) & below_eaves
-        band = (up > self.height - 0.55) & (up < self.height)
+        shop = ground & self.shop
+        door = ground & ~shop & (self._room(along, up) > 0.7) & (across < 0.2) & (level < 0.72)
+        half_wide = np.where(shop, 0.44, self.pane[0] / 2)
+        half_tall = np.where(shop, 0.34, self.pane[1] / 2)
+        open_wall = (up < self.height - 0.6) & ~door
+        frame = (across < half_wide + 0.05) & (np.abs(rise) < half_tall + 0.05) & open_wall
+        pane = (across < half_wide - 0.012) & (np.abs(rise) < half_tall - 0.012) & open_wall
+        pane &= (across > 0.018) | shop  # a bar down the middle
         sharp = np.clip(1.6 - blur / (0.3 * self.bay), 0, 1)  # far windows melt into the wall
-        coverage = np.float32(wide * tall * 0.8)
-        share = np.where(pane, sharp, 0) + coverage * (1 - sharp)
+        share = np.where(pane, sharp, 0) + np.float32(self.pane[0] * self.pane[1] * 0.8) * (
+            1 - sharp
+        )
         courses = (np.mod(up, 0.32) < 0.07) * np.clip(1.5 - blur / 0.12, 0, 1) * self.bricks
         albedo = np.multiply.outer((1 - 0.22 * courses).astype(np.float32), wall)
+        band = (up > self.height - 0.55) & (up < self.height)
         albedo = np.where((band | frame & (sharp > 0.3))[:, None], trim, albedo)
-        if self.shop:
-            fascia = ground & (level > 0.86)
-            albedo = np.where((fascia | ground & ~pane & (level < 0.2))[:, None], shop, albedo)
-        return mix(albedo, glass, share[:, None].astype(np.float32)), share
+        board = shop & ((level > 0.86) | (level < 0.2) & ~pane)
+        albedo = np.where((board | door)[:, None], front, albedo)
+        lintel = 1 - 0.5 * (rise > half_tall - 0.07)  # its shadow on the glass
+        return mix(albedo, glass * lintel[:, None], share[:, None].astype(np.float32)), share
 
 
 @dataclass(frozen=True)
-class Street:
-    """The plan of a street.
+class Sunshine:
+    """The line of buildings between the street and the sun.
 
     Args:
-        left: x of the left kerb, negative.
-        right: x of the right kerb.
-        walls: x of the left and right building lines.
-        crossings: Start and end depths of zebra crossings.
-        side_streets: Side (-1 or 1), start and end depth of the openings between buildings.
-        lanes: x, half width, metres painted and period of each line along the street.
-        buildings: All of them, both sides.
+        to_sun: Unit vector towards the sun.
+        wall: x of the building line on the sun's side.
+        tops: Height of the buildings there, each half metre.
     """
 
-    left: float
-    right: float
-    walls: tuple[float, float]
-    crossings: tuple[tuple[float, float], ...]
-    side_streets: tuple[tuple[float, float, float], ...]
-    lanes: tuple[tuple[float, float, float, float], ...]
-    buildings: tuple[Building, ...]
+    to_sun: Floats
+    wall: float
+    tops: Floats
 
-    def sunlit(self, light: Light, x: Any, up: Any, depth: Any) -> Any:
+    @staticmethod
+    def places(depth: Any) -> Any:
+        """Return the indices into `tops` of depths."""
+        return np.clip((depth + 100) * 2, 0, 1023).astype(np.int32)
+
+    def reaches(self, x: Any, up: Any, depth: Any) -> Any:
         """Return 1.0 where no building stands between a point and the sun, else 0.0."""
-        sideways, upwards, ahead = (float(value) for value in light.to_sun)
-        side = 1.0 if sideways > 0 else -1.0
-        wall = self.walls[1] if side > 0 else self.walls[0]
-        way = np.maximum((wall - x) / sideways, 0)
-        tops = np.zeros(1024, np.float32)  # height of the building line, each half metre
-        for building in self.buildings:
-            if building.side == side:
-                first, last = (int(max(z + 100, 0) * 2) for z in (building.start, building.end))
-                tops[first:last] = building.height + building.roof * 0.6
-        place = np.clip((depth + way * ahead + 100) * 2, 0, 1023).astype(np.int32)
-        in_sun = np.asarray(up + way * upwards >= tops[place], np.float32)
-        facing_away = np.abs(x - wall) < 0.01
-        return np.where(facing_away, np.float32(0), in_sun)
-
-    def kinds(self, x: Floats, depth: Floats) -> Any:
-        """Return the labels of ground points: x (n, m), depth (n, 1)."""
-        road = (x > self.left) & (x < self.right)
-        marking = np.zeros_like(road)
-        for line, half, painted, period in self.lanes:
-            marking |= (np.abs(x - line) < half) & (np.mod(depth, period) < painted)
-        for start, end in self.crossings:
-            inside = (depth > start - 1) & (depth < end + 1)
-            stripes = (np.mod(x - self.left, 1.0) < 0.5) & (depth > start) & (depth < end)
-            marking = np.where(inside, stripes, marking)
-        for side, start, end in self.side_streets:
-            road |= (x * side > 0) & (depth > start + 2.5) & (depth < end - 2.5)
-        marking &= (x > self.left + 0.25) & (x < self.right - 0.25)
-        return np.where(marking, Kind.MARKING, np.where(road, Kind.ROAD, Kind.PAVEMENT))
+        sideways, upwards, ahead = self.to_sun
+        way = np.maximum((np.float32(self.wall) - x) / sideways, 0)
+        return np.float32(up + way * upwards >= self.tops[self.places(depth + way * ahead)])
 
 
 @dataclass(frozen=True)
@@ -277,6 +279,56 @@ class Surface:
             slab=rng.uniform(0.6, 1.5),
             patchy=rng.uniform(0.04, 0.16),
         )
+
+
+@dataclass(frozen=True)
+class Street:
+    """The plan of a street.
+
+    Args:
+        left: x of the left kerb, negative.
+        right: x of the right kerb.
+        walls: x of the left and right building lines.
+        crossings: Start and end depths of zebra crossings.
+        side_streets: Side (-1 or 1), start and end depth of the openings between buildings.
+        lanes: x, half width, metres painted and period of each line along the street.
+        buildings: All of them, both sides.
+        surface: What the ground is made of.
+    """
+
+    left: float
+    right: float
+    walls: tuple[float, float]
+    crossings: tuple[tuple[float, float], ...]
+    side_streets: tuple[tuple[float, float, float], ...]
+    lanes: tuple[tuple[float, float, float, float], ...]
+    buildings: tuple[Building, ...]
+    surface: Surface
+
+    def sunshine(self, light: Light) -> Sunshine:
+        """Return where the buildings let the sun through."""
+        side = 1 if light.to_sun[0] > 0 else -1
+        tops = np.zeros(1024, np.float32)
+        for building in self.buildings:
+            if building.side == side:
+                first, last = Sunshine.places(vector(building.start, building.end))
+                tops[first:last] = building.height + building.roof * 0.6
+        return Sunshine(light.to_sun, self.walls[side > 0], tops)
+
+    def kinds(self, x: Floats, depth: Floats) -> Any:
+        """Return the labels of ground points: x (n, m), depth (n, 1)."""
+        road = (x > self.left) & (x < self.right)
+        marking = np.zeros_like(road)
+        for line, half, painted, period in self.lanes:
+            marking |= (np.abs(x - line) < half) & (np.mod(depth, period) < painted)
+        for start, end in self.crossings:
+            inside = (depth > start - 1) & (depth < end + 1)
+            stripes = (np.mod(x - self.left, 1.0) < 0.5) & (depth > start) & (depth < end)
+            marking = np.where(inside, stripes, marking)
+        for side, start, end in self.side_streets:
+            road |= (x * side > 0) & (depth > start + 2.5) & (depth < end - 2.5)
+        marking &= (x > self.left + 0.25) & (x < self.right - 0.25)
+        return np.where(marking, Kind.MARKING, np.where(road, Kind.ROAD, Kind.PAVEMENT))
 
 
 def paint_sky(canvas: Canvas, drift: float) -> None:
@@ -323,9 +375,7 @@ def paint_skyline(canvas: Canvas, rng: np.random.Generator) -> None:
             canvas.face(vector(*dome), shade * rng.uniform(0.8, 1.2), UP, Kind.TREE, 0.5)
 
 
-def paint_ground(
-    canvas: Canvas, street: Street, surface: Surface, sunlit: Floats, exposed: Floats
-) -> None:
+def paint_ground(canvas: Canvas, street: Street, sunshine: Sunshine, shadows: Shadows) -> None:
     """Paint everything below the horizon, with the shadows that lie on it."""
     camera, light = canvas.camera, canvas.light
     first = max(int(np.ceil(camera.horizon + 0.5)), 0)
@@ -334,22 +384,22 @@ def paint_ground(
     depth = np.float32(camera.focal * camera.eye) / (rows - np.float32(camera.horizon))
     x = (columns - np.float32(camera.centre)) * depth / np.float32(camera.focal)
     kinds = street.kinds(x, depth)
-    tone = _ground_tone(canvas, street, surface, kinds, x, depth)
+    tone = _ground_tone(canvas, street, kinds, x, depth)
     table = np.zeros((len(Kind), 3), np.float32)
-    table[Kind.ROAD], table[Kind.PAVEMENT] = surface.road, surface.pavement
-    table[Kind.MARKING] = surface.paint
-    lit = street.sunlit(light, x, np.float32(0), depth) * sunlit[first:]
-    sky = light.ambient * (0.25 + 0.75 * exposed[first:])[..., None]
+    table[Kind.ROAD] = street.surface.road
+    table[Kind.PAVEMENT] = street.surface.pavement
+    table[Kind.MARKING] = street.surface.paint
+    lit = sunshine.reaches(x, np.float32(0), depth) * shadows.sunlit()[first:]
+    sky = light.ambient * (0.25 + 0.75 * shadows.exposed()[first:])[..., None]
     fall = sky + light.sun * (light.to_sun[1] * lit)[..., None]
     rgb = table[kinds] * tone[..., None] * fall
     canvas.rgb[first:] = light.through_air(rgb, depth[..., None])
     canvas.labels[first:] = kinds
 
 
-def _ground_tone(
-    canvas: Canvas, street: Street, surface: Surface, kinds: Any, x: Floats, depth: Floats
-) -> Any:
+def _ground_tone(canvas: Canvas, street: Street, kinds: Any, x: Floats, depth: Floats) -> Any:
     """Return what textures do to the ground's brightness: about 1."""
+    surface = street.surface
     pavement = kinds == Kind.PAVEMENT
     blur = depth * depth / np.float32(canvas.camera.focal * canvas.camera.eye)
     fade = np.clip(1.4 - blur / (0.35 * surface.slab), 0, 1)
@@ -357,11 +407,9 @@ def _ground_tone(
     patches = canvas.grain(depth * 1.7, x * 3.1)
     joints = (np.mod(x, surface.slab) < 0.07) | (np.mod(depth, surface.slab) < 0.09)
     wheels = np.cos((x - street.left) * np.float32(2 * np.pi / 1.65))
-    tone = 1 + 0.16 * grain + surface.patchy * patches
-    tone += np.where(pavement, -0.20 * fade * joints, 0.05 * wheels)
-    kerb = np.minimum(np.abs(x - street.left), np.abs(x - street.right)) < 0.16
-    tone += np.where(kerb & pavement, np.float32(0.28), np.float32(0))
-    gutter = (x > street.left) & (x < street.left + 0.3) | (x < street.right) & (
-        x > street.right - 0.3
-    )
-    return np.where(gutter & (kinds == Kind.ROAD), tone * np.float32(0.78), tone)
+    tone = 1 + np.float32(0.16) * grain + np.float32(surface.patchy) * patches
+    tone += np.where(pavement, np.float32(-0.2) * fade * joints, np.float32(0.05) * wheels)
+    to_kerb = np.minimum(np.abs(x - street.left), np.abs(x - street.right))
+    tone += np.float32(0.28) * (pavement & (to_kerb < 0.16))
+    gutter = (kinds == Kind.ROAD) & (to_kerb < 0.3) & (x > street.left) & (x < street.right)
+    return tone * (1 - np.float32(0.22) * gutter)
