@@ -178,7 +178,9 @@ def _on_map(
 ) -> fx.Node | None:
     """Make a layer that worked on vectors work on C x H x W maps; return its new node, if any."""
     kernel = shape[1:]
-    if _is_linear(network, node) and hidden == "same" and kernel != (1, 1):
+    same = hidden == "same" and _is_linear(network, node)
+    odd = all(size % 2 for size in kernel) and node.op == "call_module"
+    if same and not odd:
         _pad_before(network, node, kernel)
     if node.op != "call_module":
         if node.target is F.linear:
@@ -191,7 +193,8 @@ def _on_map(
     path = str(node.target)
     layer = network.get_submodule(path)
     if isinstance(layer, nn.Linear):
-        network.set_submodule(path, dense_to_convolution(layer, kernel))
+        padding = (kernel[0] // 2, kernel[1] // 2) if same and odd else (0, 0)
+        network.set_submodule(path, dense_to_convolution(layer, kernel, padding))
         return None
     if isinstance(layer, nn.LayerNorm):
         return _normalize_channels(network, node)
@@ -216,7 +219,9 @@ def _convolve(network: fx.GraphModule, node: fx.Node, shape: Shape) -> fx.Node:
         return network.graph.call_function(F.conv2d, (source, kernel, argument(node, 2, "bias")))
 
 
-def dense_to_convolution(layer: nn.Linear, kernel: tuple[int, ...] = (1, 1)) -> nn.Conv2d:
+def dense_to_convolution(
+    layer: nn.Linear, kernel: tuple[int, ...] = (1, 1), padding: tuple[int, int] = (0, 0)
+) -> nn.Conv2d:
     """Return the convolution that equals a linear layer on a flattened C x kernel map.
 
     Its weight is the linear layer's, reshaped O x (C·H·W) -> O x C x H x W (Caffe's ``surgery``).
@@ -225,7 +230,11 @@ def dense_to_convolution(layer: nn.Linear, kernel: tuple[int, ...] = (1, 1)) -> 
     channels = layer.in_features // (height * width)
     with torch.device("meta"):  # the values come from the linear layer
         convolution = nn.Conv2d(
-            channels, layer.out_features, (height, width), bias=layer.bias is not None
+            channels,
+            layer.out_features,
+            (height, width),
+            padding=padding,
+            bias=layer.bias is not None,
         )
     weight = layer.weight.detach().reshape(convolution.weight.shape)
     convolution.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)

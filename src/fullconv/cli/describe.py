@@ -1,8 +1,124 @@
-"""``fullconv describe``."""
+"""``fullconv describe``: a net's layers, geometry and cost."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
 
-def command() -> None:
-    """To be written."""
-    raise NotImplementedError
+import typer
+
+from fullconv.cli.options import Debug, Quiet
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fullconv.description import Description
+    from fullconv.fcn import FCN
+
+
+def command(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|NAME", help="A model folder, or the name of a backbone to put a net on."
+        ),
+    ],
+    size: Annotated[
+        str, typer.Option(metavar="HxW", help="Size of the image in pixels.")
+    ] = "500x500",
+    net: Annotated[
+        str, typer.Option("--model", help="With a backbone: fcn32s, fcn16s, fcn8s or fcn4s.")
+    ] = "fcn8s",
+    classes: Annotated[int, typer.Option(help="With a backbone: number of classes.")] = 21,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Print a net's layers, strides, receptive fields, derived crops, parameters and cost."""
+    from fullconv.description import describe
+
+    described = _net(model, net, classes)
+    _show(described, describe(described, _size(size)))
+
+
+def _net(model: str, kind: str, classes: int) -> FCN:
+    from pathlib import Path
+
+    from fullconv.fcn import FCN
+    from fullconv.model_folder import load
+    from fullconv.train.stages import stride_of
+
+    if Path(model).exists() or "/" in model:
+        return load(model)
+    return FCN(model, stride_of(kind), classes)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise typer.BadParameter(f"{text!r} is no HEIGHTxWIDTH in pixels, such as 360x480")
+    return int(height), int(width)
+
+
+def _show(net: FCN, description: Description) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    name = net.arguments["trunk"] or "a module"
+    height, width = description.size
+    console.print(
+        f"FCN-{net.stride}s on {name}, {net.num_classes} classes, at {height}x{width}: "
+        f"{description.parameters / 1e6:.2f} M parameters, "
+        f"{description.multiply_adds / 1e9:.2f} G multiply-adds"
+    )
+    if description.padded != description.size:
+        console.print("padded right and bottom to {}x{}".format(*description.padded))
+    console.print(_layers(description))
+    console.print(_scores(description))
+
+
+def _layers(description: Description) -> Table:
+    from rich.table import Table
+
+    table = Table(title="layers that slide", box=None, title_justify="left", pad_edge=False)
+    for head in ("layer", "kind", "window"):
+        table.add_column(head)
+    heads = ("channels", "cells", "stride", "first centre", "receptive field")
+    for head in (*heads, "parameters", "M multiply-adds"):
+        table.add_column(head, justify="right")
+    for layer in description.layers:
+        table.add_row(
+            layer.name,
+            layer.kind,
+            layer.window,
+            str(layer.channels),
+            "{}x{}".format(*layer.size),
+            str(layer.grid.stride),
+            f"{float(layer.grid.offset):g}",
+            str(layer.grid.receptive_field) + ("" if layer.grid.bounded else ", and all"),
+            f"{layer.parameters:,}",
+            f"{layer.multiply_adds / 1e6:,.1f}",
+        )
+    return table
+
+
+def _scores(description: Description) -> Table:
+    from rich.table import Table
+
+    table = Table(title="scores and upscores", box=None, title_justify="left", pad_edge=False)
+    table.add_column("scored layer")
+    for head in ("channels", "stride", "first centre", "upscore", "kernel", "crop", "edge cells"):
+        table.add_column(head, justify="right")
+    table.add_column("")
+    for row in description.scored:
+        a = row.alignment
+        table.add_row(
+            row.layer,
+            str(row.channels),
+            str(row.grid.stride),
+            f"{float(row.grid.offset):g}",
+            f"x{a.factor} to stride {row.upscore.partition('-')[2]}",
+            str(a.kernel),
+            str(a.crop),
+            f"{a.before}+{a.after}",
+            "learned" if row.learned else "frozen",
+        )
+    return table

@@ -65,9 +65,22 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uin
             header; nothing is decoded then), or floating point.
     """
     with _opened(Path(path), max_pixels) as image:
-        _require_colours(path, image)
-        image.load()
-        return np.array(_upright(_to_rgb(path, image), _orientation(image)))
+        return _rgb_array(path, image)
+
+
+def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """Convert an open PIL image as `read_image` does a file: uint8 array (height, width, 3).
+
+    Raises:
+        FullconvError: a floating-point image.
+    """
+    return _rgb_array(getattr(image, "filename", "") or "the image", image)
+
+
+def _rgb_array(path: str | Path, image: Image.Image) -> NDArray[np.uint8]:
+    _require_colours(path, image)
+    image.load()
+    return np.array(_upright(_to_rgb(path, image), _orientation(image)))
 
 
 def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -161,7 +174,7 @@ def _identify(path: Path, file: IO[bytes]) -> ImageFile:
     )
 
 
-def _require_colours(path: str | Path, image: ImageFile) -> None:
+def _require_colours(path: str | Path, image: Image.Image) -> None:
     if image.mode == "F":
         raise FullconvError(
             f"{path}: holds floating-point values, whose range is unknown; save it as 8 or 16 bits"
@@ -180,14 +193,14 @@ def _require_labels(path: str | Path, image: ImageFile) -> None:
         raise FullconvError(f"{path}: the mask {advice}")
 
 
-def _to_rgb(path: str | Path, image: ImageFile) -> Image.Image:
+def _to_rgb(path: str | Path, image: Image.Image) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
         return Image.fromarray(_eight_bits(path, image)).convert("RGB")
     image.info.pop("transparency", None)  # else PIL warns that it is ignored
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _eight_bits(path: str | Path, image: ImageFile) -> NDArray[np.uint8]:
+def _eight_bits(path: str | Path, image: Image.Image) -> NDArray[np.uint8]:
     """Scale 16-bit grey by 1/257, rounded; mode "I" is PIL's for it in some formats."""
     values = np.asarray(image)
     if image.mode == "I" and not 0 <= values.min() <= values.max() <= 0xFFFF:
