@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import tracemalloc
+import warnings
 import zlib
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from colour_net import ColourNet
 from fullconv.errors import FullconvError
 from fullconv.predict.engines import check_engine, uses_bf16
 from fullconv.predict.inputs import make_folders, plan
-from fullconv.predict.labels import label_image
+from fullconv.predict.labels import highest, label_image
 from fullconv.predict.stream import Summary, label_files
 from fullconv.progress import Progress
 
@@ -344,6 +345,16 @@ def test_label_image_restores_modes_and_leaves_no_graph():
     assert (labels == pixels.argmax(-1)).all()
     assert (net.training, net.score.training, net.dropout.training) == (True, True, False)
     assert (label_image(net, pixels[:, ::-1]) == labels[:, ::-1]).all()
+    pixels.setflags(write=False)  # as arrays of PIL images are; torch would warn
+    with warnings.catch_warnings(action="error"):
+        label_image(net, pixels)
+
+
+def test_of_equal_scores_the_first_wins():
+    scores = torch.tensor([[0.0, 1.0, 2.0], [0.0, 2.0, 2.0], [0.0, 2.0, 1.0]])[:, None]
+    assert highest(scores).tolist() == [[0, 1, 0]]
+    assert highest(torch.zeros(255, 4, 4)).max() == 0
+    assert highest(torch.eye(255)[:, None])[0].tolist() == list(range(255))
 
 
 def test_engines_and_precisions_that_are_not_there_are_refused():

@@ -37,7 +37,8 @@ def image_scores(net: FCN, image: NDArray[np.uint8]) -> torch.Tensor:
     To be called within `inference`.
     """
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)
+    own = torch.from_numpy(image.copy())  # torch minds read-only arrays and negative strides
+    pixels = own.to(device).permute(2, 0, 1)
     coarse = net.coarse(net.preprocessing(pixels[None]))
     height, width = image.shape[:2]
     scores: torch.Tensor = net.upsample(coarse, (height, width))[0]
