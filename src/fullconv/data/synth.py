@@ -128,7 +128,7 @@ def _check(folder: Path, counts: dict[str, int], size: tuple[int, int], seed: in
 
 def _save(path: Path, image: Image.Image) -> None:
     with files.replacing(path) as temporary:
-        image.save(temporary, format="PNG", compress_level=4)
+        image.save(temporary, format="PNG", compress_level=1)
 
 
 def _mask(labels: Labels) -> Image.Image:

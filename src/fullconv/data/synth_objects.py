@@ -113,10 +113,10 @@ class Tree:
     def _paint_crown(self, canvas: Canvas, lit: float) -> None:
         camera, light = canvas.camera, canvas.light
         middle, reach = self.puffs[:, :2], self.puffs[:, 2:] * 1.2
-        corners = vector(*(middle - reach).min(axis=0)), vector(*(middle + reach).max(axis=0))
-        (left, low), (right, high) = corners
-        width, height = float(right - left), float(high - low)
-        frame = box(self.x + float(left + right) / 2, float(low), self.z, width, height)
+        left, low = (middle - reach).min(axis=0).tolist()
+        right, high = (middle + reach).max(axis=0).tolist()
+        height = high - low
+        frame = box(self.x + (left + right) / 2, low, self.z, right - left, height)
         patch = canvas.patch(camera.project(frame))
         if patch is None:
             return
