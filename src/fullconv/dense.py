@@ -83,6 +83,7 @@ def densify(
     _unflatten(network, hidden)
     if pooling == "drop":
         for node in filter(None, pooled):
+            keep(network, node)  # the layer before may need its output for its gradient
             node.replace_all_uses_with(node.all_input_nodes[0])
     network.graph.eliminate_dead_code()
     network.graph.lint()
@@ -266,3 +267,14 @@ def _batch_norm_2d(layer: nn.BatchNorm1d) -> nn.BatchNorm2d:
     for name, value in (*layer.named_parameters(), *layer.named_buffers()):
         setattr(twin, name, value)
     return twin.train(layer.training)
+
+
+def keep(network: fx.GraphModule, node: fx.Node) -> None:
+    """Stop the layers that read `node` from overwriting it (activations "in place")."""
+    for user in node.users:
+        if user.op == "call_module":
+            layer = network.get_submodule(str(user.target))
+            if getattr(layer, "inplace", False):
+                layer.__dict__["inplace"] = False
+        elif user.kwargs.get("inplace"):
+            user.update_kwarg("inplace", False)

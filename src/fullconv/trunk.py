@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torchvision.models as tv
 from torch import Tensor, fx, nn
 
-from fullconv.dense import densify
+from fullconv.dense import densify, keep
 from fullconv.errors import FullconvError, nearest
 from fullconv.geometry import Grid
 from fullconv.grids import NotConvolutionalError, Place, layer_name, places
@@ -162,21 +162,10 @@ def _with_outputs(
     output = next(iter(reversed(network.graph.nodes)))
     output.args = (nodes,)
     for node in nodes:
-        for user in node.users:
-            _keep_input(network, user)
+        keep(network, node)
     network.graph.eliminate_dead_code()
     network.graph.lint()
     network.delete_all_unused_submodules()
     network.recompile()
     note_shapes(network, input_size)
     return network
-
-
-def _keep_input(network: fx.GraphModule, node: fx.Node) -> None:
-    """Stop an activation from overwriting the features that it reads."""
-    if node.op == "call_module":
-        layer = network.get_submodule(str(node.target))
-        if getattr(layer, "inplace", False):
-            layer.__dict__["inplace"] = False
-    elif node.kwargs.get("inplace"):
-        node.update_kwarg("inplace", False)
