@@ -53,7 +53,7 @@ def command(
     ] = None,
     max_pixels: MaxPixels = None,
     quiet: Quiet = False,
-    debug: Debug = False,  # noqa: ARG001 (read by main)
+    debug: Debug = False,
 ) -> None:
     """Train a net on a dataset folder: the best model on val is kept in OUT.
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,6 +24,7 @@ from fullconv.data.transforms import training_transform
 from fullconv.errors import WorkFailedError
 from fullconv.evaluation import evaluate
 from fullconv.files import write_json, write_text
+from fullconv.predict.labels import image_scores, inference
 from fullconv.progress import Progress, progress
 from fullconv.train import checkpoint
 from fullconv.train.plan import Plan
@@ -44,6 +46,7 @@ COLUMNS = (
     "val_mean_iu",
     "seconds",
 )
+LOSS_IMAGES = 16  # enough for a curve
 SECONDS_BETWEEN_SAVES = 20.0  # at most every so often at the ends of short epochs
 
 
@@ -177,6 +180,7 @@ def validate(task: Task, state: TrainingState, row: Row) -> None:
     """Measure the net on val, note the result in `row`, and keep the net if it is the best."""
     net = state.evaluated
     result = evaluate(net, task.val, device=task.device)
+    row["val_loss"] = _finite(validation_loss(net, task.val))
     row["val_pixel_accuracy"] = _finite(result.metrics.pixel_accuracy)
     row["val_mean_iu"] = _finite(result.metrics.mean_iu)
     score = row["val_mean_iu"] or 0.0
@@ -186,6 +190,20 @@ def validate(task: Task, state: TrainingState, row: Row) -> None:
             net.save_pretrained(task.folder, metrics)
             write_json(task.folder / "metrics.json", metrics)
         state.best, state.per_image = score, list(result.per_image)
+
+
+def validation_loss(net: FCN, val: CachedSplit) -> float:
+    """Return the mean loss over the valid pixels of at most 16 images, evenly chosen."""
+    device = next(net.parameters()).device
+    total, pixels = 0.0, 0
+    with inference(net):
+        for index in np.linspace(0, len(val) - 1, min(len(val), LOSS_IMAGES)).round():
+            sample = val[int(index)]
+            labels = torch.from_numpy(sample.labels)[None].to(device)
+            scores = image_scores(net, sample.image)[None]
+            total += float(pixel_loss(scores, labels, net.ignore_index))
+            pixels += int((labels != net.ignore_index).sum())
+    return total / max(pixels, 1)
 
 
 def save(task: Task, state: TrainingState) -> None:
@@ -234,7 +252,7 @@ def _close_epoch(task: Task, state: TrainingState, bar: Progress, board: Summary
     for column in COLUMNS[2:-1]:
         if row[column] is not None:
             board.add_scalar(column, row[column], state.step)
-    if row["val_mean_iu"] is not None:
+    if row["val_mean_iu"] is not None and not task.quiet:
         best = ", the best so far" if state.best != before else ""
         bar.say(
             f"{task.name}: epoch {epoch:g} of {state.plan.epochs:.3g}: loss "
@@ -245,11 +263,12 @@ def _close_epoch(task: Task, state: TrainingState, bar: Progress, board: Summary
 
 def kept_in_time(state: TrainingState) -> Plan:
     """Return the plan, shortened if at the pace so far it would exceed its time."""
-    plan = state.plan
-    if plan.seconds is None or state.step >= plan.steps:
+    plan, rows = state.plan, state.rows
+    if plan.seconds is None or len(rows) < 2 or state.step >= plan.steps:
         return plan
-    left = max(plan.seconds - state.seconds, 0.0)
-    steps = state.step + int(left / (state.seconds / state.step))
+    # Not from the very start, which was slower.
+    pace = (rows[-1]["seconds"] - rows[0]["seconds"]) / (rows[-1]["step"] - rows[0]["step"])
+    steps = state.step + int(max(plan.seconds - state.seconds, 0.0) / pace)
     return plan.shortened(state.step, steps) if steps < 0.97 * plan.steps else plan
 
 

@@ -25,6 +25,7 @@ from fullconv.train.stages import stride_of
 from fullconv.train.state import TrainingState
 
 NAME = "recipe.yaml"
+SECONDS_FOR_THE_REST = 15.0  # of a limited time: the program's start, the report
 MAY_CHANGE = ("data", "device", "max_pixels")  # of a run that is continued: where, not what
 
 
@@ -154,7 +155,7 @@ class Record:
         if recipe.minutes is None:
             return None, weights[stage] / sum(weights)
         spent = sum(self.nets[before]["seconds"] for before in self.names[:stage])
-        left = max(recipe.minutes * 60 - spent, 0.0)
+        left = max(recipe.minutes * 60 - SECONDS_FOR_THE_REST - spent, 1.0)
         return left * weights[stage] / sum(weights[stage:]), weights[stage] / sum(weights)
 
     def begin(self, names: Sequence[str]) -> None:

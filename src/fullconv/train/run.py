@@ -31,8 +31,6 @@ from fullconv.train.stages import DEFAULT_BACKBONE, grown_net, is_model, new_net
 from fullconv.train.state import TrainingState
 from fullconv.train.summary import summarise
 
-SECONDS_FOR_THE_REST = 15.0  # of a limited time: the program's start, the report
-
 
 @dataclass(frozen=True)
 class _Data:
@@ -66,13 +64,18 @@ def run(out: Path, asked: Mapping[str, Any], *, resume: bool, quiet: bool = Fals
     settings = record.settings
     device = pick_device(settings.device)
     data = _read_data(settings, quiet)
+    target = None
     if not record.nets:
         target = _target_net(settings, data.info)  # found wrong, if so, before anything is written
         strides = [tap.stride for tap in target.taps] if settings.staged else [settings.stride]
         record.begin([f"fcn{stride}s" for stride in strides])
     for name in record.unfinished():
-        _train_net(record, name, data, device=device, begun=begun, quiet=quiet)
-        begun = time.monotonic()
+        task = _task(record, name, data, device, quiet)
+        state = _state(record, task, data, target, begun)
+        record.note(name, state)
+        train(task, state)
+        record.note(name, state)
+        target, begun = None, time.monotonic()
     write_report(out / "report.html", summarise(record, data.info, data.val))
     return record.folder(record.names[-1])
 
@@ -112,45 +115,48 @@ def _same_backbone(settings: Settings, source: FCN) -> None:
         )
 
 
-def _train_net(
-    record: Record, name: str, data: _Data, *, device: torch.device, begun: float, quiet: bool
-) -> None:
-    """Train one net of a run to its end, from its saved state if there is one."""
-    recipe = record.settings.recipe
-    weights = None
+def _task(record: Record, name: str, data: _Data, device: torch.device, quiet: bool) -> Task:
+    """Say what the net `name` is trained for, on and into."""
+    recipe, weights = record.settings.recipe, None
     if recipe.class_weights == "balanced":
         weights = median_frequency_weights(data.train, len(data.info.classes)).to(device)
-    task = Task(
-        name, data.train, data.val, recipe, record.folder(name), device, weights, quiet=quiet
-    )
+    folder = record.folder(name)
+    return Task(name, data.train, data.val, recipe, folder, device, weights, quiet=quiet)
+
+
+def _state(
+    record: Record, task: Task, data: _Data, target: FCN | None, begun: float
+) -> TrainingState:
+    """Return the saved state of a net's training or, saved at once, that of its beginning."""
     if task.last.exists():
         saved = checkpoint.load(task.last)
-        net = _placed(saved_net(saved, data.info, recipe), device)
-        state = TrainingState.start(net, recipe, Plan.from_dict(saved["plan"]))
-        state.restore(saved, device)
+        net = _placed(saved_net(saved, data.info, task.recipe), task.device)
+        state = TrainingState.start(net, task.recipe, Plan.from_dict(saved["plan"]))
+        state.restore(saved, task.device)
     else:
-        net = _placed(_untrained_net(record, name, data.info), device)
+        net = _placed(_untrained_net(record, task.name, data.info, target), task.device)
         state = _planned(record, task, net, data, begun)
         save(task, state)
-    record.note(name, state)
-    train(task, state)
-    record.note(name, state)
+    return state
 
 
 def _placed(net: FCN, device: torch.device) -> FCN:
     return net.to(device).to(memory_format=torch.channels_last)
 
 
-def _untrained_net(record: Record, name: str, info: DatasetInfo) -> FCN:
-    """Build a net of the run as it is before its own training; the same whenever it is called."""
+def _untrained_net(record: Record, name: str, info: DatasetInfo, target: FCN | None) -> FCN:
+    """Build a net of the run as it is before its own training; the same whenever it is called.
+
+    `target` is what `_target_net` gives, where it was called already.
+    """
     settings, stage = record.settings, record.names.index(name)
     if stage:
         source = load(record.folder(record.names[stage - 1]))
     else:
-        source = _target_net(settings, info)
-        if len(record.names) == 1:
-            return source
+        source = target or _target_net(settings, info)
     torch.manual_seed(mixed_seed(settings.recipe.seed, stage))
+    if source.stride == record.stride(name):
+        return source
     return grown_net(source, record.stride(name), info, settings.recipe)
 
 
@@ -163,7 +169,7 @@ def _planned(record: Record, task: Task, net: FCN, data: _Data, begun: float) ->
         len(data.val),
         workers=default_workers(task.device),
         share=share,
-        seconds=None if seconds is None else max(seconds - SECONDS_FOR_THE_REST, 1.0),
+        seconds=seconds,
     )
     plan, pace = calibrate(task, net, plan, spent=time.monotonic() - begun)
     if not task.quiet:

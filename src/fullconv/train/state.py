@@ -19,7 +19,7 @@ from fullconv.upsample import Upscore
 if TYPE_CHECKING:
     from fullconv.fcn import FCN
 
-Row = dict[str, float | None]
+Row = dict[str, Any]  # of log.csv: numbers, None where not measured
 
 
 @dataclass

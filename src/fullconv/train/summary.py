@@ -36,7 +36,7 @@ def summarise(record: Record, info: DatasetInfo, val: CachedSplit) -> Report:
         ignore_index=info.ignore_index,
         stages=tuple(_stage(record, name, net) for name, net in nets.items()),
         scenes=_scenes(per_image, val, tuple(nets.values())),
-        facts=_facts(record),
+        facts=_facts(record, net),
     )
 
 
@@ -82,7 +82,7 @@ def _scenes(
     return tuple(scenes)
 
 
-def _facts(record: Record) -> tuple[tuple[str, str], ...]:
+def _facts(record: Record, net: FCN) -> tuple[tuple[str, str], ...]:
     """Return the settings and circumstances that a reader wants to know first."""
     settings, recipe = record.settings, record.settings.recipe
     plans = {name: net["plan"] for name, net in record.nets.items()}
@@ -90,7 +90,7 @@ def _facts(record: Record) -> tuple[tuple[str, str], ...]:
     plan = plans[record.names[-1]]
     return (
         ("data", str(settings.data)),
-        ("backbone", str(load(record.folder(record.names[-1])).arguments["trunk"])),
+        ("backbone", str(net.arguments["trunk"])),
         ("weights", settings.weights),
         ("epochs", " + ".join(epochs)),
         ("batch", f"{recipe.batch_size} x {recipe.accumulate} crops, {plan['crop']} pixels"),
