@@ -17,13 +17,16 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from fullconv.grids import (
+    SOFTMAXES,
     NotConvolutionalError,
     argument,
+    asks_whole_map,
     axes_of,
+    call_name,
     is_pointwise_call,
     layer_name,
+    pair,
     places,
-    windows_of,
 )
 from fullconv.tracing import cut_points, note_shapes, trace
 
@@ -53,7 +56,11 @@ def convolutionalize(classifier: nn.Module, input_size: int = 224) -> fx.GraphMo
     """
     dense = trace(copy.deepcopy(classifier), input_size)
     densify(dense, input_size, pooling="window", hidden="valid")
-    output = next(iter(reversed(dense.graph.nodes))).all_input_nodes[0]
+    output = next(iter(reversed(dense.graph.nodes))).args[0]
+    if not isinstance(output, fx.Node):
+        raise NotConvolutionalError(
+            f"{type(classifier).__name__} must return one tensor of class scores, and nothing else"
+        )
     place = places(dense).get(output)
     if place is None or place.is_global or place.layout != "NCHW":
         raise NotConvolutionalError(
@@ -89,7 +96,11 @@ def densify(
     network.graph.lint()
     network.delete_all_unused_submodules()
     network.recompile()
-    note_shapes(network, input_size)
+    try:
+        note_shapes(network, input_size)
+    except Exception as error:  # a layer may raise anything
+        reason = str(error).strip().split("\n")[0]
+        raise NotConvolutionalError(f"its layers can't work on maps: {reason}") from error
 
 
 def _localize_pooling(network: fx.GraphModule, node: fx.Node) -> fx.Node | None:
@@ -126,26 +137,39 @@ def _localize_pooling(network: fx.GraphModule, node: fx.Node) -> fx.Node | None:
 
 def _pooled_by(network: fx.GraphModule, node: fx.Node) -> Callable[..., Any] | None:
     """Return the function that pools, if `node` pools its whole input to a fixed size."""
-    if node.op == "call_module":
-        layer = network.get_submodule(str(node.target))
-        if isinstance(layer, nn.AdaptiveAvgPool2d):
-            return F.avg_pool2d
-        if isinstance(layer, nn.AdaptiveMaxPool2d):
-            return F.max_pool2d
-        shape = node.all_input_nodes[0].meta["shape"]
-        windows = windows_of(layer) if isinstance(layer, nn.AvgPool2d) else None
-        covers = windows and tuple(window.kernel for window in windows) == shape[-2:]
-        return F.avg_pool2d if covers else None
-    if node.target is F.adaptive_avg_pool2d:
+    layer = network.get_submodule(str(node.target)) if node.op == "call_module" else None
+    if isinstance(layer, nn.AdaptiveAvgPool2d) or node.target is F.adaptive_avg_pool2d:
         return F.avg_pool2d
-    if node.target is F.adaptive_max_pool2d:
+    if isinstance(layer, nn.AdaptiveMaxPool2d) or node.target is F.adaptive_max_pool2d:
         return F.max_pool2d
-    is_mean = node.target in ("mean", torch.mean)
-    return F.avg_pool2d if is_mean and sorted(axes_of(node)) == [2, 3] else None
+    if isinstance(layer, nn.AvgPool2d) or node.target is F.avg_pool2d:
+        return F.avg_pool2d if _averages_whole_map(layer, node) else None
+    if node.target is F.max_pool2d:
+        return F.max_pool2d if asks_whole_map(node) else None
+    for names, reduce in (
+        (("mean", torch.mean), F.avg_pool2d),
+        (("amax", torch.amax), F.max_pool2d),
+    ):
+        if node.target in names and sorted(axes_of(node)) == [2, 3]:
+            return reduce
+    return None
+
+
+def _averages_whole_map(layer: nn.Module | None, node: fx.Node) -> bool:
+    """Whether average pooling with a window covers the whole map at the native size.
+
+    A max pooling that does is the last of a row of them (VGG's on small images), not a head.
+    """
+    if layer is None and asks_whole_map(node):
+        return True
+    kernel = layer.kernel_size if layer else argument(node, 1, "kernel_size")
+    shape = node.all_input_nodes[0].meta["shape"]
+    return bool(pair(kernel) == shape[-2:])
 
 
 def _unflatten(network: fx.GraphModule, hidden: Literal["valid", "same"]) -> None:
     """Let what follows the flattening of the last map work on the map itself."""
+    cuts = set(cut_points(network.graph))  # elsewhere, squeeze-and-excitation may flatten
     flattened: dict[fx.Node, Shape] = {}  # values without image axes -> the map they stand for
     for node in list(network.graph.nodes):
         if node.op == "output":
@@ -154,7 +178,7 @@ def _unflatten(network: fx.GraphModule, hidden: Literal["valid", "same"]) -> Non
         if source is None or "shape" not in node.meta or "shape" not in source.meta:
             continue
         before, after = source.meta["shape"], node.meta["shape"]
-        if len(after) == 2 and math.prod(before) == math.prod(after) and _reshapes(network, node):
+        if node in cuts and _flattens(network, node, before, after):
             replacement: fx.Node | None = source
             flattened[source] = flattened.get(source, before[1:])
         elif source in flattened:
@@ -164,11 +188,15 @@ def _unflatten(network: fx.GraphModule, hidden: Literal["valid", "same"]) -> Non
         else:
             continue
         if replacement is not None:
+            replacement.meta.setdefault("shape", after)
             node.replace_all_uses_with(replacement)
             network.graph.erase_node(node)
 
 
-def _reshapes(network: fx.GraphModule, node: fx.Node) -> bool:
+def _flattens(network: fx.GraphModule, node: fx.Node, before: Shape, after: Shape) -> bool:
+    """Whether a layer makes vectors of maps, or drops a last axis of length 1 on the way there."""
+    if math.prod(before) != math.prod(after) or (len(after) != 2 and after != before[:-1]):
+        return False
     if node.op == "call_module":
         return isinstance(network.get_submodule(str(node.target)), nn.Flatten)
     return node.target in (torch.flatten, "flatten", "view", "reshape", "squeeze", torch.squeeze)
@@ -181,7 +209,7 @@ def _on_map(
     kernel = shape[1:]
     same = hidden == "same" and _is_linear(network, node)
     odd = all(size % 2 for size in kernel) and node.op == "call_module"
-    if same and not odd:
+    if same and not odd and kernel != (1, 1):
         _pad_before(network, node, kernel)
     if node.op != "call_module":
         if node.target is F.linear:
@@ -189,7 +217,7 @@ def _on_map(
         if is_pointwise_call(node):
             return None
         raise NotConvolutionalError(
-            f"layer {layer_name(node)}: {node.target} after the flattening can't work on a map"
+            f"layer {layer_name(node)}: {call_name(node)}() can't work on a map instead of a vector"
         )
     path = str(node.target)
     layer = network.get_submodule(path)
@@ -197,12 +225,15 @@ def _on_map(
         padding = (kernel[0] // 2, kernel[1] // 2) if same and odd else (0, 0)
         network.set_submodule(path, dense_to_convolution(layer, kernel, padding))
         return None
+    normalises = isinstance(layer, (nn.LayerNorm, nn.BatchNorm1d, *SOFTMAXES))
+    if normalises and kernel != (1, 1):
+        raise NotConvolutionalError(f"layer {path}: it normalises a flattened map as one vector")
     if isinstance(layer, nn.LayerNorm):
         return _normalize_channels(network, node)
-    if isinstance(layer, nn.BatchNorm1d) and kernel == (1, 1):
+    if isinstance(layer, nn.BatchNorm1d):
         network.set_submodule(path, _batch_norm_2d(layer))
-    elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
-        raise NotConvolutionalError(f"layer {path}: it normalises a flattened map cell by cell")
+    elif isinstance(layer, SOFTMAXES):
+        layer.dim = 1  # the classes, which were the last axis and the second
     return None
 
 
@@ -263,7 +294,13 @@ def _normalize_channels(network: fx.GraphModule, node: fx.Node) -> fx.Node:
 
 def _batch_norm_2d(layer: nn.BatchNorm1d) -> nn.BatchNorm2d:
     with torch.device("meta"):
-        twin = nn.BatchNorm2d(layer.num_features, layer.eps, layer.momentum, layer.affine)
+        twin = nn.BatchNorm2d(
+            layer.num_features,
+            layer.eps,
+            layer.momentum,
+            layer.affine,
+            layer.track_running_stats,
+        )
     for name, value in (*layer.named_parameters(), *layer.named_buffers()):
         setattr(twin, name, value)
     return twin.train(layer.training)

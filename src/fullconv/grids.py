@@ -13,10 +13,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx, nn
+from torch.nn import functional as F
 from torch.nn.modules import activation, batchnorm, dropout, instancenorm
 
 from fullconv.errors import FullconvError
 from fullconv.geometry import Grid, Window, merge
+
+SOFTMAXES = (nn.Softmax, nn.Softmin, nn.LogSoftmax)
 
 
 class NotConvolutionalError(FullconvError):
@@ -87,8 +90,9 @@ def _place(module: fx.GraphModule, node: fx.Node, found: dict[fx.Node, Place]) -
         return inputs[0]
     if node.op == "call_module":
         return _place_of_module(module.get_submodule(str(node.target)), node, inputs[0])
-    name = _name(node)
+    name = call_name(node)
     if is_pointwise_call(node):
+        _refuse_fixed_maps(node, found, inputs)
         return _joined(node, inputs)
     if name in _RULES:
         return _RULES[name](node, inputs)
@@ -113,18 +117,24 @@ def layer_name(node: fx.Node) -> str:
 def _place_of_module(layer: nn.Module, node: fx.Node, place: Place) -> Place:
     windows = windows_of(layer)
     if windows is not None:
-        return _require(node, place, "NCHW").through(*windows)
+        slid = _require(node, place, "NCHW").through(*windows)
+        return slid.unbounded() if getattr(layer, "padding_mode", "") == "circular" else slid
     if is_global_pooling(layer):
         return Place("NCHW", None, None)
     if isinstance(layer, (nn.Linear, nn.LayerNorm)):
         if not place.layout.endswith("C"):
             raise _refusal(node, f"a {type(layer).__name__} runs along an image axis")
         return place
-    if isinstance(layer, (nn.GroupNorm, instancenorm._InstanceNorm)):
+    of_batch = isinstance(layer, batchnorm._BatchNorm) and layer.running_mean is None
+    if of_batch or isinstance(layer, (nn.GroupNorm, instancenorm._InstanceNorm)):
         return place.unbounded()
-    same_shape = node.meta.get("shape") == node.all_input_nodes[0].meta.get("shape")
-    if same_shape and _is_pointwise(layer):
-        return place
+    if isinstance(layer, SOFTMAXES) and place.layout[1 if layer.dim is None else layer.dim] != "C":
+        raise _refusal(node, f"a {type(layer).__name__} runs along an image axis")
+    if node.meta.get("shape") == node.all_input_nodes[0].meta.get("shape"):
+        if _is_pointwise(layer):
+            return place
+        if _is_opaque(layer):
+            return place.unbounded()
     raise _refusal(node, f"{type(layer).__name__} does not slide over the image")
 
 
@@ -140,7 +150,9 @@ def windows_of(layer: nn.Module) -> tuple[Window, Window] | None:
         return _pool_windows(layer.kernel_size, layer.stride, layer.padding, 1, layer.ceil_mode)
     if isinstance(layer, nn.LPPool2d):
         return _pool_windows(layer.kernel_size, layer.stride, 0, 1, layer.ceil_mode)
-    if isinstance(layer, nn.modules.padding._ConstantPadNd | nn.ReflectionPad2d):
+    if isinstance(
+        layer, nn.modules.padding._ConstantPadNd | nn.ReflectionPad2d | nn.ReplicationPad2d
+    ):
         left, right, top, bottom = layer.padding
         return Window(1, before=top, after=bottom), Window(1, before=left, after=right)
     return None
@@ -149,42 +161,39 @@ def windows_of(layer: nn.Module) -> tuple[Window, Window] | None:
 def is_global_pooling(layer: nn.Module) -> bool:
     """Whether a module pools any map to one cell."""
     kinds = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-    return isinstance(layer, kinds) and _pair(layer.output_size) == (1, 1)
+    return isinstance(layer, kinds) and pair(layer.output_size) == (1, 1)
 
 
 def _conv_windows(kernel: Any, stride: Any, padding: Any, dilation: Any) -> tuple[Window, Window]:
     windows = []
-    for axis, size in enumerate(_pair(kernel)):
-        spread = _pair(dilation)[axis]
+    for axis, size in enumerate(pair(kernel)):
+        spread = pair(dilation)[axis]
         total = spread * (size - 1)
         if padding == "same":
             before, after = total // 2, total - total // 2
         else:
-            before = after = 0 if padding == "valid" else _pair(padding)[axis]
-        windows.append(Window(size, _pair(stride)[axis], before, after, spread))
+            before = after = 0 if padding == "valid" else pair(padding)[axis]
+        windows.append(Window(size, pair(stride)[axis], before, after, spread))
     return windows[0], windows[1]
 
 
 def _pool_windows(
     kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool
 ) -> tuple[Window, Window]:
-    flat = zip(_pair(kernel), _pair(stride or kernel), _pair(padding), _pair(dilation), strict=True)
+    flat = zip(pair(kernel), pair(stride or kernel), pair(padding), pair(dilation), strict=True)
     vertical, horizontal = (Window(k, s, p, p, d, ceil) for k, s, p, d in flat)
     return vertical, horizontal
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def pair(value: Any) -> tuple[int, int]:
+    """Return a layer's argument for H and W, given as one number or as two."""
     if isinstance(value, Sequence):
         return (int(value[0]), int(value[-1]))
     return (int(value), int(value))
 
 
 def _is_pointwise(layer: nn.Module) -> bool:
-    """Whether a layer that keeps its input's shape looks at each cell alone.
-
-    Layers from outside torch.nn come here only as leaves of a trace: they branch on their training
-    flag and hold no sliding layer (stochastic depth, normalisation with an activation).
-    """
+    """Whether a layer that keeps its input's shape looks at each cell alone."""
     attention = isinstance(layer, nn.MultiheadAttention)
     families = (
         batchnorm._BatchNorm,
@@ -193,9 +202,14 @@ def _is_pointwise(layer: nn.Module) -> bool:
         nn.LocalResponseNorm,
         nn.CrossMapLRN2d,
     )
-    own = not type(layer).__module__.startswith("torch.nn")
     is_activation = type(layer).__module__ == activation.__name__ and not attention
-    return own or is_activation or isinstance(layer, families)
+    is_stochastic_depth = _is_opaque(layer) and not layer.state_dict()
+    return is_stochastic_depth or is_activation or isinstance(layer, families)
+
+
+def _is_opaque(layer: nn.Module) -> bool:
+    """Whether a trace could not look into a layer: it branches on its training flag."""
+    return not type(layer).__module__.startswith("torch.nn")
 
 
 # Functions and methods ------------------------------------------------------------------------
@@ -214,7 +228,19 @@ _POINTWISE = frozenset(
 
 def is_pointwise_call(node: fx.Node) -> bool:
     """Whether a call of a function or method looks at each cell alone."""
-    return _name(node) in _POINTWISE
+    return call_name(node) in _POINTWISE
+
+
+def _refuse_fixed_maps(node: fx.Node, found: dict[fx.Node, Place], inputs: Sequence[Place]) -> None:
+    """Refuse to join a map with a parameter that has cells of its own (a position embedding)."""
+    if node.target in (F.batch_norm, F.prelu):  # theirs are told apart by channel
+        return
+    local = next(place for place in inputs if not place.is_global)
+    for source in node.all_input_nodes:
+        shape = source.meta.get("shape", ()) if source not in found else ()
+        aligned = zip(reversed(local.layout), reversed(shape), strict=False)
+        if any(letter in "HW" and length != 1 for letter, length in aligned):
+            raise _refusal(node, f"it joins a map with a parameter of fixed shape {shape}")
 
 
 def _joined(node: fx.Node, inputs: list[Place]) -> Place:
@@ -284,6 +310,8 @@ def _reshape(node: fx.Node, inputs: list[Place]) -> Place:
     before, after = node.all_input_nodes[0].meta["shape"], node.meta["shape"]
     if not inputs[0].layout.endswith("HW") or before[-2:] != after[-2:]:
         raise _refusal(node, f"a view from {before} to {after} mixes up the image axes")
+    if call_name(node) != "flatten" and all(isinstance(side, int) for side in node.args[-2:]):
+        raise _refusal(node, f"a view to the fixed size {after[-2:]}")
     return replace(inputs[0], layout="N" + "C" * (len(after) - 3) + "HW")
 
 
@@ -310,7 +338,7 @@ def _index(node: fx.Node, inputs: list[Place]) -> Place | None:
 
 def _reduce(node: fx.Node, inputs: list[Place]) -> Place:
     """Allow a reduction over channels, kept as an axis, or over the whole image."""
-    position = 2 if _name(node) == "norm" else 1
+    position = 2 if call_name(node) == "norm" else 1
     letters = {inputs[0].layout[axis] for axis in axes_of(node, position)}
     if letters == {"H", "W"}:
         return Place(inputs[0].layout, None, None)
@@ -319,12 +347,13 @@ def _reduce(node: fx.Node, inputs: list[Place]) -> Place:
     raise _refusal(node, "a reduction over some of the image's axes")
 
 
-def _name(node: fx.Node) -> str:
+def call_name(node: fx.Node) -> str:
+    """Return the name of the function or method that a node calls."""
     return node.target if isinstance(node.target, str) else str(node.target.__name__)
 
 
 def _adaptive_pool(node: fx.Node, _: list[Place]) -> Place:
-    if _pair(argument(node, 1, "output_size")) != (1, 1):
+    if pair(argument(node, 1, "output_size")) != (1, 1):
         raise _refusal(node, "adaptive pooling to a fixed size")
     return Place("NCHW", None, None)
 
@@ -341,6 +370,8 @@ def _conv2d(node: fx.Node, inputs: list[Place]) -> Place:
 
 
 def _max_pool2d(node: fx.Node, inputs: list[Place]) -> Place:
+    if asks_whole_map(node):
+        return Place("NCHW", None, None)
     windows = _pool_windows(
         argument(node, 1, "kernel_size"),
         argument(node, 2, "stride"),
@@ -351,7 +382,16 @@ def _max_pool2d(node: fx.Node, inputs: list[Place]) -> Place:
     return _require(node, inputs[0], "NCHW").through(*windows)
 
 
+def asks_whole_map(node: fx.Node) -> bool:
+    """Whether a pooling's window is as large as its input, whatever that is."""
+    kernel = argument(node, 1, "kernel_size")
+    sides = kernel if isinstance(kernel, Sequence) else (kernel,)
+    return any(isinstance(side, fx.Node) for side in sides) and node.meta["shape"][-2:] == (1, 1)
+
+
 def _avg_pool2d(node: fx.Node, inputs: list[Place]) -> Place:
+    if asks_whole_map(node):
+        return Place("NCHW", None, None)
     windows = _pool_windows(
         argument(node, 1, "kernel_size"),
         argument(node, 2, "stride"),
@@ -367,9 +407,10 @@ def _pad(node: fx.Node, inputs: list[Place]) -> Place:
     if not all(isinstance(amount, int) for amount in amounts):
         raise _refusal(node, "the padding depends on the image's size")
     left, right, top, bottom = amounts
-    return _require(node, inputs[0], "NCHW").through(
+    padded = _require(node, inputs[0], "NCHW").through(
         Window(1, before=top, after=bottom), Window(1, before=left, after=right)
     )
+    return padded.unbounded() if argument(node, 2, "mode") == "circular" else padded
 
 
 def _layer_norm(node: fx.Node, inputs: list[Place]) -> Place:
@@ -377,6 +418,10 @@ def _layer_norm(node: fx.Node, inputs: list[Place]) -> Place:
     if not inputs[0].layout.endswith("C") or math.prod(shape) != node.meta["shape"][-1]:
         raise _refusal(node, "a layer_norm runs along an image axis")
     return inputs[0]
+
+
+def _whole_map_norm(_: fx.Node, inputs: list[Place]) -> Place:
+    return inputs[0].unbounded()
 
 
 def _size(node: fx.Node, inputs: list[Place]) -> None:
@@ -392,6 +437,7 @@ _RULES: dict[str, Callable[[fx.Node, list[Place]], Place | None]] = {
     "transpose": _transpose,
     "view": _reshape,
     "reshape": _reshape,
+    "flatten": _reshape,
     "unsqueeze": _unsqueeze,
     "getitem": _index,
     "mean": _reduce,
@@ -406,6 +452,8 @@ _RULES: dict[str, Callable[[fx.Node, list[Place]], Place | None]] = {
     "avg_pool2d": _avg_pool2d,
     "pad": _pad,
     "layer_norm": _layer_norm,
+    "group_norm": _whole_map_norm,
+    "instance_norm": _whole_map_norm,
     "size": _size,
     "getattr": _size,
 }

@@ -182,9 +182,15 @@ def cut_points(graph: fx.Graph) -> list[fx.Node]:
 
 
 def _reachable(graph: fx.Graph) -> set[fx.Node]:
-    """Return the nodes whose value depends on the input."""
+    """Return the nodes whose value depends on what the input holds, not on its size alone."""
     reached: set[fx.Node] = set()
     for node in graph.nodes:
-        if node.op == "placeholder" or any(source in reached for source in node.all_input_nodes):
+        reads = any(source in reached for source in node.all_input_nodes)
+        if node.op == "placeholder" or (reads and not _is_size(node)):
             reached.add(node)
     return reached
+
+
+def _is_size(node: fx.Node) -> bool:
+    """Whether a node asks a tensor for its size, or for another attribute that is no tensor."""
+    return node.target == "size" or (node.target is getattr and "shape" not in node.meta)
