@@ -143,7 +143,7 @@ class Batches(Sampler[list[Draw]]):
         self.steps, self.start = steps, start
 
     def __len__(self) -> int:
-        return self.steps - self.start
+        return max(self.steps - self.start, 0)
 
     def __iter__(self) -> Iterator[list[Draw]]:
         per_epoch = steps_per_epoch(self.images, self.size)

@@ -48,13 +48,15 @@ class RandomScaleCrop(v2.Transform):  # type: ignore[misc]  # torchvision has no
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Cut, resize and pad an Image (bilinear) or Mask (nearest, never a mixture of labels)."""
         mask = isinstance(inpt, tv_tensors.Mask)
-        region = F.crop(inpt, *params["region"])
+        region, size = F.crop(inpt, *params["region"]), params["size"]
         if mask:  # torchvision's own mask kernel is half a pixel off when it enlarges
             plain = region.as_subclass(Tensor)[None]
-            plain = F.resize_image(plain, params["size"], InterpolationMode.NEAREST_EXACT)
+            plain = F.resize_image(plain, size, InterpolationMode.NEAREST_EXACT)
             region = tv_tensors.wrap(plain[0], like=inpt)
+        elif size == [1, 1]:  # torch's bilinear kernel for bytes fails at this
+            region = F.resize(region, size, InterpolationMode.NEAREST_EXACT)
         else:
-            region = F.resize(region, params["size"], antialias=True)
+            region = F.resize(region, size, antialias=True)
         fill = self.ignore_index if mask else list(MEAN_COLOR)
         return F.pad(region, params["padding"], fill=fill) if any(params["padding"]) else region
 

@@ -191,7 +191,8 @@ def _complaint(error: ValidationError) -> str:
         near = nearest(key, Recipe.model_fields)
         return f"there is no setting {key!r}{near or '; see the keys of a recipe.yaml'}"
     wanted = Recipe.model_fields[key].description
-    return f"{key} cannot be {first['input']!r} ({first['msg']}); it is the {wanted}"
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"{key} cannot be {first['input']!r} ({reason}); {key}: {wanted}"
 
 
 def shipped_recipes() -> tuple[str, ...]:

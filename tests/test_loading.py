@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from coloured_scenes import write_scenes
+from dataset_folders import write_dataset
+from fullconv.data.folder import DatasetFolder, LabelledImage, Split
+from fullconv.data.loading import (
+    Batches,
+    CachedSplit,
+    TrainingDataset,
+    cache_budget,
+    mixed_seed,
+    steps_per_epoch,
+    training_batches,
+)
+from fullconv.data.transforms import training_transform
+from fullconv.errors import FullconvError
+
+CPU = torch.device("cpu")
+PLENTY = 1 << 30
+
+
+@given(
+    images=st.integers(1, 40),
+    size=st.integers(1, 17),
+    seed=st.integers(0, 99),
+    start=st.integers(0, 30),
+)
+@settings(max_examples=100, deadline=None)
+def test_order(images: int, size: int, seed: int, start: int) -> None:
+    per_epoch = steps_per_epoch(images, size)
+    steps = 3 * per_epoch + 1
+    batches = list(Batches(images, size, seed, steps))
+    assert len(batches) == steps
+    assert all(len(batch) == size for batch in batches)
+    for epoch in range(3):
+        part = batches[epoch * per_epoch : (epoch + 1) * per_epoch]
+        shown = Counter(draw.image for batch in part for draw in batch)
+        assert set(shown) <= set(range(images))
+        if images >= size:  # each at most once, and only what makes no whole batch is left out
+            assert set(shown.values()) == {1}
+            assert len(shown) == images - images % size
+        else:  # as evenly as can be
+            assert len(shown) == images
+            assert max(shown.values()) - min(shown.values()) <= 1
+    seeds = [draw.seed for batch in batches for draw in batch]
+    assert len(set(seeds)) == len(seeds)
+    assert list(Batches(images, size, seed, steps, start)) == batches[start:]
+
+
+def test_epochs_and_seeds_differ() -> None:
+    first, second = ([d.image for d in batch] for batch in Batches(64, 64, 0, 2))
+    (other,) = ([d.image for d in batch] for batch in Batches(64, 64, 1, 1))
+    assert first != second
+    assert first != other
+    assert mixed_seed(1, 2) != mixed_seed(2, 1)
+
+
+class Counted(Split):
+    """A split that counts how often it reads each sample."""
+
+    def __init__(self, split: Split) -> None:
+        self.__dict__ |= split.__dict__
+        self.reads: Counter[int] = Counter()
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        self.reads[index] += 1
+        return super().__getitem__(index)
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Counted:
+    root = write_dataset(tmp_path, train=3)
+    for kind, shape in (("images", (5, 13, 3)), ("masks", (5, 13))):  # one of another size
+        Image.fromarray(np.full(shape, 2, np.uint8)).save(root / kind / "train" / "train1.png")
+    return Counted(DatasetFolder(root).split("train"))
+
+
+def test_each_image_is_decoded_once(split: Counted) -> None:
+    kept = CachedSplit(split, PLENTY)
+    assert (len(kept), kept.name, kept.samples) == (3, "train", split.samples)
+    assert kept.kept_bytes == (8 * 10 + 5 * 13 + 8 * 10) * 4
+    for _ in range(2):
+        for index in (2, 0, 1):
+            found, fresh = kept[index], Split.__getitem__(split, index)
+            assert found.name == fresh.name
+            np.testing.assert_array_equal(found.image, fresh.image)
+            np.testing.assert_array_equal(found.labels, fresh.labels)
+    assert split.reads == {0: 1, 1: 1, 2: 1}
+
+
+def test_nothing_is_kept_beyond_the_budget(split: Counted) -> None:
+    needed = CachedSplit(split, PLENTY).kept_bytes
+    kept = CachedSplit(split, needed - 1)
+    assert kept.kept_bytes == 0
+    for _ in range(2):
+        assert kept[1].image.shape == (5, 13, 3)
+    assert split.reads == {1: 2}
+    assert CachedSplit(split, needed).kept_bytes == needed
+
+
+def test_what_a_worker_decodes_is_there_for_all(split: Counted) -> None:
+    kept = CachedSplit(split, PLENTY)
+    dataset = TrainingDataset(kept, training_transform((8, 8)))
+    for _ in training_batches(dataset, Batches(3, 3, 0, 2), workers=1, device=CPU):
+        pass
+    assert [kept[index].name for index in range(3)] == ["train0", "train1", "train2"]
+    assert not split.reads  # by this process
+
+
+def test_a_file_that_fails_is_read_again_next_time(split: Counted) -> None:
+    kept = CachedSplit(split, PLENTY)
+    mask = split.samples[0].mask
+    whole = mask.read_bytes()
+    mask.write_bytes(whole[:60])
+    with pytest.raises(FullconvError, match="train0"):
+        kept[0]
+    mask.write_bytes(whole)
+    assert kept[0].labels.max() == 255
+
+
+def test_the_budget_fits_the_machine() -> None:
+    assert 0 < cache_budget() < 1 << 44
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_do_not_depend_on_workers(tmp_path: Path, workers: int) -> None:
+    split = DatasetFolder(write_scenes(tmp_path)).split("train")
+    dataset = TrainingDataset(split, training_transform((16, 24), (0.5, 2.0), 0.5, 0.5))
+
+    def made(count: int) -> list[object]:
+        feed = training_batches(dataset, Batches(6, 4, 0, 3), workers=count, device=CPU)
+        return [(b.images.tolist(), b.labels.tolist(), b.names) for b in feed]
+
+    assert made(workers) == made(0)
+
+
+def test_batches(tmp_path: Path) -> None:
+    split = DatasetFolder(write_scenes(tmp_path, train=3)).split("train")
+    dataset = TrainingDataset(split, training_transform((16, 24)))
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    (batch,) = training_batches(dataset, Batches(3, 2, 0, 1), workers=0, device=CPU)
+    assert torch.equal(torch.get_rng_state(), before)  # dropout's random numbers are its own
+    assert (batch.images.shape, batch.images.dtype) == ((2, 3, 16, 24), torch.uint8)
+    assert (batch.labels.shape, batch.labels.dtype) == ((2, 16, 24), torch.uint8)
+    assert type(batch.images) is torch.Tensor
+    assert len(set(batch.names)) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_file_is_named_in_one_line(tmp_path: Path, workers: int) -> None:
+    root = write_scenes(tmp_path)
+    (root / "images" / "train" / "train4.png").write_bytes(b"\x89PNG\r\n")
+    dataset = TrainingDataset(DatasetFolder(root).split("train"), training_transform((16, 24)))
+    feed = training_batches(dataset, Batches(6, 6, 0, 1), workers=workers, device=CPU)
+    with pytest.raises(FullconvError, match=r"train4\.png") as caught:
+        next(feed)
+    assert "\n" not in str(caught.value)
