@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import traceback
 
-import click
 import typer
 
 from fullconv.cli import data, demo, describe, evaluate, predict, train
@@ -20,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for verb in (train, evaluate, predict, describe, demo):
-    app.command()(verb.command)
+    app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 app.add_typer(data.app)
 
 INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
@@ -30,26 +29,25 @@ def main() -> None:
     """Run the command line: 0 all well, 1 the work or some inputs failed, 2 bad usage or data."""
     try:
         code = app(standalone_mode=False)
-    except click.ClickException as error:
-        code = _complain(error.format_message(), 2)
-    except FullconvError as error:
-        code = _complain(str(error), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        code = _complain("interrupted", INTERRUPTED)
-    except OSError as error:
-        code = _complain(_os_reason(error), 1)
-    except Exception as error:  # a defect of fullconv's own: still one line, --debug for more
-        code = _complain(f"unexpected {type(error).__name__}: {error} (--debug shows where)", 1)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except Exception as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        message, code = _told(error)
+        print(f"fullconv: {' '.join(message.split())}", file=sys.stderr)
+    if code == INTERRUPTED:
+        print("fullconv: interrupted", file=sys.stderr)
     sys.exit(code)
 
 
-def _complain(message: str, code: int) -> int:
-    if "--debug" in sys.argv:
-        traceback.print_exc()
-    print(f"fullconv: {' '.join(message.split())}", file=sys.stderr)
-    return code
-
-
-def _os_reason(error: OSError) -> str:
-    where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error}"
+def _told(error: Exception) -> tuple[str, int]:
+    """Return what to say of an error, and the exit code."""
+    if isinstance(error, FullconvError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}", 1
+    if hasattr(error, "format_message"):  # bad usage; the class's home differs among typer's
+        return str(error.format_message()), 2
+    return f"unexpected {type(error).__name__}: {error} (--debug shows where)", 1

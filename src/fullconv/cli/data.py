@@ -22,7 +22,7 @@ def synth(
     size: Annotated[str, typer.Option(metavar="HxW", help="Height and width.")] = "160x240",
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other scenes.")] = 0,
     quiet: Quiet = False,
-    debug: Debug = False,  # noqa: ARG001 (read by the command line's frame)
+    debug: Debug = False,
 ) -> None:
     """Make a dataset of procedural street scenes with exact masks.
 
@@ -45,7 +45,7 @@ def check(
     *,
     max_pixels: MaxPixels = None,
     quiet: Quiet = False,
-    debug: Debug = False,  # noqa: ARG001 (read by the command line's frame)
+    debug: Debug = False,
 ) -> None:
     """Look for mistakes in a dataset folder, reading every pixel.
 

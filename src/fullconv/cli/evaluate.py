@@ -26,7 +26,7 @@ def command(
     max_pixels: MaxPixels = None,
     device: Device = "auto",
     quiet: Quiet = False,
-    debug: Debug = False,  # noqa: ARG001 (read by the command line's frame)
+    debug: Debug = False,
 ) -> None:
     """Measure a model on a split: the paper's four metrics and each class's IU, in float32.
 

@@ -29,7 +29,7 @@ def command(
     max_pixels: MaxPixels = None,
     device: Device = "auto",
     quiet: Quiet = False,
-    debug: Debug = False,  # noqa: ARG001 (read by the command line's frame)
+    debug: Debug = False,
 ) -> None:
     """Label every pixel of images.
 
