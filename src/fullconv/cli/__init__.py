@@ -35,19 +35,25 @@ def main() -> None:
         if "--debug" in sys.argv:
             traceback.print_exc()
         message, code = _told(error)
-        print(f"fullconv: {' '.join(message.split())}", file=sys.stderr)
+        print(message, file=sys.stderr)
     if code == INTERRUPTED:
         print("fullconv: interrupted", file=sys.stderr)
     sys.exit(code)
 
 
 def _told(error: Exception) -> tuple[str, int]:
-    """Return what to say of an error, and the exit code."""
+    """Return what to say of an error, one line as a rule, and the exit code."""
+    code = 1
     if isinstance(error, FullconvError):
-        return str(error), error.exit_code
-    if isinstance(error, OSError):
+        told, code = str(error), error.exit_code
+    elif isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror or error}", 1
-    if hasattr(error, "format_message"):  # bad usage; the class's home differs among typer's
-        return str(error.format_message()), 2
-    return f"unexpected {type(error).__name__}: {error} (--debug shows where)", 1
+        told = f"{where}{error.strerror or error}"
+    elif hasattr(error, "format_message"):  # bad usage; the class's home differs among typer's
+        told, code = str(error.format_message()), 2
+        if told.startswith("Usage:"):  # no arguments at all: this is the help text
+            return told, code
+        told += f" ({error.ctx.command_path} --help)" if getattr(error, "ctx", None) else ""
+    else:
+        told = f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+    return f"fullconv: {' '.join(told.split())}", code

@@ -51,7 +51,7 @@ def summarise(
         palette=net.palette,
         ignore_index=info.ignore_index,
         stages=tuple(
-            _stage(record, name, net, split.name, measured and measured[name])
+            _stage(record, name, net, split.name, measured[name] if measured else None)
             for name, net in nets.items()
         ),
         scenes=_scenes(per_image, split, tuple(nets.values())),
