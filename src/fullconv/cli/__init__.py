@@ -28,7 +28,7 @@ INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
 def main() -> None:
     """Run the command line: 0 all well, 1 the work or some inputs failed, 2 bad usage or data."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="fullconv", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
@@ -53,7 +53,8 @@ def _told(error: Exception) -> tuple[str, int]:
         told, code = str(error.format_message()), 2
         if told.startswith("Usage:"):  # no arguments at all: this is the help text
             return told, code
-        told += f" ({error.ctx.command_path} --help)" if getattr(error, "ctx", None) else ""
+        context = getattr(error, "ctx", None)
+        told += f" ({context.command_path} --help)" if context else ""
     else:
         told = f"unexpected {type(error).__name__}: {error} (--debug shows where)"
     return f"fullconv: {' '.join(told.split())}", code
