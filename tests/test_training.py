@@ -28,14 +28,16 @@ from fullconv.data.loading import Batch, CachedSplit
 from fullconv.errors import FullconvError, WorkFailedError
 from fullconv.fcn import FCN
 from fullconv.train import loop
+from fullconv.train import step as step_module
 from fullconv.train.balance import median_frequency_weights
 from fullconv.train.calibrate import Pace, calibrate
-from fullconv.train.loop import Task, kept_in_time, take_step, validation_loss
+from fullconv.train.loop import Task, kept_in_time, validation_loss
 from fullconv.train.plan import Plan
 from fullconv.train.recipe import Recipe, read_recipe
 from fullconv.train.run import run
 from fullconv.train.stages import grown_net, is_model, stride_of
 from fullconv.train.state import TrainingState, make_optimizer
+from fullconv.train.step import take_step
 from fullconv.upsample import Upscore
 
 INFO = DatasetInfo(name="tiny", classes=("red", "green", "blue"))
@@ -217,7 +219,7 @@ def test_the_average_forgets_its_first_weights(net: FCN) -> None:
         state.advance(0.0)
         decay = min(0.15, (1 + count) / (10 + count))  # 0.15 at last, 2/11 being more
         expected = value if expected is None else decay * expected + (1 - decay) * value
-        assert float(state.evaluated.scores["4"].bias[0]) == pytest.approx(expected)
+        assert state.evaluated.scores["4"].bias[0].item() == pytest.approx(expected)
     assert state.evaluated is not net
     assert state.evaluated.classes == net.classes
 
@@ -506,14 +508,14 @@ def test_fine_tuning_a_model_of_ones_own(tmp_path: Path) -> None:
 
 def nan_from(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the loss become NaN in a step."""
-    made, real = 0, loop.pixel_loss
+    made, real = 0, step_module.pixel_loss
 
     def pixel_loss(*args: Any) -> Tensor:
         nonlocal made
         made += args[0].requires_grad
         return real(*args) * (math.nan if made >= step else 1.0)
 
-    monkeypatch.setattr(loop, "pixel_loss", pixel_loss)
+    monkeypatch.setattr(step_module, "pixel_loss", pixel_loss)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(
@@ -588,6 +590,12 @@ def test_a_full_disk_leaves_the_training_state_as_it_was(
         "last.pt",
         "log.csv",
     ]
+
+
+def test_batch_norm_of_a_single_value_is_refused(tmp_path: Path) -> None:
+    data = write_scenes(tmp_path / "data", size=(20, 30))
+    with pytest.raises(FullconvError, match="batch_size=1 with crops of 20x30"):
+        run(tmp_path / "run", asked(data, "batch_size=1"), resume=False, quiet=True)
 
 
 # The command line ----------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,7 +76,11 @@ def command(
         else None,
     }
     asked = {key: value for key, value in given.items() if value is not None}
-    folder = run(out, asked, resume=resume, quiet=quiet)
+    try:
+        folder = run(out, asked, resume=resume, quiet=quiet)
+    except KeyboardInterrupt:
+        print(f"continue with: fullconv train --out {out} --resume", file=sys.stderr)
+        raise
     _conclude(folder)
 
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from fullconv.predict.labels import label_image
-from fullconv.train.loop import Task, batches, take_step
+from fullconv.train.loop import Task, batches
 from fullconv.train.plan import Plan
 from fullconv.train.state import make_optimizer
+from fullconv.train.step import take_step
 
 if TYPE_CHECKING:
     from fullconv.fcn import FCN

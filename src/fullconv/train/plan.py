@@ -11,10 +11,12 @@ import numpy as np
 
 from fullconv.data.loading import steps_per_epoch
 from fullconv.data.transforms import default_crop
+from fullconv.errors import FullconvError
 from fullconv.train.recipe import Recipe
 from fullconv.train.schedule import default_epochs, learning_rate
 
 VALIDATION_SHARE = 0.2  # of the time that training itself takes
+COARSEST_STRIDE = 32  # of any trunk
 FORWARD_SHARE = 1 / 3  # of a training step's work: the rest is its backward pass
 
 
@@ -102,6 +104,11 @@ def make_plan(
     """
     height, width = np.median(list(train_sizes.elements()), axis=0)
     crop = recipe.crop or default_crop(int(height), int(width))
+    if recipe.batch_size == 1 and max(crop) <= COARSEST_STRIDE:
+        raise FullconvError(
+            f"batch_size=1 with crops of {crop[0]}x{crop[1]} leaves batch normalisation a single "
+            "value to work on; --set batch_size=2 or more, or a larger crop"
+        )
     batch = recipe.batch_size * recipe.accumulate
     images = train_sizes.total()
     per_epoch = steps_per_epoch(images, batch)

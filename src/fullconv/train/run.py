@@ -171,6 +171,8 @@ def _planned(record: Record, task: Task, net: FCN, data: _Data, begun: float) ->
         share=share,
         seconds=seconds,
     )
+    if not task.quiet:
+        print(f"{task.name}: timing a few steps on {task.device}", file=sys.stderr)
     plan, pace = calibrate(task, net, plan, spent=time.monotonic() - begun)
     if not task.quiet:
         height, width = plan.crop

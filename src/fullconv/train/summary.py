@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from fullconv.data.folder import DatasetInfo, Split
+from fullconv.data.folder import DatasetInfo, LabelledImage, Split
 from fullconv.data.loading import CachedSplit
 from fullconv.evaluation import Evaluation
 from fullconv.fcn import FCN
@@ -36,25 +36,32 @@ def summarise(
         split: where the images come from.
         measured: what each net achieved on `split`; None: what training noted of its best on val.
     """
-    nets = {name: load(record.folder(name)) for name in record.names}
     last = record.names[-1]
     if measured is None:
         per_image = checkpoint.load(record.folder(last) / "last.pt")["per_image"]
     else:
         per_image = measured[last].per_image
-    net = nets[last]
-    stages = "stages, each started from the one before" if len(nets) > 1 else "net, trained at once"
+    chosen = _telling(per_image, split)
+    stages, predictions = [], []
+    for name in record.names:  # one net in memory at a time
+        net = load(record.folder(name))
+        stages.append(_stage(record, name, net, split.name, measured[name] if measured else None))
+        predictions.append([label_image(net, sample.image) for _, sample in chosen])
+    scenes = (
+        Scene(sample.name, caption, sample.image, sample.labels, tuple(labelled))
+        for (caption, sample), *labelled in zip(chosen, *predictions, strict=True)
+    )
+    course = (
+        "stages, each started from the one before" if len(stages) > 1 else "net, trained at once"
+    )
     return Report(
         title=f"{_title(last)} on {info.name}",
-        intro=f"{len(nets)} {stages}; measured on {split.name}, {len(split)} images.",
+        intro=f"{len(stages)} {course}; measured on {split.name}, {len(split)} images.",
         classes=info.classes,
         palette=net.palette,
         ignore_index=info.ignore_index,
-        stages=tuple(
-            _stage(record, name, net, split.name, measured[name] if measured else None)
-            for name, net in nets.items()
-        ),
-        scenes=_scenes(per_image, split, tuple(nets.values())),
+        stages=tuple(stages),
+        scenes=tuple(scenes),
         facts=_facts(record, net),
     )
 
@@ -87,22 +94,18 @@ def _stage(record: Record, name: str, net: FCN, split: str, measured: Evaluation
     )
 
 
-def _scenes(
-    per_image: Sequence[tuple[str, float]], split: Split | CachedSplit, nets: tuple[FCN, ...]
-) -> tuple[Scene, ...]:
+def _telling(
+    per_image: Sequence[tuple[str, float]], split: Split | CachedSplit
+) -> list[tuple[str, LabelledImage]]:
     """Return the best, the median and the worst image, as far as there are so many."""
     ranked = sorted((iu, name) for name, iu in per_image if not math.isnan(iu))
     ranks = {"best": len(ranked) - 1, "median": len(ranked) // 2, "worst": 0}
-    chosen = {rank: kind for kind, rank in reversed(ranks.items()) if 0 <= rank < len(ranked)}
     places = {sample.name: index for index, sample in enumerate(split.samples)}
-    scenes = []
-    for rank in sorted(chosen, reverse=True):
-        iu, name = ranked[rank]
-        sample = split[places[name]]
-        predictions = tuple(label_image(net, sample.image) for net in nets)
-        caption = f"{chosen[rank]}: mean IU {iu:.2f}"
-        scenes.append(Scene(name, caption, sample.image, sample.labels, predictions))
-    return tuple(scenes)
+    kinds = {rank: kind for kind, rank in reversed(ranks.items()) if 0 <= rank < len(ranked)}
+    return [
+        (f"{kinds[rank]}: mean IU {ranked[rank][0]:.2f}", split[places[ranked[rank][1]]])
+        for rank in sorted(kinds, reverse=True)
+    ]
 
 
 def _facts(record: Record, net: FCN) -> tuple[tuple[str, str], ...]:
