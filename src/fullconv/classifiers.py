@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,13 @@ def _untrained(name: str) -> nn.Module:
     with warnings.catch_warnings():  # torchvision announces future defaults of GoogLeNet's init
         warnings.simplefilter("ignore", FutureWarning)
         classifier: nn.Module = tv.get_model(name, weights=None)
+    if isinstance(classifier, (tv.GoogLeNet, tv.Inception3)):
+        # As torchvision builds them for its pretrained weights: with the normalisation that those
+        # were trained with, and without the heads that only their own training needs.
+        classifier.transform_input, classifier.aux_logits = True, False
+        for head in ("aux1", "aux2", "AuxLogits"):
+            if hasattr(classifier, head):
+                setattr(classifier, head, None)
     return classifier
 
 
@@ -92,10 +100,10 @@ def _pretrained(name: str) -> tuple[nn.Module, Preprocessing]:
     weights = _torchvision_weights(name)
     try:
         return tv.get_model(name, weights=weights), default_preprocessing(name)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         cache = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
         raise FullconvError(
-            f"pretrained weights of {name} can't be downloaded ({_reason(error)}): fetch "
+            f"pretrained weights of {name} can't be downloaded or read ({_reason(error)}): fetch "
             f"{weights.url} on another machine and save it as {cache}, or pass "
             "--weights FILE.safetensors, or --weights none to start from random ones"
         ) from error
@@ -175,7 +183,8 @@ def _load(classifier: nn.Module, state: dict[str, torch.Tensor], name: str, path
     own = classifier.state_dict()
     counters = {key for key in own if key.endswith("num_batches_tracked")}
     missing = sorted(set(own) - set(state) - counters)
-    surplus = sorted(set(state) - set(own))
+    dropped = {name for name, child in classifier._modules.items() if child is None}
+    surplus = sorted(key for key in set(state) - set(own) if key.split(".")[0] not in dropped)
     misfit = sorted(k for k in set(own) & set(state) if own[k].shape != state[k].shape)
     for what, keys in (("lacks", missing), ("has unknown", surplus), ("misshapes", misfit)):
         if keys:

@@ -7,10 +7,11 @@ import json
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -22,6 +23,7 @@ from fullconv.preprocessing import Preprocessing
 
 FORMAT = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+Byte = Annotated[int, Field(ge=0, le=255)]
 
 
 class _Net(BaseModel):
@@ -45,7 +47,7 @@ class _Config(BaseModel):
     format: int
     net: _Net
     classes: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
+    palette: tuple[tuple[Byte, Byte, Byte], ...]
     ignore_index: int
     preprocessing: dict[str, Any]
     metrics: dict[str, Any] = {}
@@ -54,23 +56,31 @@ class _Config(BaseModel):
 def save(net: FCN, folder: Path, metrics: Mapping[str, Any] | None = None) -> None:
     """Write a net as a model folder; files that stand there are replaced only by whole ones.
 
-    `metrics` is noted in config.json. Raises OSError where the folder can't be written.
+    `metrics` is noted in config.json.
+
+    Raises:
+        OSError: the folder can't be written, or the disk is full; what stood there before stays.
+        ValueError: `metrics` is not JSON (NaN isn't).
     """
-    tensors = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    tensors = {  # copies, because safetensors refuses parameters that share memory
+        name: value.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
+        for name, value in net.state_dict().items()
+    }
+    config = {
+        "format": FORMAT,
+        "net": net.arguments,
+        "classes": list(net.classes),
+        "palette": [list(colour) for colour in net.palette],
+        "ignore_index": net.ignore_index,
+        "preprocessing": net.preprocessing.to_dict(),
+        "metrics": dict(metrics or {}),
+    }
     with replacing(folder / WEIGHTS) as temporary:
-        save_file(tensors, temporary, {"format": "pt", "sha256": _digest(tensors)})
-    write_json(
-        folder / CONFIG,
-        {
-            "format": FORMAT,
-            "net": net.arguments,
-            "classes": list(net.classes),
-            "palette": [list(colour) for colour in net.palette],
-            "ignore_index": net.ignore_index,
-            "preprocessing": net.preprocessing.to_dict(),
-            "metrics": dict(metrics or {}),
-        },
-    )
+        try:
+            save_file(tensors, temporary, {"format": "pt", "sha256": _digest(tensors)})
+        except SafetensorError as error:
+            raise OSError(f"{folder / WEIGHTS}: {error}") from error
+        write_json(folder / CONFIG, config)  # if this fails, the old weights stay too
 
 
 def load(model: str | PathLike[str], classifier: nn.Module | None = None) -> FCN:
@@ -88,20 +98,24 @@ def load(model: str | PathLike[str], classifier: nn.Module | None = None) -> FCN
             names the file.
     """
     folder = _folder(str(model))
-    config = _read_config(folder / CONFIG)
+    path = folder / CONFIG
+    config = _read_config(path)
     if config.net.trunk is None and classifier is None:
         raise FullconvError(
             f"{folder}: this net was built on a module of the user's own; pass it: "
             "fullconv.load(folder, classifier=module)"
         )
-    net = FCN(
-        config.net.trunk or classifier,  # type: ignore[arg-type]
-        classes=config.classes,
-        palette=config.palette,
-        ignore_index=config.ignore_index,
-        preprocessing=Preprocessing.from_dict(config.preprocessing),
-        **config.net.model_dump(exclude={"trunk"}),
-    )
+    try:
+        net = FCN(
+            config.net.trunk or classifier,  # type: ignore[arg-type]
+            classes=config.classes,
+            palette=config.palette,
+            ignore_index=config.ignore_index,
+            preprocessing=Preprocessing.from_dict(config.preprocessing),
+            **config.net.model_dump(exclude={"trunk"}),
+        )
+    except (FullconvError, ValueError) as error:
+        raise FullconvError(f"{path}: {' '.join(str(error).split())}") from error
     _load_state(net, folder / WEIGHTS)
     return net.eval()
 
@@ -164,9 +178,9 @@ def _load_state(net: FCN, path: Path) -> None:
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Return a SHA-256 over names and values, so that a changed byte doesn't go unseen."""
+    """Return a SHA-256 over all that the tensors are, so that a changed byte doesn't go unseen."""
     digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
