@@ -12,12 +12,14 @@ from PIL import Image
 
 from coloured_scenes import write_scenes
 from dataset_folders import write_dataset
+from fullconv.data import loading
 from fullconv.data.folder import DatasetFolder, LabelledImage, Split
 from fullconv.data.loading import (
     Batches,
     CachedSplit,
     TrainingDataset,
     cache_budget,
+    default_workers,
     mixed_seed,
     steps_per_epoch,
     training_batches,
@@ -109,7 +111,7 @@ def test_nothing_is_kept_beyond_the_budget(split: Counted) -> None:
 
 
 def test_what_a_worker_decodes_is_there_for_all(split: Counted) -> None:
-    kept = CachedSplit(split, PLENTY)
+    kept = CachedSplit(split, PLENTY, shared=True)
     dataset = TrainingDataset(kept, training_transform((8, 8)))
     for _ in training_batches(dataset, Batches(3, 3, 0, 2), workers=1, device=CPU):
         pass
@@ -128,8 +130,14 @@ def test_a_file_that_fails_is_read_again_next_time(split: Counted) -> None:
     assert kept[0].labels.max() == 255
 
 
-def test_the_budget_fits_the_machine() -> None:
-    assert 0 < cache_budget() < 1 << 44
+def test_the_budget_fits_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = loading._available_memory()
+    assert 1 << 26 < free < 1 << 44
+    assert cache_budget(shared=False) == pytest.approx(free / 4, rel=0.1)
+    monkeypatch.setattr(loading, "_free_shared_memory", lambda: 64 << 20)  # as in many a container
+    assert cache_budget(shared=True) == 32 << 20
+    assert cache_budget(shared=False) == pytest.approx(free / 4, rel=0.1)
+    assert default_workers(CPU) == default_workers(torch.device("cuda")) == 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -26,28 +26,30 @@ from fullconv.errors import FullconvError
 
 BYTES_PER_PIXEL = 4  # red, green, blue and the label
 UNKNOWN_MEMORY = 4 << 30  # assumed where the system does not tell
+LITTLE_SHARED_MEMORY = 512 << 20
 
 Transform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[Tensor, Tensor]]
 
 
 class CachedSplit:
-    """A split that keeps its decoded images, where they fit, in memory that workers share.
+    """A split that keeps its decoded images in memory, where they fit.
 
     Images are decoded when first asked for, by whichever process asks.
 
     Args:
         split: where images and masks come from.
         budget_bytes: nothing is kept if the decoded images would take more than this.
+        shared: whether workers are to see what another process decoded.
     """
 
-    def __init__(self, split: Split, budget_bytes: int) -> None:
+    def __init__(self, split: Split, budget_bytes: int, *, shared: bool = False) -> None:
         self.split, self.name = split, split.name
         self._sizes = _sizes_if_they_fit(split, budget_bytes // BYTES_PER_PIXEL)
         if self._sizes is not None:
             self._ends = np.cumsum([height * width for height, width in self._sizes]).tolist()
-            self._images = _shared_bytes(self._ends[-1], 3)
-            self._labels = _shared_bytes(self._ends[-1])
-            self._filled = _shared_bytes(len(split))
+            self._images = _bytes(self._ends[-1], 3, shared=shared)
+            self._labels = _bytes(self._ends[-1], shared=shared)
+            self._filled = _bytes(len(split), shared=shared)
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -76,9 +78,10 @@ class CachedSplit:
         return LabelledImage(self.samples[index].name, image, labels)
 
 
-def _shared_bytes(*shape: int) -> Tensor:
-    """Return zeros that every process forked or spawned from here sees and may write."""
-    return torch.zeros(shape, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call,no-any-return]
+def _bytes(*shape: int, shared: bool) -> Tensor:
+    """Return zeros, which if `shared` every process begun from here sees and may write."""
+    zeros = torch.zeros(shape, dtype=torch.uint8)
+    return zeros.share_memory_() if shared else zeros  # type: ignore[no-untyped-call]
 
 
 def _sizes_if_they_fit(split: Split, most_pixels: int) -> list[tuple[int, int]] | None:
@@ -93,11 +96,19 @@ def _sizes_if_they_fit(split: Split, most_pixels: int) -> list[tuple[int, int]] 
     return sizes
 
 
-def cache_budget() -> int:
-    """Return how many bytes of decoded images to keep: a quarter of the memory that is free."""
+def cache_budget(*, shared: bool) -> int:
+    """Return how many bytes of decoded images to keep: a quarter of the memory that is free.
+
+    Of memory that processes share, at most half of what Linux has set aside for it.
+    """
     budget = _available_memory() // 4
-    shared = Path("/dev/shm")  # where Linux keeps what processes share; small in some containers
-    return min(budget, shutil.disk_usage(shared).free // 2) if shared.is_dir() else budget
+    return min(budget, _free_shared_memory() // 2) if shared else budget
+
+
+def _free_shared_memory() -> int:
+    """Return the free bytes of Linux's shared memory, of which some containers have little."""
+    folder = Path("/dev/shm")
+    return shutil.disk_usage(folder).free if folder.is_dir() else UNKNOWN_MEMORY
 
 
 def _available_memory() -> int:
@@ -242,5 +253,7 @@ def _collate(samples: list[tuple[Tensor, Tensor, str]] | FullconvError) -> Batch
 
 def default_workers(device: torch.device) -> int:
     """Return how many processes should prepare images for a training on `device`."""
+    if _free_shared_memory() < LITTLE_SHARED_MEMORY:  # batches come by it: a crash if it is full
+        return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(cores or 1, 8) if device.type == "cuda" else min((cores or 1) // 2, 2)

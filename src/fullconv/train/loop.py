@@ -172,6 +172,7 @@ def batches(task: Task, net: FCN, plan: Plan, start: int = 0) -> Generator[Batch
 def _close_epoch(task: Task, state: TrainingState, bar: Progress, board: SummaryWriter) -> None:
     """Write down what the epoch gave: a row of the log, the board, a line above the bar."""
     epoch = round(state.step / state.plan.steps_per_epoch, 3)
+    epoch = int(epoch) if epoch.is_integer() else epoch
     row: Row = dict.fromkeys(COLUMNS)
     row |= {
         "epoch": epoch,

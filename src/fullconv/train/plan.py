@@ -98,7 +98,7 @@ def make_plan(
         recipe: the settings.
         train_sizes: how many training images there are of each height and width.
         val_images: how many images a validation has.
-        workers: processes that prepare images, where the recipe leaves it open.
+        workers: processes that prepare images.
         share: of the recipe's epochs that this training may use (a stage's share).
         seconds: that it may take, or None.
     """
@@ -121,6 +121,6 @@ def make_plan(
         validate_every=recipe.validate_every
         or max(math.ceil(validation / epoch / VALIDATION_SHARE), 1),
         crop=crop,
-        workers=workers if recipe.workers is None else recipe.workers,
+        workers=workers,
         seconds=seconds,
     )

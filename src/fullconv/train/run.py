@@ -40,6 +40,7 @@ class _Data:
     train: CachedSplit
     val: CachedSplit
     train_sizes: Counter[tuple[int, int]]
+    workers: int
 
 
 def run(out: Path, asked: Mapping[str, Any], *, resume: bool, quiet: bool = False) -> Path:
@@ -63,7 +64,7 @@ def run(out: Path, asked: Mapping[str, Any], *, resume: bool, quiet: bool = Fals
     record = Record.open(out, asked, resume=resume)
     settings = record.settings
     device = pick_device(settings.device)
-    data = _read_data(settings, quiet)
+    data = _read_data(settings, device, quiet)
     target = None
     if not record.nets:
         target = _target_net(settings, data.info)  # found wrong, if so, before anything is written
@@ -80,7 +81,7 @@ def run(out: Path, asked: Mapping[str, Any], *, resume: bool, quiet: bool = Fals
     return record.folder(record.names[-1])
 
 
-def _read_data(settings: Settings, quiet: bool) -> _Data:
+def _read_data(settings: Settings, device: torch.device, quiet: bool) -> _Data:
     """Judge the dataset folder by its headers, and prepare to read it."""
     report = check_folder(settings.data, settings.max_pixels, quick=True, quiet=quiet)
     report.require_sound()
@@ -88,11 +89,15 @@ def _read_data(settings: Settings, quiet: bool) -> _Data:
         for warning in report.warnings:
             print(f"note: {warning}", file=sys.stderr)
     folder = DatasetFolder(settings.data, settings.max_pixels)
-    budget = cache_budget()
-    training = CachedSplit(folder.split("train"), budget)
-    validation = CachedSplit(folder.split("val"), budget - training.kept_bytes)
+    workers = settings.recipe.workers
+    workers = default_workers(device) if workers is None else workers
+    shared = workers > 0
+    training = CachedSplit(folder.split("train"), cache_budget(shared=shared), shared=shared)
+    left = cache_budget(shared=False) - training.kept_bytes
     sizes = {split.name: split.sizes for split in report.splits}
-    return _Data(folder.info, training, validation, sizes["train"])
+    return _Data(
+        folder.info, training, CachedSplit(folder.split("val"), left), sizes["train"], workers
+    )
 
 
 def _target_net(settings: Settings, info: DatasetInfo) -> FCN:
@@ -167,7 +172,7 @@ def _planned(record: Record, task: Task, net: FCN, data: _Data, begun: float) ->
         task.recipe,
         data.train_sizes,
         len(data.val),
-        workers=default_workers(task.device),
+        workers=data.workers,
         share=share,
         seconds=seconds,
     )
