@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fullconv.predict.label_images import default_palette, overlay, save_label_image
+from fullconv.palette import default_palette
+from fullconv.predict.label_images import overlay, save_label_image
 
 PALETTE = ((255, 0, 0), (0, 0, 255))
 

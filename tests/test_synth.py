@@ -12,9 +12,9 @@ from PIL import Image
 
 from fullconv.cli import main
 from fullconv.data.folder import DatasetFolder
-from fullconv.data.synth import CLASSES, PALETTE, draw_scene, write_synthetic
-from fullconv.data.synth_canvas import Camera, Canvas, Kind, Light, Shadows, noise_tile, vector
-from fullconv.data.synth_objects import Car, Person, Pole
+from fullconv.data.synth.canvas import Camera, Canvas, Kind, Light, Shadows, noise_tile, vector
+from fullconv.data.synth.objects import Car, Person, Pole
+from fullconv.data.synth.streets import CLASSES, PALETTE, draw_scene, write_synthetic
 from fullconv.errors import FullconvError
 from fullconv.metrics import ConfusionMatrix
 from fullconv.progress import Progress

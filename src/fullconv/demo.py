@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from fullconv.data.folder import DatasetFolder
-from fullconv.data.synth import write_synthetic
+from fullconv.data.synth.streets import write_synthetic
 from fullconv.evaluation import evaluate
 from fullconv.files import replacing
 from fullconv.model_folder import load

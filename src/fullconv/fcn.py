@@ -17,15 +17,13 @@ from torch.nn import functional as F
 from fullconv.classifiers import build_classifier
 from fullconv.errors import FullconvError
 from fullconv.geometry import Grid, align
-from fullconv.predict.label_images import default_palette
+from fullconv.palette import Colour, default_palette
 from fullconv.preprocessing import Preprocessing
 from fullconv.trunk import Tap, Trunk
 from fullconv.upsample import Upscore
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-Colour = tuple[int, int, int]
 
 
 class FCN(nn.Module):

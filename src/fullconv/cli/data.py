@@ -28,7 +28,7 @@ def synth(
 
     The same seed gives the same scenes. DIR must not exist, or be empty.
     """
-    from fullconv.data.synth import write_synthetic
+    from fullconv.data.synth.streets import write_synthetic
     from fullconv.progress import progress
 
     height_and_width = parse_size(size)

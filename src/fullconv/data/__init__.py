@@ -1,1 +1,1 @@
-"""To be described."""
+"""Images and masks: reading, dataset folders, the check, random views, synthetic streets."""

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from fullconv.report.figures import Colour, label_image
+from fullconv.palette import Colour
+from fullconv.report.figures import label_image
 from fullconv.report.page import Report, legend
 
 PAPER, INK, MUTED = (255, 255, 255), (27, 33, 39), (88, 97, 106)

@@ -19,7 +19,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-Colour = tuple[int, int, int]
+from fullconv.palette import Colour
+
 Log = Sequence[Mapping[str, float | None]]
 
 HATCH: tuple[Colour, Colour] = ((52, 56, 60), (92, 97, 102))

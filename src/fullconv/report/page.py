@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.files import write_text
+from fullconv.palette import Colour
 from fullconv.progress import duration
-from fullconv.report.figures import Colour, Line, curves_svg, finite, labels_uri, photo_uri
+from fullconv.report.figures import Line, curves_svg, finite, labels_uri, photo_uri
 
 PICTURE_PIXELS = 3_000_000
 """All pictures together: at worst a byte each, so that the page stays well under 5 MB."""

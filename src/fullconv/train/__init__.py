@@ -1,1 +1,1 @@
-"""To be described."""
+"""From a dataset folder to trained nets: recipe, plan, stages, and one straight loop."""

@@ -16,9 +16,9 @@ from PIL import Image
 
 from fullconv import files
 from fullconv.data.folder import SPLITS, DatasetInfo
-from fullconv.data.synth_canvas import IGNORE, Canvas, Floats, Kind, Labels, Shadows
-from fullconv.data.synth_plan import choose_camera, choose_light, choose_street, furnish
-from fullconv.data.synth_scenery import paint_ground, paint_sky, paint_skyline, pick
+from fullconv.data.synth.canvas import IGNORE, Canvas, Floats, Kind, Labels, Shadows
+from fullconv.data.synth.plan import choose_camera, choose_light, choose_street, furnish
+from fullconv.data.synth.scenery import paint_ground, paint_sky, paint_skyline, pick
 from fullconv.errors import FullconvError
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fullconv.data.synth_canvas import SUPERSAMPLING, Camera, Light, colour, vector
-from fullconv.data.synth_objects import (
+from fullconv.data.synth.canvas import SUPERSAMPLING, Camera, Light, colour, vector
+from fullconv.data.synth.objects import (
     METALS,
     Car,
     Person,
@@ -21,7 +21,7 @@ from fullconv.data.synth_objects import (
     sign_post,
     traffic_light,
 )
-from fullconv.data.synth_scenery import FOLIAGE, STREET_END, Building, Street, Surface, pick
+from fullconv.data.synth.scenery import FOLIAGE, STREET_END, Building, Street, Surface, pick
 
 RGB = tuple[int, int, int]
 SOLID = 99.0  # metres painted of a line without gaps

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fullconv.data.synth_canvas import (
+from fullconv.data.synth.canvas import (
     Canvas,
     Floats,
     Kind,
@@ -18,7 +18,7 @@ from fullconv.data.synth_canvas import (
     mix,
     vector,
 )
-from fullconv.data.synth_scenery import TOWARDS_CAMERA, pick
+from fullconv.data.synth.scenery import TOWARDS_CAMERA, pick
 
 PAINTS = (
     (178, 34, 38), (32, 60, 118), (228, 228, 226), (196, 198, 202), (96, 100, 106), (30, 32, 36),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fullconv.data.synth_canvas import (
+from fullconv.data.synth.canvas import (
     NEAREST,
     Canvas,
     Floats,

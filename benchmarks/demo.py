@@ -1,0 +1,64 @@
+"""Do the skips earn their keep, or only the time? The demo against a 32s trained as long.
+
+    python benchmarks/demo.py
+
+runs the demo (FCN-32s, then 16s, then 8s), then trains an FCN-32s alone for as long as the three
+stages together, and measures all four on the test scenes. Expected: 8s above 16s above 32s in mean
+IU, and the long 32s below the 8s: at 32 pixels a cell, time does not buy poles and far cars.
+Results: benchmarks/results/demo.csv and demo-machine.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import machine
+from fullconv.demo import demonstrate, measure, settings
+from fullconv.report.page import Stage
+from fullconv.train.run import run
+
+RESULTS = Path(__file__).parent / "results" / "demo.csv"
+METRICS = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu")
+
+
+def main() -> None:
+    """Run both trainings and write what they give."""
+    parser = argparse.ArgumentParser(description="See the docstring of benchmarks/demo.py.")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="the demo's run folder")
+    out = parser.parse_args().out
+    stages = list(demonstrate(out).stages)
+    data, alone = out.with_name(f"{out.name}-streets"), out.with_name(f"{out.name}-32s-alone")
+    run(alone, settings(data, staged=False, model="fcn32s"), resume=True)
+    long = measure(alone, data).stages[0]
+    stages.append(replace(long, name="FCN-32s, as long as all three"))
+    write(stages)
+
+
+def write(stages: list[Stage]) -> None:
+    """Write a row a net, and what it was measured on."""
+    rows = [
+        {
+            "net": stage.name,
+            "minutes": f"{stage.seconds / 60:.2f}",
+            "epochs": stage.log[-1]["epoch"],
+            **{name: f"{stage.metrics[name]:.4f}" for name in METRICS},
+            **{f"iu_{name}": f"{iu or 0:.3f}" for name, iu in stage.metrics["iu"].items()},
+        }
+        for stage in stages
+    ]
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    about = json.dumps(machine.describe(), indent=2) + "\n"
+    RESULTS.with_name("demo-machine.json").write_text(about)
+    for row in rows:
+        print(f"{row['net']}: mean IU {row['mean_iu']} after {row['minutes']} minutes")
+
+
+if __name__ == "__main__":
+    main()
