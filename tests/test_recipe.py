@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from fullconv.errors import FullconvError
-from fullconv.train.plan import Plan, make_plan
+from fullconv.train.plan import SLACK, Pace, Plan, make_plan
 from fullconv.train.recipe import Recipe, read_recipe, shipped_recipes
 from fullconv.train.schedule import default_epochs, learning_rate
 
@@ -101,7 +101,7 @@ def test_shipped_recipes_are_valid_and_say_their_command() -> None:
     for name in shipped_recipes():
         read_recipe(name)
         header = (folder / f"{name}.yaml").read_text().split("\n\n")[0]
-        assert "fullconv train" in header
+        assert "#   fullconv " in header
         assert "Expect" in header
 
 
@@ -193,20 +193,32 @@ def test_when_epochs_end_and_validations_come() -> None:
     assert [step for step in steps if plan.validates(step)] == [10, 20, 23]
 
 
-def test_a_shortened_plan_completes_its_schedule_without_a_leap() -> None:
+def test_a_plan_fitted_under_way_completes_its_schedule_without_a_leap() -> None:
     recipe = Recipe(lr=1.0, warmup=0.0)
-    plan = Plan(steps=100, steps_per_epoch=10, validate_every=1, crop=(8, 8))
-    shorter = plan.shortened(40, 70)
-    assert shorter.learning_rate(recipe, 40) == plan.learning_rate(recipe, 40)
-    assert shorter.done(55) == pytest.approx(0.7)
-    assert shorter.learning_rate(recipe, 69) == pytest.approx((1 + math.cos(math.pi * 0.98)) / 2)
-    again = shorter.shortened(50, 60)
-    assert again.learning_rate(recipe, 50) == pytest.approx(shorter.learning_rate(recipe, 50))
-    assert again.shortened(59, 3).steps == 60  # the step that is due is always made
+    plan = Plan(steps=100, steps_per_epoch=10, validate_every=1, crop=(8, 8), seconds=100 / SLACK)
+    late = plan.fitted(Pace(1.0, 0.0), step=40, spent=70.0)
+    assert late.steps == 70
+    assert late.learning_rate(recipe, 40) == plan.learning_rate(recipe, 40)
+    assert late.done(55) == pytest.approx(0.7)
+    assert late.learning_rate(recipe, 69) == pytest.approx((1 + math.cos(math.pi * 0.98)) / 2)
+    early = late.fitted(Pace(0.1, 0.0), step=50, spent=75.0)
+    assert early.steps == pytest.approx(50 + 250, abs=1)
+    assert early.learning_rate(recipe, 50) == pytest.approx(late.learning_rate(recipe, 50))
+    assert early.done(early.steps) == pytest.approx(1)
+    over = early.fitted(Pace(0.1, 0.0), step=60, spent=101.0)
+    assert over.steps == 61  # the step that is due is always made
+
+
+def test_epochs_bound_a_plan_of_limited_time() -> None:
+    plan = plan_for(80, "epochs=2", "minutes=60", seconds=3600.0)
+    assert plan.fitted(Pace(0.001, 0.0)).steps == 20
+    assert plan.fitted(Pace(1000.0, 0.0)).steps == 3
+    assert plan_for(80, "minutes=60", seconds=3600.0).fitted(Pace(0.1, 0.0)).steps > 30_000
+    assert plan_for(80, "epochs=2").fitted(Pace(1000.0, 0.0)).steps == 20
 
 
 def test_a_plan_survives_plain_values() -> None:
-    plan = Plan(9, 3, 1, (8, 16), "bf16", 2, 60.0, (3, 0.25))
+    plan = Plan(9, 3, 1, (8, 16), "bf16", 2, 60.0, None, (3, 0.25))
     values = yaml.safe_load(
         yaml.safe_dump(
             {k: list(v) if isinstance(v, tuple) else v for k, v in plan.to_dict().items()}

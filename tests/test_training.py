@@ -30,9 +30,9 @@ from fullconv.fcn import FCN
 from fullconv.train import loop
 from fullconv.train import step as step_module
 from fullconv.train.balance import median_frequency_weights
-from fullconv.train.calibrate import Pace, calibrate
-from fullconv.train.loop import Task, kept_in_time, validation_loss
-from fullconv.train.plan import Plan
+from fullconv.train.calibrate import calibrate
+from fullconv.train.loop import Task, validation_loss
+from fullconv.train.plan import SLACK, Pace, Plan
 from fullconv.train.recipe import Recipe, read_recipe
 from fullconv.train.run import run
 from fullconv.train.stages import grown_net, is_model, stride_of
@@ -328,22 +328,34 @@ def test_fitted_steps_stay_within_the_time(
         assert pace.seconds(more) > seconds
 
 
-def state_after(net: FCN, seconds: list[float], limit: float | None) -> TrainingState:
-    """A state whose epochs of ten steps ended at `seconds`."""
-    plan = Plan(100, 10, 1, (8, 8), seconds=limit)
+def test_the_plan_follows_the_pace(net: FCN) -> None:
+    """A machine turns slow, then fast: the steps are fitted each time, and the time is kept."""
+    plan = Plan(50, 10, 2, (8, 8), seconds=100 / SLACK)
     state = TrainingState.start(net, Recipe(), plan)
-    state.rows = [{"step": 10 * n, "seconds": s} for n, s in enumerate(seconds, 1)]
-    state.step, state.seconds = 10 * len(seconds), seconds[-1]
-    return state
+    state.pace = Pace(2.0, 1.0)
+    plans = []
+    while state.step < state.plan.steps:
+        taken = 2.0 if state.step < 10 else 4.0 if state.step < 15 else 0.5
+        state.ticked -= taken
+        state.advance(0.0)
+        if state.plan.validates(state.step):
+            state.ticked -= 1.0
+            state.tick()
+        state.keep_in_time()
+        plans.append(state.plan.steps)
+    assert plans[8] == pytest.approx(48, abs=3)
+    assert plans[14] == pytest.approx(15 + (100 - 10 * 2 - 5 * 4) / 4, abs=3)
+    assert plans[-1] == pytest.approx(15 + (100 - 10 * 2 - 5 * 4 - 5) / 0.5, rel=0.1)
+    assert 90 < state.seconds <= 101
+    assert state.plan.done(state.step) == pytest.approx(1)
 
 
-def test_a_training_that_is_late_is_shortened(net: FCN) -> None:
-    assert kept_in_time(state_after(net, [10.0, 20.0], 100.0)).steps == 100
-    assert kept_in_time(state_after(net, [10.0, 30.0], 100.0)).steps == 20 + 35
-    assert kept_in_time(state_after(net, [50.0, 60.0], 145.0)).steps == 100  # a slow start
-    assert kept_in_time(state_after(net, [10.0, 30.0], None)).steps == 100
-    assert kept_in_time(state_after(net, [10.0, 130.0], 100.0)).steps == 21
-    assert kept_in_time(state_after(net, [10.0], 1.0)).steps == 100
+def test_without_a_limit_the_plan_stays(net: FCN) -> None:
+    state = TrainingState.start(net, Recipe(), Plan(50, 10, 2, (8, 8)))
+    state.ticked -= 1e6
+    state.advance(0.0)
+    state.keep_in_time()
+    assert state.plan == Plan(50, 10, 2, (8, 8))
 
 
 def task_on(root: Path, folder: Path, **settings: Any) -> Task:

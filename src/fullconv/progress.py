@@ -88,7 +88,9 @@ class _Bar(Progress):
 
     def _show(self) -> None:
         rate = f"{self.rate:.1f} {self.unit}/s"
-        self._rich.update(self._task, completed=self.done, note=self.note, rate=rate)
+        self._rich.update(
+            self._task, completed=self.done, total=self.total, note=self.note, rate=rate
+        )
 
     def say(self, line: str) -> None:
         self._rich.console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,7 +136,7 @@ class Draw(NamedTuple):
 
 
 class Batches(Sampler[list[Draw]]):
-    """The draws of every step of a training, from step `start` on.
+    """The draws of every step of a training, from step `start` on, without end.
 
     Each epoch shuffles anew. What does not fill a whole batch is left out of its epoch; of fewer
     images than a batch needs, some come again (with other augmentation), so that batch
@@ -145,21 +146,16 @@ class Batches(Sampler[list[Draw]]):
         images: how many there are.
         size: samples a step.
         seed: of everything random.
-        steps: of the whole training.
-        start: the first step to yield; `steps` - `start` remain.
+        start: the first step to yield.
     """
 
-    def __init__(self, images: int, size: int, seed: int, steps: int, start: int = 0) -> None:
-        self.images, self.size, self.seed = images, size, seed
-        self.steps, self.start = steps, start
-
-    def __len__(self) -> int:
-        return max(self.steps - self.start, 0)
+    def __init__(self, images: int, size: int, seed: int, start: int = 0) -> None:
+        self.images, self.size, self.seed, self.start = images, size, seed, start
 
     def __iter__(self) -> Iterator[list[Draw]]:
         per_epoch = steps_per_epoch(self.images, self.size)
         epoch, order = -1, np.empty(0, np.int64)
-        for step in range(self.start, self.steps):
+        for step in count(self.start):
             if step // per_epoch != epoch:
                 epoch = step // per_epoch
                 order = self._order(epoch)
@@ -225,7 +221,7 @@ class TrainingDataset(Dataset[tuple[Tensor, Tensor, str]]):
 def training_batches(
     dataset: TrainingDataset, batches: Batches, *, workers: int, device: torch.device
 ) -> Generator[Batch]:
-    """Yield a `Batch` for each step, prepared by `workers` processes (0: by this one).
+    """Yield a `Batch` for each step, without end, prepared by `workers` processes (0: by this one).
 
     Raises:
         FullconvError: a file can't be read; the message names it.

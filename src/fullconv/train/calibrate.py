@@ -6,14 +6,15 @@ import math
 import time
 from contextlib import closing
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
 
 from fullconv.predict.labels import label_image
 from fullconv.train.loop import Task, batches
-from fullconv.train.plan import Plan
+from fullconv.train.plan import Pace, Plan
 from fullconv.train.state import make_optimizer
 from fullconv.train.step import take_step
 
@@ -22,31 +23,8 @@ if TYPE_CHECKING:
 
 WORTH_BF16 = 1.15  # times as fast, else fp32 it is
 MOST_STEPS, ENOUGH_SECONDS = 8, 4.0  # timed per precision
+SHARE = 0.03  # of a limited time, likewise
 SHORT = 100  # steps; a shorter training is over before a comparison pays
-SLACK = 0.96  # of the time: machines have moods
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How fast this machine trains this net.
-
-    Attributes:
-        step: seconds a step, loading included.
-        validation: seconds for one validation.
-    """
-
-    step: float
-    validation: float
-
-    def seconds(self, plan: Plan) -> float:
-        """Return how long `plan` takes, validations included."""
-        between = plan.steps_per_epoch * plan.validate_every
-        return plan.steps * self.step + math.ceil(plan.steps / between) * self.validation
-
-    def steps_within(self, seconds: float, plan: Plan) -> int:
-        """Return how many steps of `plan` fit in `seconds`, validations included; at least 1."""
-        per_step = self.step + self.validation / (plan.steps_per_epoch * plan.validate_every)
-        return max(int((seconds - self.validation) / per_step), 1)
 
 
 def calibrate(task: Task, net: FCN, plan: Plan, spent: float = 0.0) -> tuple[Plan, Pace]:
@@ -72,11 +50,7 @@ def calibrate(task: Task, net: FCN, plan: Plan, spent: float = 0.0) -> tuple[Pla
             if min(others) * WORTH_BF16 <= min(times):  # what else the machine did counts least
                 plan, times = mixed, others
         pace = Pace(sum(times) / len(times), _seconds_per_validation(task, net))
-    if plan.seconds is not None:
-        left = plan.seconds * SLACK - spent - (time.monotonic() - begun)
-        fitting = pace.steps_within(left, plan)
-        plan = replace(plan, steps=min(fitting, plan.steps) if task.recipe.epochs else fitting)
-    return plan, pace
+    return plan.fitted(pace, spent=spent + time.monotonic() - begun), pace
 
 
 def _step_times(task: Task, net: FCN, plan: Plan, most: int) -> list[float]:
@@ -89,9 +63,10 @@ def _step_times(task: Task, net: FCN, plan: Plan, most: int) -> list[float]:
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     times: list[float] = []
-    with closing(batches(task, trial, replace(plan, steps=most + 1))) as feed:
+    enough = min(ENOUGH_SECONDS, SHARE * (plan.seconds or math.inf))
+    with closing(batches(task, trial, plan)) as feed:
         begun = time.monotonic()
-        for batch in feed:
+        for batch in islice(feed, most + 1):
             try:
                 take_step(
                     trial,
@@ -106,7 +81,7 @@ def _step_times(task: Task, net: FCN, plan: Plan, most: int) -> list[float]:
             now = time.monotonic()
             times.append(now - begun)
             begun = now
-            if sum(times[1:]) > ENOUGH_SECONDS:
+            if sum(times[1:]) > enough:
                 break
     return times[1:]
 

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Generator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,6 +105,8 @@ def train(task: Task, state: TrainingState) -> None:
             ended = state.plan.ends_epoch(state.step)
             if ended:
                 _close_epoch(task, state, bar, board)
+            state.keep_in_time()
+            bar.total = state.plan.steps * len(batch.names)
             finished = state.step >= state.plan.steps
             if finished or time.monotonic() - saved >= _patience(task.recipe, ended):
                 save(task, state)
@@ -155,7 +157,7 @@ def save(task: Task, state: TrainingState) -> None:
 
 
 def batches(task: Task, net: FCN, plan: Plan, start: int = 0) -> Generator[Batch]:
-    """Yield the batches of `plan` from step `start` on."""
+    """Yield the batches of `plan` from step `start` on, without end."""
     recipe = task.recipe
     transform = training_transform(
         plan.crop, recipe.scale_jitter, recipe.flip, recipe.color, net.ignore_index
@@ -163,7 +165,7 @@ def batches(task: Task, net: FCN, plan: Plan, start: int = 0) -> Generator[Batch
     size = recipe.batch_size * recipe.accumulate
     return training_batches(
         TrainingDataset(task.train, transform),
-        Batches(len(task.train), size, recipe.seed, plan.steps, start),
+        Batches(len(task.train), size, recipe.seed, start),
         workers=plan.workers,
         device=task.device,
     )
@@ -183,7 +185,7 @@ def _close_epoch(task: Task, state: TrainingState, bar: Progress, board: Summary
     before = state.best
     if state.plan.validates(state.step):
         validate(task, state, row)
-    state.tick()
+        state.pace = replace(state.pace, validation=state.tick())
     row["seconds"] = round(state.seconds, 2)
     state.rows.append(row)
     state.losses.clear()
@@ -196,18 +198,6 @@ def _close_epoch(task: Task, state: TrainingState, bar: Progress, board: Summary
             f"{task.name}: epoch {epoch:g} of {state.plan.epochs:.3g}: loss "
             f"{row['train_loss']:.3f}, val mean IU {row['val_mean_iu']:.3f}{best}"
         )
-    state.plan = kept_in_time(state)
-
-
-def kept_in_time(state: TrainingState) -> Plan:
-    """Return the plan, shortened if at the pace so far it would exceed its time."""
-    plan, rows = state.plan, state.rows
-    if plan.seconds is None or len(rows) < 2 or state.step >= plan.steps:
-        return plan
-    # Not from the very start, which was slower.
-    pace = (rows[-1]["seconds"] - rows[0]["seconds"]) / (rows[-1]["step"] - rows[0]["step"])
-    steps = state.step + int(max(plan.seconds - state.seconds, 0.0) / pace)
-    return plan.shortened(state.step, steps) if steps < 0.97 * plan.steps else plan
 
 
 def _patience(recipe: Recipe, epoch_ended: bool) -> float:

@@ -15,9 +15,33 @@ from fullconv.errors import FullconvError
 from fullconv.train.recipe import Recipe
 from fullconv.train.schedule import default_epochs, learning_rate
 
+SLACK = 0.97  # of a limited time: machines have moods
 VALIDATION_SHARE = 0.2  # of the time that training itself takes
 COARSEST_STRIDE = 32  # of any trunk
 FORWARD_SHARE = 1 / 3  # of a training step's work: the rest is its backward pass
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast this machine trains a net.
+
+    Attributes:
+        step: seconds a step, loading included.
+        validation: seconds for one validation.
+    """
+
+    step: float
+    validation: float
+
+    def seconds(self, plan: Plan) -> float:
+        """Return how long `plan` takes, validations included."""
+        between = plan.steps_per_epoch * plan.validate_every
+        return plan.steps * self.step + math.ceil(plan.steps / between) * self.validation
+
+    def steps_within(self, seconds: float, plan: Plan) -> int:
+        """Return how many steps of `plan` fit in `seconds`, validations included; at least 1."""
+        per_step = self.step + self.validation / (plan.steps_per_epoch * plan.validate_every)
+        return max(int((seconds - self.validation) / per_step), 1)
 
 
 @dataclass(frozen=True)
@@ -31,9 +55,10 @@ class Plan:
         crop: height and width of the training crops in pixels.
         precision: fp32, or bf16 under autocast.
         workers: processes that prepare images.
-        seconds: that the training may take, or None.
+        seconds: that the training may take, or None; it decides `steps`, again and again.
+        most_steps: what `steps` must not exceed then, or None.
         turn: (step, share of the schedule done by then) from which the schedule runs evenly to
-            its end; it moves when the plan is shortened under way.
+            its end.
     """
 
     steps: int
@@ -43,6 +68,7 @@ class Plan:
     precision: Literal["fp32", "bf16"] = "fp32"
     workers: int = 0
     seconds: float | None = None
+    most_steps: int | None = None
     turn: tuple[int, float] = (0, 0.0)
 
     @property
@@ -68,9 +94,19 @@ class Plan:
         epoch, within = divmod(step, self.steps_per_epoch)
         return step >= self.steps or (within == 0 and epoch % self.validate_every == 0)
 
-    def shortened(self, step: int, steps: int) -> Plan:
-        """Return the plan that, from `step` on, ends after `steps` steps, its schedule complete."""
-        return replace(self, steps=max(steps, step + 1), turn=(step, self.done(step)))
+    def fitted(self, pace: Pace, step: int = 0, spent: float = 0.0) -> Plan:
+        """Return the plan with as many steps as its time allows, its schedule still complete.
+
+        Args:
+            pace: how fast it goes.
+            step: how many steps are done; the learning rate goes on from there without a leap.
+            spent: seconds that are gone.
+        """
+        if self.seconds is None:
+            return self
+        steps = step + pace.steps_within(self.seconds * SLACK - spent, self)
+        steps = min(steps, max(self.most_steps or steps, step + 1))
+        return replace(self, steps=steps, turn=(step, self.done(step)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for last.pt and recipe.yaml."""
@@ -113,14 +149,16 @@ def make_plan(
     images = train_sizes.total()
     per_epoch = steps_per_epoch(images, batch)
     epochs = recipe.epochs or default_epochs(images, per_epoch * batch)
+    steps = max(round(epochs * share * per_epoch), 1)
     validation = val_images * height * width * FORWARD_SHARE
     epoch = per_epoch * batch * crop[0] * crop[1]
     return Plan(
-        steps=max(round(epochs * share * per_epoch), 1),
+        steps=steps,
         steps_per_epoch=per_epoch,
         validate_every=recipe.validate_every
         or max(math.ceil(validation / epoch / VALIDATION_SHARE), 1),
         crop=crop,
         workers=workers,
         seconds=seconds,
+        most_steps=steps if recipe.epochs else None,
     )

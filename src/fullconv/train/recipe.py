@@ -40,7 +40,7 @@ class Recipe(BaseModel):
     minutes: Positive | None = Field(
         default=None,
         description="minutes that the whole training may take, validation included: fits "
-        "`epochs` to this machine; null: no limit",
+        "`epochs` to this machine, so that no two runs are quite alike; null: no limit",
     )
     batch_size: int = Field(
         default=8, ge=1, description="number of crops that pass the net at once"

@@ -188,5 +188,5 @@ def _planned(record: Record, task: Task, net: FCN, data: _Data, begun: float) ->
             file=sys.stderr,
         )
     state = TrainingState.start(net, task.recipe, plan)
-    state.ticked = begun
+    state.pace, state.ticked = pace, begun
     return state

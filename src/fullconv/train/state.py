@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -12,12 +12,14 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from fullconv.train import checkpoint
-from fullconv.train.plan import Plan
+from fullconv.train.plan import Pace, Plan
 from fullconv.train.recipe import Recipe
 from fullconv.upsample import Upscore
 
 if TYPE_CHECKING:
     from fullconv.fcn import FCN
+
+LAP = 0.05  # of a limited time passes between two fits
 
 Row = dict[str, Any]  # of log.csv: numbers, None where not measured
 
@@ -29,13 +31,15 @@ class TrainingState:
     Attributes:
         net: what is trained.
         optimizer: with its own state.
-        plan: how long the training is; shortened when a time limit demands it.
+        plan: how long the training is.
         average: the running average of the weights, or None.
         step: how many steps are done.
         best: the best mean IU on val so far; None before the first validation.
         per_image: name and mean IU of each val image then.
         rows: of log.csv.
         seconds: spent on this training, in all its runs.
+        pace: how fast it goes; measured again in each lap of a training of limited time.
+        lap: seconds and steps since the pace was last measured.
         losses: those of the steps since the last row.
         ticked: when `seconds` was last brought up to date, by `time.monotonic`.
     """
@@ -49,6 +53,8 @@ class TrainingState:
     per_image: list[tuple[str, float]] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     seconds: float = 0.0
+    pace: Pace = field(default_factory=lambda: Pace(0.0, 0.0))
+    lap: tuple[float, int] = (0.0, 0)
     losses: list[float] = field(default_factory=list)
     ticked: float = field(default_factory=time.monotonic)
 
@@ -76,12 +82,21 @@ class TrainingState:
             self.average.update_parameters(self.net)
         self.step += 1
         self.losses.append(loss)
-        self.tick()
+        self.lap = (self.lap[0] + self.tick(), self.lap[1] + 1)
 
-    def tick(self) -> None:
-        """Bring `seconds` up to date."""
-        now = time.monotonic()
-        self.seconds, self.ticked = self.seconds + now - self.ticked, now
+    def tick(self) -> float:
+        """Bring `seconds` up to date and return by how much."""
+        before, self.ticked = self.ticked, time.monotonic()
+        self.seconds += self.ticked - before
+        return self.ticked - before
+
+    def keep_in_time(self) -> None:
+        """Now and then, where time is limited, fit the steps that are left to the time left."""
+        limit, (seconds, steps) = self.plan.seconds, self.lap
+        if limit is None or seconds < limit * LAP or self.step >= self.plan.steps:
+            return
+        self.pace, self.lap = replace(self.pace, step=seconds / steps), (0.0, 0)
+        self.plan = self.plan.fitted(self.pace, self.step, self.seconds)
 
     def to_dict(self, device: torch.device) -> dict[str, Any]:
         """Return tensors and plain values from which `restore` continues exactly."""
@@ -93,6 +108,7 @@ class TrainingState:
             "arguments": self.net.arguments,
             "preprocessing": self.net.preprocessing.to_dict(),
             "plan": self.plan.to_dict(),
+            "pace": astuple(self.pace),
             **{name: getattr(self, name) for name in _PLAIN},
         }
 
@@ -103,6 +119,7 @@ class TrainingState:
         if self.average is not None:
             self.average.load_state_dict(saved["average"])
         self.plan = Plan.from_dict(saved["plan"])
+        self.pace = Pace(*saved["pace"])
         for name in _PLAIN:
             setattr(self, name, saved[name])
         checkpoint.restore_random_state(saved["random"], device)
