@@ -57,6 +57,8 @@ class Window:
 
     def cells(self, size: int) -> int:
         """Return the output size for an input of `size` cells, 0 where no window fits."""
+        if size == 0:  # nothing comes of nothing, whatever the padding
+            return 0
         free = size + self.before + self.after - self.extent
         if not self.ceil:
             return max(0, free // self.stride + 1)
