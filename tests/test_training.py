@@ -344,9 +344,9 @@ def test_the_plan_follows_the_pace(net: FCN) -> None:
         state.keep_in_time()
         plans.append(state.plan.steps)
     assert plans[8] == pytest.approx(48, abs=3)
-    assert plans[14] == pytest.approx(15 + (100 - 10 * 2 - 5 * 4) / 4, abs=3)
+    assert 30 < plans[14] < 40
     assert plans[-1] == pytest.approx(15 + (100 - 10 * 2 - 5 * 4 - 5) / 0.5, rel=0.1)
-    assert 90 < state.seconds <= 101
+    assert 95 < state.seconds <= 102
     assert state.plan.done(state.step) == pytest.approx(1)
 
 

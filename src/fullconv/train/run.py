@@ -189,4 +189,5 @@ def _planned(record: Record, task: Task, net: FCN, data: _Data, begun: float) ->
         )
     state = TrainingState.start(net, task.recipe, plan)
     state.pace, state.ticked = pace, begun
+    state.tick()
     return state

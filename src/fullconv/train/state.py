@@ -39,7 +39,8 @@ class TrainingState:
         rows: of log.csv.
         seconds: spent on this training, in all its runs.
         pace: how fast it goes; measured again in each lap of a training of limited time.
-        lap: seconds and steps since the pace was last measured.
+        lap: seconds and steps since the pace was last measured; None before the first step of a
+            process, which is slower.
         losses: those of the steps since the last row.
         ticked: when `seconds` was last brought up to date, by `time.monotonic`.
     """
@@ -54,7 +55,7 @@ class TrainingState:
     rows: list[Row] = field(default_factory=list)
     seconds: float = 0.0
     pace: Pace = field(default_factory=lambda: Pace(0.0, 0.0))
-    lap: tuple[float, int] = (0.0, 0)
+    lap: tuple[float, int] | None = None
     losses: list[float] = field(default_factory=list)
     ticked: float = field(default_factory=time.monotonic)
 
@@ -82,7 +83,8 @@ class TrainingState:
             self.average.update_parameters(self.net)
         self.step += 1
         self.losses.append(loss)
-        self.lap = (self.lap[0] + self.tick(), self.lap[1] + 1)
+        seconds = self.tick()
+        self.lap = (0.0, 0) if self.lap is None else (self.lap[0] + seconds, self.lap[1] + 1)
 
     def tick(self) -> float:
         """Bring `seconds` up to date and return by how much."""
@@ -92,10 +94,12 @@ class TrainingState:
 
     def keep_in_time(self) -> None:
         """Now and then, where time is limited, fit the steps that are left to the time left."""
-        limit, (seconds, steps) = self.plan.seconds, self.lap
+        limit, (seconds, steps) = self.plan.seconds, self.lap or (0.0, 0)
         if limit is None or seconds < limit * LAP or self.step >= self.plan.steps:
             return
-        self.pace, self.lap = replace(self.pace, step=seconds / steps), (0.0, 0)
+        # Half trusted: a moment of haste or delay must not decide.
+        self.pace = replace(self.pace, step=(self.pace.step + seconds / steps) / 2)
+        self.lap = (0.0, 0)
         self.plan = self.plan.fitted(self.pace, self.step, self.seconds)
 
     def to_dict(self, device: torch.device) -> dict[str, Any]:
