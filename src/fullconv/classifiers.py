@@ -92,10 +92,14 @@ def _pretrained(name: str) -> tuple[nn.Module, Preprocessing]:
         try:
             return _timm_model(name, pretrained=True), default_preprocessing(name)
         except (OSError, RuntimeError) as error:
+            from huggingface_hub.constants import HF_HUB_CACHE
+
+            model = _timm_hub_id(name)
+            cache = Path(HF_HUB_CACHE) / f"models--{model.replace('/', '--')}"
             raise FullconvError(
-                f"pretrained weights of {name} can't be downloaded ({_reason(error)}): fetch the "
-                f"model {_timm_hub_id(name)} from the Hugging Face Hub on another machine and "
-                "copy its folder into the Hub's cache here, or pass --weights FILE.safetensors"
+                f"pretrained weights of {name} can't be downloaded ({_reason(error)}): fetch "
+                f"{model} with Hugging Face's hf download on another machine and copy the folder "
+                f"{cache.name} from its cache to {cache}, or pass --weights FILE.safetensors"
             ) from error
     weights = _torchvision_weights(name)
     try:
