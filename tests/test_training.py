@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from fullconv.data.folder import DatasetFolder, DatasetInfo
 from fullconv.data.loading import Batch, CachedSplit
 from fullconv.errors import FullconvError, WorkFailedError
 from fullconv.fcn import FCN
-from fullconv.train import loop
+from fullconv.train import checkpoint, loop
 from fullconv.train import step as step_module
 from fullconv.train.balance import median_frequency_weights
 from fullconv.train.calibrate import calibrate
@@ -546,6 +547,16 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     assert fullconv.load(tmp_path / "run" / "fcn16s").num_classes == 3
 
 
+def test_a_loss_that_is_never_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    nan_from(0, monkeypatch)
+    data = write_scenes(tmp_path / "data", train=2)
+    with pytest.raises(WorkFailedError, match=r"loss of step 1 is not finite.*no model was kept"):
+        run(tmp_path / "run", asked(data, "epochs=3"), resume=False, quiet=False)
+    assert "for a time unknown" in capfd.readouterr().err
+
+
 def test_a_full_disk_leaves_the_best_model_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -608,6 +619,35 @@ def test_batch_norm_of_a_single_value_is_refused(tmp_path: Path) -> None:
     data = write_scenes(tmp_path / "data", size=(20, 30))
     with pytest.raises(FullconvError, match="batch_size=1 with crops of 20x30"):
         run(tmp_path / "run", asked(data, "batch_size=1"), resume=False, quiet=True)
+
+
+@contextmanager
+def no_file_above(size: int) -> Iterator[None]:
+    """Let the system itself refuse to write larger files, as a full disk does."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [1000, 100_000])
+def test_the_systems_own_refusal_is_told_in_one_line(tmp_path: Path, size: int) -> None:
+    """torch and safetensors each wrap the system's error in one of their own."""
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"kept": 1})
+    full = pytest.raises(WorkFailedError, match="File too large")
+    with full as caught, checkpoint.saving_in(tmp_path), no_file_above(size):
+        checkpoint.save(path, {"numbers": torch.zeros(100_000), "more": torch.ones(10)})
+    assert str(caught.value).startswith(f"{tmp_path}: cannot save: File too large; what was saved")
+    assert checkpoint.load(path) == {"kept": 1}
+    net = seeded("squeezenet1_1", 16, INFO.classes)
+    with full as caught, checkpoint.saving_in(tmp_path), no_file_above(size):
+        net.save_pretrained(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
 
 # The command line ----------------------------------------------------------------------------

@@ -44,7 +44,8 @@ def calibrate(task: Task, net: FCN, plan: Plan, spent: float = 0.0) -> tuple[Pla
     plan = replace(plan, precision="bf16" if task.recipe.precision == "bf16" else "fp32")
     with torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else []):
         times = _step_times(task, net, plan, most)
-        if task.recipe.precision == "auto" and (hurried or plan.steps >= SHORT):
+        worth_it = task.device.type != "mps" and (hurried or plan.steps >= SHORT)
+        if task.recipe.precision == "auto" and worth_it:
             mixed = replace(plan, precision="bf16")
             others = _step_times(task, net, mixed, most)
             if min(others) * WORTH_BF16 <= min(times):  # what else the machine did counts least

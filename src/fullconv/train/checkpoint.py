@@ -18,9 +18,14 @@ from fullconv.files import replacing
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write tensors and plain values to `path`, whole or not at all."""
-    # Through a Python file, because torch's own writer hides the reason (a full disk, say).
+    # Through a Python file, because torch's own hides the reason of a failure (a full disk, say).
     with replacing(path) as temporary, temporary.open("wb") as file:
-        torch.save(state, file)
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # what torch makes of the reason when it closes its archive
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import Counter
@@ -138,6 +139,10 @@ def _state(
         net = _placed(saved_net(saved, data.info, task.recipe), task.device)
         state = TrainingState.start(net, task.recipe, Plan.from_dict(saved["plan"]))
         state.restore(saved, task.device)
+        if not task.quiet:
+            print(
+                f"{task.name}: {state.step} of {state.plan.steps} steps are done", file=sys.stderr
+            )
     else:
         net = _placed(_untrained_net(record, task.name, data.info, target), task.device)
         state = _planned(record, task, net, data, begun)
@@ -180,14 +185,26 @@ def _planned(record: Record, task: Task, net: FCN, data: _Data, begun: float) ->
         print(f"{task.name}: timing a few steps on {task.device}", file=sys.stderr)
     plan, pace = calibrate(task, net, plan, spent=time.monotonic() - begun)
     if not task.quiet:
-        height, width = plan.crop
-        print(
-            f"{task.name}: {plan.epochs:.3g} epochs of {plan.steps_per_epoch} steps, "
-            f"{task.recipe.batch_size * task.recipe.accumulate} crops of {height}x{width} each, "
-            f"{plan.precision} on {task.device}: about {duration(pace.seconds(plan))}",
-            file=sys.stderr,
-        )
+        _announce(record, task, plan, pace.seconds(plan))
     state = TrainingState.start(net, task.recipe, plan)
     state.pace, state.ticked = pace, begun
     state.tick()
     return state
+
+
+def _announce(record: Record, task: Task, plan: Plan, seconds: float) -> None:
+    """Say what is about to be done and how long it will take."""
+    height, width = plan.crop
+    crops = task.recipe.batch_size * task.recipe.accumulate
+    if math.isinf(seconds):  # the timed steps failed, and the training will say how
+        lasts = "for a time unknown"
+    else:
+        lasts = f"about {duration(seconds)}"
+        if task.name == record.names[0] and len(record.names) > 1:
+            whole = duration(seconds / record.share(task.name)[1])
+            lasts += f" (all {len(record.names)} nets: about {whole})"
+    print(
+        f"{task.name}: {plan.epochs:.3g} epochs of {plan.steps_per_epoch} steps, {crops} crops of "
+        f"{height}x{width} each, {plan.precision} on {task.device}: {lasts}",
+        file=sys.stderr,
+    )
