@@ -50,6 +50,7 @@ def write(stages: list[Stage]) -> None:
         }
         for stage in stages
     ]
+    RESULTS.parent.mkdir(exist_ok=True)
     with RESULTS.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
