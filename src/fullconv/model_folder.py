@@ -77,7 +77,8 @@ def save(net: FCN, folder: Path, metrics: Mapping[str, Any] | None = None) -> No
     }
     with replacing(folder / WEIGHTS) as temporary:
         try:
-            save_file(tensors, temporary, {"format": "pt", "sha256": _digest(tensors)})
+            # One key only: safetensors writes several in random order, and equal runs would differ.
+            save_file(tensors, temporary, {"sha256": _digest(tensors)})
         except SafetensorError as error:
             raise OSError(f"{folder / WEIGHTS}: {error}") from error
         write_json(folder / CONFIG, config)  # if this fails, the old weights stay too
