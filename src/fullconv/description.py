@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fullconv.fcn import FCN
 from fullconv.geometry import Alignment, Grid
 from fullconv.grids import layer_name, places, windows_of
+from fullconv.modes import evaluating
 
 
 @dataclass(frozen=True)
@@ -137,11 +138,9 @@ def _layer(
 
 def _multiply_adds(net: FCN, size: tuple[int, int]) -> dict[str, int]:
     """Count multiply-adds of each layer of the trunk by name, and of the whole net under ""."""
-    training = net.training
     counter = FlopCounterMode(display=False)
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), counter:
-        net.eval()(torch.empty(1, len(net.preprocessing.mean), *size))
-    net.train(training)
+    with evaluating(net), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), counter:
+        net(torch.empty(1, len(net.preprocessing.mean), *size))
     prefix = f"{type(net).__name__}.trunk.layers."
     by_name = {
         name.removeprefix(prefix): sum(ops.values()) // 2  # a multiply-add is two operations

@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fullconv.errors import FullconvError
+from fullconv.modes import evaluating
 
 
 class UntraceableError(FullconvError):
@@ -60,7 +61,7 @@ def trace(network: nn.Module, input_size: int) -> fx.GraphModule:
 def note_shapes(module: fx.GraphModule, input_size: int) -> None:
     """Run `module` on a 2 x 3 x input_size x input_size batch without data; note each shape."""
     parameter = next(module.parameters(), torch.empty(0))
-    with _evaluating(module), FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+    with evaluating(module), FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
         fake = copy.copy(module)
         batch = torch.empty(
             2, 3, input_size, input_size, dtype=parameter.dtype, device=parameter.device
@@ -81,18 +82,6 @@ class _ShapeNotes(fx.Interpreter):
         if isinstance(value, Tensor):
             n.meta["shape"] = tuple(int(length) for length in value.shape)
         return value
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Put `module` into evaluation mode, and each of its parts back as it was."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 class _TrainingFlag:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fullconv.modes import evaluating
+
 if TYPE_CHECKING:
     from fullconv.fcn import FCN
 
@@ -20,15 +22,13 @@ def inference(net: FCN, *, bf16: bool = False) -> Iterator[None]:
 
     Each of its modules gets back the mode it had, frozen ones among training ones included.
     """
-    modes = [(module, module.training) for module in net.modules()]
     kind = next((p.device.type for p in net.parameters()), "cpu")
-    net.eval()
-    try:
-        with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=bf16):
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    with (
+        evaluating(net),
+        torch.inference_mode(),
+        torch.autocast(kind, torch.bfloat16, enabled=bf16),
+    ):
+        yield
 
 
 def image_scores(net: FCN, image: NDArray[np.uint8]) -> torch.Tensor:
