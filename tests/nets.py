@@ -77,6 +77,19 @@ def random_scores(net: nn.Module) -> nn.Module:
     return net
 
 
+def lively(net: nn.Module, size: int = 128) -> nn.Module:
+    """Standardise a net's coarsest scores on noise, so that no class wins everywhere."""
+    score, feature = net.scores[str(net.taps[0].stride)], []
+    hook = score.register_forward_hook(lambda _, __, value: feature.append(value))
+    with torch.no_grad():
+        net(torch.randn(2, 3, size, size))
+        deviation, mean = torch.std_mean(feature[0], (0, 2, 3))
+        score.weight /= deviation[:, None, None, None]
+        score.bias.sub_(mean).div_(deviation)
+    hook.remove()
+    return net
+
+
 class Headed(nn.Module):
     """Two padding-free convolutions of stride 2, and a head given as a function of (self, map).
 
@@ -122,7 +135,7 @@ class Staged(nn.Module):
 class NarrowVGG(tv.VGG):
     """VGG16's layers, few channels wide: its geometry, quickly."""
 
-    def __init__(self, width: int = 4) -> None:
+    def __init__(self, width: int = 8) -> None:
         nn.Module.__init__(self)
         layers: list[nn.Module] = []
         before = 3
@@ -142,3 +155,6 @@ class NarrowVGG(tv.VGG):
             nn.Dropout(),
             nn.Linear(16, 10),
         )
+        for part in self.modules():
+            if isinstance(part, nn.Conv2d):  # as torchvision does, lest the signal dies out
+                nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")

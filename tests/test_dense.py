@@ -420,7 +420,7 @@ def test_a_last_max_pooling_on_one_cell_stays_a_layer():
     """A VGG for 32 x 32 images ends in a 2 x 2 max pooling of a 2 x 2 map: no global pooling."""
     net = NarrowVGG().eval()
     net.avgpool = nn.Identity()
-    net.classifier = nn.Linear(4, 10)
+    net.classifier = nn.Linear(8, 10)
     dense = convolutionalize(net, 32)
     images = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
