@@ -21,7 +21,7 @@ import csv
 import json
 from pathlib import Path
 
-import machine
+import record
 from fullconv.data.folder import DatasetFolder
 from fullconv.evaluation import evaluate
 from fullconv.model_folder import load
@@ -30,7 +30,6 @@ from fullconv.train.recipe import read_recipe
 from fullconv.train.run import run
 
 RECIPES: dict[str, list[str]] = {"at-once": [], "staged": ["epochs=30"]}
-RESULTS = Path(__file__).parent / "results"
 METRICS = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu")
 
 
@@ -54,7 +53,7 @@ def main() -> None:
         }
         run(out, asked, resume=True)
         rows += measure(way, out, given.data)
-        write(rows, RESULTS / f"camvid{'-' + given.only if given.only else ''}.csv")
+        record.write(rows, f"camvid-{given.only}" if given.only else "camvid")
 
 
 def measure(way: str, out: Path, data: Path) -> list[dict[str, str]]:
@@ -79,17 +78,6 @@ def measure(way: str, out: Path, data: Path) -> list[dict[str, str]]:
         print(", ".join(f"{key} {value}" for key, value in row.items()))
         rows.append(row)
     return rows
-
-
-def write(rows: list[dict[str, str]], path: Path) -> None:
-    """Write the results and what they were measured on."""
-    path.parent.mkdir(exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    about = json.dumps(machine.describe(), indent=2) + "\n"
-    path.with_name(f"{path.stem}-machine.json").write_text(about)
 
 
 if __name__ == "__main__":

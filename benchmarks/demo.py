@@ -11,17 +11,14 @@ Results: benchmarks/results/demo.csv and demo-machine.json.
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 from dataclasses import replace
 from pathlib import Path
 
-import machine
+import record
 from fullconv.demo import demonstrate, measure, settings
 from fullconv.report.page import Stage
 from fullconv.train.run import run
 
-RESULTS = Path(__file__).parent / "results" / "demo.csv"
 METRICS = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu")
 
 
@@ -35,30 +32,21 @@ def main() -> None:
     run(alone, settings(data, staged=False, model="fcn32s"), resume=True)
     long = measure(alone, data).stages[0]
     stages.append(replace(long, name="FCN-32s, as long as all three"))
-    write(stages)
+    record.write([row(stage) for stage in stages], "demo")
+    for stage in stages:
+        minutes, mean_iu = stage.seconds / 60, stage.metrics["mean_iu"]
+        print(f"{stage.name}: mean IU {mean_iu:.3f} after {minutes:.1f} minutes")
 
 
-def write(stages: list[Stage]) -> None:
-    """Write a row a net, and what it was measured on."""
-    rows = [
-        {
-            "net": stage.name,
-            "minutes": f"{stage.seconds / 60:.2f}",
-            "epochs": stage.log[-1]["epoch"],
-            **{name: f"{stage.metrics[name]:.4f}" for name in METRICS},
-            **{f"iu_{name}": f"{iu or 0:.3f}" for name, iu in stage.metrics["iu"].items()},
-        }
-        for stage in stages
-    ]
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    about = json.dumps(machine.describe(), indent=2) + "\n"
-    RESULTS.with_name("demo-machine.json").write_text(about)
-    for row in rows:
-        print(f"{row['net']}: mean IU {row['mean_iu']} after {row['minutes']} minutes")
+def row(stage: Stage) -> dict[str, str]:
+    """Return a net's row of the results."""
+    return {
+        "net": stage.name,
+        "minutes": f"{stage.seconds / 60:.2f}",
+        "epochs": f"{stage.log[-1]['epoch']:g}",
+        **{name: f"{stage.metrics[name]:.4f}" for name in METRICS},
+        **{f"iu_{name}": f"{iu or 0:.3f}" for name, iu in stage.metrics["iu"].items()},
+    }
 
 
 if __name__ == "__main__":

@@ -1,15 +1,31 @@
-"""What a benchmark ran on, for its results."""
+"""The results of a benchmark, and what they were measured on."""
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+RESULTS = Path(__file__).parent / "results"
 
-def describe() -> dict[str, str]:
+
+def write(rows: Sequence[dict[str, str]], name: str) -> None:
+    """Write rows as results/NAME.csv, and the machine as results/NAME-machine.json."""
+    RESULTS.mkdir(exist_ok=True)
+    with (RESULTS / f"{name}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    about = json.dumps(machine(), indent=2) + "\n"
+    (RESULTS / f"{name}-machine.json").write_text(about)
+
+
+def machine() -> dict[str, str]:
     """Return processor, cores, memory, system, versions and the commit that was measured."""
     return {
         "processor": _processor(),
