@@ -25,7 +25,7 @@ TORCHVISION = (
     "convnext_tiny",
 )
 TIMM = ("timm:regnetx_002", "timm:mobilenetv4_conv_small", "timm:convnextv2_atto")
-QUICK = ("alexnet", "squeezenet1_0", "resnet18", "mobilenet_v2", "shufflenet_v2_x1_0")
+QUICK = ("alexnet", "squeezenet1_0", "resnet18", "mobilenet_v2")
 
 
 def marked(names: tuple[str, ...]) -> list[object]:

@@ -133,6 +133,7 @@ def test_a_part_frozen_in_eval_mode_stays_so():
     assert norm.running_mean.equal(statistics)
 
 
+@pytest.mark.slow
 def test_a_branch_on_training_around_layers_takes_the_evaluation_side():
     """GoogLeNet returns its auxiliary scores while it trains; the dense net never does."""
     net = classifier("googlenet").train()

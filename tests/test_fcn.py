@@ -224,7 +224,7 @@ def assert_sees_exactly_what_is_derived(net, stride):
         long // 2 + stride // 2 + 1,
         long // 2 + net.taps[0].stride - 1,
     ]
-    for place in places[: 2 if long > 1000 else 4]:
+    for place in places[: 1 if long > 1000 else 4]:
         for size, pixel in (((21, long), (9, place)), ((long, 21), (place, 9))):
             rows, columns = derived(net, size, pixel)
             assert seen_by(twin, size, pixel) == (rows, columns)
@@ -242,22 +242,15 @@ def test_a_pixel_sees_exactly_what_geometry_derives(name, stride):
     assert_sees_exactly_what_is_derived(quick_net(name, stride), stride)
 
 
-BOUNDED = tuple(
-    name
-    for name in TORCHVISION + TIMM
-    if name
-    not in ("mobilenet_v3_large", "efficientnet_b0", "regnet_y_400mf", "timm:convnextv2_atto")
-)
+# Those with squeeze-and-excitation are unbounded; vgg16_bn's layers lie as vgg16's.
+UNBOUNDED = ("mobilenet_v3_large", "efficientnet_b0", "regnet_y_400mf", "timm:convnextv2_atto")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BOUNDED)
+@pytest.mark.parametrize("name", sorted({*TORCHVISION, *TIMM} - {*UNBOUNDED, "vgg16_bn"}))
 def test_a_pixel_of_any_net_sees_exactly_what_geometry_derives(name):
-    trunk = classifier(name)
-    stride = 16 if name == "squeezenet1_0" else 32
-    for finest in (stride, 4):
-        net = random_scores(FCN(trunk, finest, 3)).eval()
-        assert_sees_exactly_what_is_derived(net, finest)
+    net = random_scores(FCN(classifier(name), 4, 3)).eval()
+    assert_sees_exactly_what_is_derived(net, 4)
 
 
 @pytest.mark.parametrize(

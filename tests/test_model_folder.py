@@ -21,7 +21,7 @@ from torch import nn
 import fullconv
 from fullconv import FCN, FullconvError, Preprocessing
 from fullconv.model_folder import load
-from nets import Staged, classifier, random_scores, settled
+from nets import Staged, random_scores, settled
 
 FILES = {"model.safetensors", "config.json"}
 
@@ -511,13 +511,3 @@ def test_a_full_disk_leaves_the_old_files(tmp_path):
         before=["unshare", "-m", "sh", "-c", shell, "sh"],
     )
     assert failures > 4
-
-
-def test_pretrained_input_layers_come_back(tmp_path):
-    """GoogLeNet with pretrained weights normalises its input anew; a loaded one must too."""
-    net = random_scores(FCN("googlenet", 32, 2)).eval()
-    names = [node.name for node in net.trunk.layers.graph.nodes]
-    assert names.index("cat") < names.index("conv1_conv"), "the input is normalised first"
-    net.save_pretrained(tmp_path)
-    assert_same_net(load(tmp_path), net)
-    assert classifier("googlenet").transform_input is False  # as torchvision has it untrained
