@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,8 @@ def command(
         + ", ".join(f"{stage.name} {stage.metrics['mean_iu']:.3f}" for stage in report.stages)
     )
     print(f"look at {out / 'report.html'}")
+    if shutil.which("fullconv") is None:
+        print("to type fullconv without its path: source .venv/bin/activate")
     print("next, with a folder of your own images and masks (README.md says how it is laid out):")
     print("  fullconv data check DIR")
     print("  fullconv train --data DIR --out runs/mine --set minutes=45")
