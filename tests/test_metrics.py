@@ -203,3 +203,31 @@ def test_any_division_into_batches_gives_the_same_counts(case, cuts, random):
         bit_by_bit.update(part[:, 0], part[:, 1])
     assert (bit_by_bit.counts == whole.counts).all()
     assert whole.counts.sum() == sum(t != IGNORE for t, _ in pairs)
+
+
+def test_unscored_classes_keep_their_iu_but_leave_the_means():
+    # The matrix of the hand-worked example: class 2, of IU 0 and accuracy 0, is not scored.
+    matrix = ConfusionMatrix(3, unscored=[2])
+    matrix.counts += np.array([[3, 1, 0], [0, 2, 1], [1, 0, 0]])
+    metrics = matrix.metrics()
+    assert metrics.iu == pytest.approx([0.6, 0.5, 0.0])
+    assert metrics.mean_iu == pytest.approx((0.6 + 0.5) / 2)
+    assert metrics.mean_accuracy == pytest.approx((3 / 4 + 2 / 3) / 2)
+    assert metrics.pixel_accuracy == pytest.approx(0.625)  # over all pixels, as before
+    assert metrics.frequency_weighted_iu == pytest.approx(0.4875)
+    assert metrics.to_dict("test", 1, ["a", "b", "c"])["iu"]["c"] == 0.0
+
+
+def test_a_class_absent_from_truth_does_not_spoil_the_mean_if_unscored():
+    # SIFT Flow's cow: never in the test set; a single pixel taken for one costs mean IU a third.
+    confusion = np.array([[9, 0, 1], [0, 10, 0], [0, 0, 0]])
+    assert Metrics.of(confusion).mean_iu == pytest.approx((0.9 + 1.0 + 0.0) / 3)
+    assert Metrics.of(confusion, unscored={2}).mean_iu == pytest.approx((0.9 + 1.0) / 2)
+
+
+@pytest.mark.filterwarnings("error")
+def test_with_every_class_unscored_there_are_no_means():
+    metrics = Metrics.of(np.eye(2, dtype=np.int64), unscored=(0, 1))
+    assert math.isnan(metrics.mean_iu)
+    assert math.isnan(metrics.mean_accuracy)
+    assert metrics.pixel_accuracy == 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,11 @@ class ConfusionMatrix:
 
     Attributes:
         counts: int64 array (classes, classes).
+        unscored: ids of the classes that the means leave out.
     """
 
-    def __init__(self, num_classes: int) -> None:
-        self.num_classes = num_classes
+    def __init__(self, num_classes: int, unscored: Collection[int] = ()) -> None:
+        self.num_classes, self.unscored = num_classes, unscored
         self.counts: NDArray[np.int64] = np.zeros((num_classes, num_classes), np.int64)
 
     def update(self, truth: NDArray[Any], predicted: NDArray[Any]) -> None:
@@ -38,7 +39,7 @@ class ConfusionMatrix:
 
     def metrics(self) -> Metrics:
         """Return the four metrics of what was counted so far."""
-        return Metrics.of(self.counts)
+        return Metrics.of(self.counts, self.unscored)
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,9 @@ class Metrics:
     """The paper's metrics, fractions in 0..1; NaN where there is nothing to measure.
 
     A class absent from both truth and prediction has IU NaN and is left out of the means; one
-    that is predicted but absent from truth has IU 0 and counts in mean IU.
+    that is predicted but absent from truth has IU 0 and counts in mean IU, unless it is unscored.
+    Unscored classes (such as those that a test set never shows) have an IU but count neither in
+    mean accuracy nor in mean IU; the other two metrics are over all pixels and know no exceptions.
 
     Attributes:
         confusion: the int64 confusion matrix, truth in rows.
@@ -61,8 +64,12 @@ class Metrics:
     iu: NDArray[np.float64]
 
     @classmethod
-    def of(cls, confusion: NDArray[np.int64]) -> Metrics:
-        """Compute the metrics of a confusion matrix, truth in rows."""
+    def of(cls, confusion: NDArray[np.int64], unscored: Collection[int] = ()) -> Metrics:
+        """Compute the metrics of a confusion matrix, truth in rows.
+
+        The classes with the ids `unscored` are left out of the means.
+        """
+        scored = ~np.isin(np.arange(len(confusion)), list(unscored))
         right = np.diag(confusion).astype(np.float64)
         truth = confusion.sum(1).astype(np.float64)
         union = truth + confusion.sum(0) - right
@@ -73,8 +80,8 @@ class Metrics:
         return cls(
             confusion=confusion.copy(),
             pixel_accuracy=float(pixel_accuracy),
-            mean_accuracy=_mean(accuracy),
-            mean_iu=_mean(iu),
+            mean_accuracy=mean_present(accuracy[scored]),
+            mean_iu=mean_present(iu[scored]),
             frequency_weighted_iu=float(weighted),
             iu=iu,
         )
@@ -93,8 +100,8 @@ class Metrics:
         }
 
 
-def _mean(values: NDArray[np.float64]) -> float:
-    """Mean over what is not NaN; NaN, without a warning, where nothing is."""
+def mean_present(values: NDArray[np.float64]) -> float:
+    """Return the mean of what is not NaN; NaN, without a warning, where nothing is."""
     present = values[~np.isnan(values)]
     return float(present.mean()) if present.size else float("nan")
 

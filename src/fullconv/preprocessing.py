@@ -14,13 +14,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How RGB bytes become a network's input: ``(bytes * scale - mean) / std`` per channel.
+    """How stored values become a network's input: ``(values * scale - mean) / std`` per channel.
+
+    The values are RGB bytes as a rule. A net of several inputs has their channels one after the
+    other, the three colours first if they are among them.
 
     Attributes:
-        channels: order of the channels that the network expects.
-        scale: factor on the bytes 0..255 (1/255 in torchvision, 1 in Caffe).
-        mean, std: per channel, in the network's channel order, after scaling.
+        channels: order that the network expects of the first three channels.
+        scale: factor on the values (on bytes 1/255 in torchvision, 1 in Caffe).
+        mean, std: one a channel, in the network's channel order, after scaling.
         input_size: side in pixels of the square images that the classifier was trained on.
+        logarithmic: the channels whose values, if above 1, are first replaced by their natural
+            logarithm, and by 0 otherwise: depth in millimetres, which is 0 where unknown.
     """
 
     channels: Literal["RGB", "BGR"] = "RGB"
@@ -28,9 +33,15 @@ class Preprocessing:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     input_size: int = 224
+    logarithmic: tuple[int, ...] = ()
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Convert uint8 RGB images (..., 3, H, W) to the network's float32 input, same shape."""
+        """Convert images (..., C, H, W) to the network's float32 input of the same shape.
+
+        Args:
+            images: uint8, or float32 where bytes don't suffice; colours as RGB, C as many as
+                there are means.
+        """
         import torch
 
         shape = (len(self.mean), 1, 1)
@@ -39,23 +50,35 @@ class Preprocessing:
             self.std, device=images.device
         )
         values = images.float()
+        if self.logarithmic:
+            chosen = torch.zeros(shape, dtype=torch.bool, device=images.device)
+            chosen[list(self.logarithmic)] = True
+            values = torch.where(chosen, values.clamp(min=1).log(), values)
         if self.channels == "BGR":
-            values = values.flip(-3)
+            colours, others = values[..., :3, :, :].flip(-3), values[..., 3:, :, :]
+            values = torch.cat((colours, others), -3) if others.shape[-3] else colours
         return values * factor.reshape(shape) - offset.reshape(shape)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form that config.json and weight files carry."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        values = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        if not self.logarithmic:  # a key that few nets need
+            del values["logarithmic"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
         """Rebuild from `to_dict`'s form; missing keys take the ImageNet defaults.
 
         Raises:
-            ValueError: a value is of the wrong kind, or mean and std differ in length.
+            ValueError: a value is of the wrong kind, mean and std differ in length, or a
+                logarithmic channel is none.
         """
         known = {key: values[key] for key in cls.__dataclass_fields__ if key in values}
         rebuilt = TypeAdapter(cls).validate_python(known)
-        if len(rebuilt.mean) != len(rebuilt.std):
-            raise ValueError(f"{len(rebuilt.mean)} means for {len(rebuilt.std)} stds")
+        count = len(rebuilt.mean)
+        if count != len(rebuilt.std):
+            raise ValueError(f"{count} means for {len(rebuilt.std)} stds")
+        if not set(rebuilt.logarithmic) <= set(range(count)):
+            raise ValueError(f"logarithmic channels {rebuilt.logarithmic} of {count}")
         return rebuilt
