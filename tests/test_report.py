@@ -16,7 +16,7 @@ from PIL import Image
 from fullconv.metrics import Metrics
 from fullconv.report.contact import side_by_side
 from fullconv.report.figures import HATCH, label_image
-from fullconv.report.page import DASH, Report, Scene, Stage, write_report
+from fullconv.report.page import DASH, Head, Report, Scene, Stage, write_report
 
 CLASSES = ("sky", "road", "pole", "ghost")
 PALETTE = ((10, 20, 200), (120, 60, 130), (250, 250, 0), (0, 0, 0))
@@ -80,8 +80,7 @@ def a_report(stages: int = 3, scenes: int = 2, size: tuple[int, int] = (40, 60))
     return Report(
         title="FCN on noise",
         intro="What it learnt.",
-        classes=CLASSES,
-        palette=PALETTE,
+        heads=(Head("labels", CLASSES, PALETTE),),
         ignore_index=255,
         stages=tuple(
             Stage(
@@ -98,8 +97,8 @@ def a_report(stages: int = 3, scenes: int = 2, size: tuple[int, int] = (40, 60))
                 f"town/{i}",
                 f"scene {i}: mean IU 0.{i}",
                 rng.integers(0, 256, (*size, 3), np.uint8),
-                labels((0, 1, 2, 255)),
-                tuple(labels() for _ in names),
+                {"labels": labels((0, 1, 2, 255))},
+                tuple({"labels": labels()} for _ in names),
             )
             for i in range(scenes)
         ),
@@ -191,7 +190,7 @@ def test_pictures_stand_in_order_with_the_right_colours(page: Page) -> None:
     alts = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
     assert alts[:5] == [f"town/0: {head}" for head in ("photo", "truth", *CONFUSIONS)]
     scene = report.scenes[0]
-    for image, labels in zip(images[1:5], (scene.truth, *scene.predictions), strict=True):
+    for image, labels in zip(images[1:5], scene.maps(report.heads[0]), strict=True):
         factor = image.width // labels.shape[1]
         assert image.size == (labels.shape[1] * factor, labels.shape[0] * factor)
         shown, large = np.asarray(image.convert("RGB")), labels.repeat(factor, 0).repeat(factor, 1)
@@ -264,7 +263,7 @@ def test_names_are_text_whatever_they_hold(tmp_path: Path) -> None:
         report,
         title=evil,
         intro=evil,
-        classes=(evil, *CLASSES[1:]),
+        heads=(replace(report.heads[0], classes=(evil, *CLASSES[1:])),),
         stages=(stage,),
         scenes=tuple(replace(scene, name=evil, caption=evil) for scene in report.scenes),
         facts=((evil, evil),),
@@ -315,8 +314,7 @@ def test_many_classes_list_the_worst_confusions(tmp_path: Path) -> None:
     report = a_report(stages=1, scenes=0)
     report = replace(
         report,
-        classes=classes,
-        palette=((1, 2, 3),) * 150,
+        heads=(Head("labels", classes, ((1, 2, 3),) * 150),),
         stages=(replace(report.stages[0], metrics=metrics),),
     )
     page = written(tmp_path, report)
@@ -330,9 +328,10 @@ def test_stays_small_even_for_noise(tmp_path: Path) -> None:
     report = a_report(stages=1, scenes=8, size=(450, 720))
     rng = np.random.default_rng(2)
     noise = rng.integers(0, 255, (450, 720), np.uint8)
-    scenes = tuple(replace(s, truth=noise, predictions=(noise,)) for s in report.scenes)
+    maps = {"labels": noise}
+    scenes = tuple(replace(s, truth=maps, predictions=(maps,)) for s in report.scenes)
     palette = tuple(tuple(colour) for colour in rng.integers(0, 256, (255, 3)).tolist())
-    report = replace(report, scenes=scenes, palette=palette)
+    report = replace(report, scenes=scenes, heads=(replace(report.heads[0], palette=palette),))
     write_report(tmp_path / "report.html", report)
     assert (tmp_path / "report.html").stat().st_size < 4_900_000
 
@@ -365,7 +364,7 @@ def test_side_by_side_holds_every_picture_at_its_own_pixels(size: tuple[int, int
     tops = []
     for scene in report.scenes:
         places = [find(sheet, scene.image)]
-        for labels in (scene.truth, *scene.predictions):
+        for labels in scene.maps(report.heads[0]):
             painted = label_image(labels, PALETTE, 255).convert("RGB")
             places.append(find(sheet, np.asarray(painted)))
         assert len({top for top, _ in places}) == 1

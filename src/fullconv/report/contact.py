@@ -12,13 +12,15 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fullconv.palette import Colour
 from fullconv.report.figures import label_image
-from fullconv.report.page import Report, legend
+from fullconv.report.page import Head, Report, Scene, legend
 
 PAPER, INK, MUTED = (255, 255, 255), (27, 33, 39), (88, 97, 106)
 
 
 def side_by_side(report: Report) -> NDArray[np.uint8]:
-    """Draw a report's scenes at their own resolution, with column heads and a legend of classes.
+    """Draw a report's scenes at their own resolution, with titles and a legend of classes.
+
+    Each head has its line of pictures, the photo being in the first one.
 
     Returns:
         A uint8 RGB array (H, W, 3).
@@ -28,21 +30,30 @@ def side_by_side(report: Report) -> NDArray[np.uint8]:
     """
     if not report.scenes:
         raise ValueError("a report without scenes has nothing to show side by side")
-    rows = [
-        [
-            Image.fromarray(scene.image),
-            *(
-                label_image(labels, report.palette, report.ignore_index).convert("RGB")
-                for labels in (scene.truth, *scene.predictions)
-            ),
-        ]
-        for scene in report.scenes
-    ]
-    width = max(picture.width for row in rows for picture in row)
+    width = max(scene.image.shape[1] for scene in report.scenes)
     font = _font(max(11, width // 17))
-    body = _stack([_line(row, width) for row in rows], gap=_gap(width))
-    heads = _heads(report.columns, width, font)
-    return np.asarray(_framed([heads, body, _legend(report, body.width, font)], _gap(width)))
+    parts = [] if len(report.heads) > 1 else [_titles(report.columns, width, font)]
+    body = [_scene(report, scene, width, font) for scene in report.scenes]
+    parts.append(_stack(body, _gap(width)))
+    parts += [_legend(report, head, parts[-1].width, font) for head in report.heads]
+    return np.asarray(_framed(parts, _gap(width)))
+
+
+def _scene(report: Report, scene: Scene, width: int, font: ImageFont.FreeTypeFont) -> Image.Image:
+    """Draw a scene's pictures in a line for each head; of several heads each has its titles."""
+    lines = []
+    for head in report.heads:
+        maps = [
+            label_image(labels, head.palette, report.ignore_index).convert("RGB")
+            for labels in scene.maps(head)
+        ]
+        first = head is report.heads[0]
+        photo = Image.fromarray(scene.image) if first else _blank(width, 1)
+        if len(report.heads) > 1:
+            titles = [report.titled(title, head) for title in report.columns[1:]]
+            lines.append(_titles([report.columns[0] if first else "", *titles], width, font))
+        lines.append(_line([photo, *maps], width))
+    return _stack(lines, _gap(width))
 
 
 def _line(pictures: Sequence[Image.Image], width: int) -> Image.Image:
@@ -54,22 +65,18 @@ def _line(pictures: Sequence[Image.Image], width: int) -> Image.Image:
     return line
 
 
-def _heads(names: Sequence[str], width: int, font: ImageFont.FreeTypeFont) -> Image.Image:
+def _titles(names: Sequence[str], width: int, font: ImageFont.FreeTypeFont) -> Image.Image:
     """Write the columns' names where `_line` puts the columns."""
     gap = _gap(width)
-    heads = _blank(len(names) * (width + gap) - gap, round(font.size * 1.3))
+    titles = _blank(len(names) * (width + gap) - gap, round(font.size * 1.3))
     for i, name in enumerate(names):
-        ImageDraw.Draw(heads).text((i * (width + gap), font.size), name, MUTED, font, "ls")
-    return heads
+        ImageDraw.Draw(titles).text((i * (width + gap), font.size), name, MUTED, font, "ls")
+    return titles
 
 
-def _legend(report: Report, width: int, font: ImageFont.FreeTypeFont) -> Image.Image:
+def _legend(report: Report, head: Head, width: int, font: ImageFont.FreeTypeFont) -> Image.Image:
     """Name the colours that occur, in as many lines as `width` pixels need."""
-    classes, has_ignored = legend(report)
-    # A swatch is a tiny label map, so that "ignored" is hatched here as it is in the pictures.
-    swatches = [(name, 0, [colour]) for name, colour in classes]
-    swatches += [("ignored", 1, [PAPER])] if has_ignored else []
-    entries = [_entry(name, label, palette, font) for name, label, palette in swatches]
+    entries = [_entry(name, colour, font) for name, colour in legend(report, head)]
     lines: list[list[Image.Image]] = [[]]
     for entry in entries:
         if sum(e.width for e in [*lines[-1], entry]) > width and lines[-1]:
@@ -84,14 +91,13 @@ def _legend(report: Report, width: int, font: ImageFont.FreeTypeFont) -> Image.I
     return strip
 
 
-def _entry(
-    name: str, label: int, palette: Sequence[Colour], font: ImageFont.FreeTypeFont
-) -> Image.Image:
+def _entry(name: str, colour: Colour | None, font: ImageFont.FreeTypeFont) -> Image.Image:
     """Draw one swatch and its name, with room to the next."""
     size = round(font.size)
     side = round(0.8 * size)
     entry = _blank(round(side + 1.7 * size + font.getlength(name)), round(1.5 * size))
-    swatch = label_image(np.full((side, side), label), palette, ignore_index=1)
+    # A tiny label map, so that "ignored" is hatched here as it is in the pictures.
+    swatch = label_image(np.zeros((side, side), np.uint8), [colour] if colour else [], 255)
     entry.paste(swatch.convert("RGB"), (0, size - side))
     ImageDraw.Draw(entry).text((side + 0.45 * size, size), name, INK, font, "ls")
     return entry

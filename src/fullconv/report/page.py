@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +33,23 @@ METRICS = {
 
 
 @dataclass(frozen=True)
+class Head:
+    """One labelling that the nets learn.
+
+    Attributes:
+        name: shown only where there are several.
+        classes: their names; the index is the label id.
+        palette: RGB in 0..255 for each class.
+        unscored: names of the classes that the means leave out.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    palette: tuple[Colour, ...]
+    unscored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Stage:
     """One net trained.
 
@@ -50,24 +67,33 @@ class Stage:
     seconds: float
     parameters: int
 
+    def of(self, head: Head) -> dict[str, Any]:
+        """Return the metrics of one head."""
+        of_head: dict[str, Any] = self.metrics.get("heads", {}).get(head.name, self.metrics)
+        return of_head
+
 
 @dataclass(frozen=True)
 class Scene:
-    """A photograph with its truth and every stage's prediction.
+    """A photograph with its truth and every stage's prediction, both by the heads' names.
 
     Attributes:
         name: the sample's name.
         caption: why it is shown, such as "best: mean IU 0.81".
         image: uint8 RGB array (H, W, 3).
-        truth: uint8 class ids (H, W).
-        predictions: uint8 class ids (H, W), one array a stage.
+        truth: uint8 class ids (H, W) of each head.
+        predictions: the same for each stage.
     """
 
     name: str
     caption: str
     image: NDArray[np.uint8]
-    truth: NDArray[np.uint8]
-    predictions: tuple[NDArray[np.uint8], ...]
+    truth: Mapping[str, NDArray[np.uint8]]
+    predictions: tuple[Mapping[str, NDArray[np.uint8]], ...]
+
+    def maps(self, head: Head) -> list[NDArray[np.uint8]]:
+        """Return truth and predictions of one head."""
+        return [labels[head.name] for labels in (self.truth, *self.predictions)]
 
 
 @dataclass(frozen=True)
@@ -76,8 +102,7 @@ class Report:
 
     Attributes:
         title, intro: plain text.
-        classes: their names; the index is the label id.
-        palette: RGB in 0..255 for each class.
+        heads: what the nets label; one as a rule.
         ignore_index: the label id that is no class.
         stages: in the order of training, at least one.
         scenes: the rows of the figure; may be empty.
@@ -86,8 +111,7 @@ class Report:
 
     title: str
     intro: str
-    classes: tuple[str, ...]
-    palette: tuple[Colour, ...]
+    heads: tuple[Head, ...]
     ignore_index: int
     stages: tuple[Stage, ...]
     scenes: tuple[Scene, ...]
@@ -95,8 +119,12 @@ class Report:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The heads of the figure's columns."""
+        """What the figure's columns show."""
         return ("photo", "truth", *(stage.name for stage in self.stages))
+
+    def titled(self, text: str, head: Head) -> str:
+        """Add a head's name to `text`, where there are several."""
+        return f"{text}, {head.name}" if len(self.heads) > 1 else text
 
 
 class ClassRow(NamedTuple):
@@ -106,6 +134,18 @@ class ClassRow(NamedTuple):
     colour: Colour
     values: tuple[float | None, ...]
     share: float | None
+
+
+class HeadView(NamedTuple):
+    """What the page shows of one head; `matrix` holds shares of its rows, or is None."""
+
+    head: Head
+    best: dict[str, float | None]
+    legend: list[tuple[str, Colour | None]]
+    class_rows: list[ClassRow]
+    has_absent: bool
+    matrix: list[list[float | None]] | None
+    confusions: list[Confusion]
 
 
 class Confusion(NamedTuple):
@@ -136,23 +176,15 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {f.__name__: f for f in (fraction, percent, minutes, count)}
-    final = report.stages[-1]
-    matrix = np.array(final.metrics.get("confusion") or [], dtype=np.int64)
-    shown = len(report.classes) <= MOST_CLASSES_IN_MATRIX and matrix.size > 0
     return environment.get_template("report.html.j2").render(
         report=report,
-        final=final,
+        final=report.stages[-1],
         metric_names=METRICS,
-        best={key: _best(report.stages, key) for key in METRICS},
         duration=duration(sum(finite(stage.seconds) or 0.0 for stage in report.stages)),
-        rows=_picture_rows(report),
-        legend=legend(report),
-        curves=_curves(report.stages),
-        class_rows=(class_rows := _class_rows(report, matrix)),
-        absent=any(None in row.values for row in class_rows),
-        matrix=_row_shares(matrix) if shown else None,
-        numbers=len(report.classes) <= MOST_CLASSES_WITH_NUMBERS,
-        confusions=[] if shown else _top_confusions(report.classes, matrix),
+        scenes=_pictures(report),
+        curves=_curves(report),
+        views=[_view(report, head) for head in report.heads],
+        most_with_numbers=MOST_CLASSES_WITH_NUMBERS,
     )
 
 
@@ -182,62 +214,82 @@ def count(value: float) -> str:
     return f"{value:.0f}"
 
 
-def _best(stages: Sequence[Stage], key: str) -> float | None:
+def _view(report: Report, head: Head) -> HeadView:
+    matrix = np.array(report.stages[-1].of(head).get("confusion") or [], dtype=np.int64)
+    class_rows = _class_rows(report, head, matrix)
+    shown = len(head.classes) <= MOST_CLASSES_IN_MATRIX and matrix.size > 0
+    return HeadView(
+        head=head,
+        best={key: _best([stage.of(head) for stage in report.stages], key) for key in METRICS},
+        legend=legend(report, head),
+        class_rows=class_rows,
+        has_absent=any(None in row.values for row in class_rows),
+        matrix=_row_shares(matrix) if shown else None,
+        confusions=[] if shown else _top_confusions(head.classes, matrix),
+    )
+
+
+def _best(metrics: Sequence[Mapping[str, Any]], key: str) -> float | None:
     """Return the best of several stages; None for one alone, which needs no mark."""
-    values = [v for stage in stages if (v := finite(stage.metrics.get(key))) is not None]
-    return max(values, default=None) if len(stages) > 1 else None
+    values = [v for each in metrics if (v := finite(each.get(key))) is not None]
+    return max(values, default=None) if len(metrics) > 1 else None
 
 
-def _picture_rows(report: Report) -> list[tuple[Scene, list[tuple[str, str]]]]:
-    """Return for each scene its pictures as (column head, data URI)."""
-    pixels = PICTURE_PIXELS // max(1, len(report.scenes) * len(report.columns))
+def _pictures(report: Report) -> list[tuple[Scene, list[tuple[str, str]]]]:
+    """Return for each scene its pictures as (title, data URI): the photo, then head by head."""
+    pictures = 1 + len(report.heads) * (len(report.columns) - 1)
+    pixels = PICTURE_PIXELS // max(1, len(report.scenes) * pictures)
     rows = []
     for scene in report.scenes:
-        maps = [
-            labels_uri(labels, report.palette, report.ignore_index, pixels)
-            for labels in (scene.truth, *scene.predictions)
-        ]
-        uris = [photo_uri(scene.image, pixels), *maps]
-        rows.append((scene, list(zip(report.columns, uris, strict=True))))
+        row = [(report.columns[0], photo_uri(scene.image, pixels))]
+        for head in report.heads:
+            for title, labels in zip(report.columns[1:], scene.maps(head), strict=True):
+                uri = labels_uri(labels, head.palette, report.ignore_index, pixels)
+                row.append((report.titled(title, head), uri))
+        rows.append((scene, row))
     return rows
 
 
-def legend(report: Report) -> tuple[list[tuple[str, Colour]], bool]:
-    """Return the classes that some scene shows with their colours, and whether any is ignored."""
+def legend(report: Report, head: Head) -> list[tuple[str, Colour | None]]:
+    """Return what some scene shows of a head: its classes and their colours, "ignored" and None."""
     seen: set[int] = set()
     for scene in report.scenes:
-        for labels in (scene.truth, *scene.predictions):
+        for labels in scene.maps(head):
             seen.update(np.unique(labels).tolist())
-    known = seen & set(range(len(report.classes))) - {report.ignore_index}
-    return [(report.classes[i], report.palette[i]) for i in sorted(known)], bool(seen - known)
+    known = seen & set(range(len(head.classes))) - {report.ignore_index}
+    named: list[tuple[str, Colour | None]] = [
+        (head.classes[i], head.palette[i]) for i in sorted(known)
+    ]
+    return named + [("ignored", None)] * bool(seen - known)
 
 
-def _curves(stages: Sequence[Stage]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+def _curves(report: Report) -> list[tuple[str, str, list[tuple[str, str]]]]:
     """Return (title, SVG, key of (colour, name)) of each plot that has something to show."""
-    logs = [(stage.name, stage.log) for stage in stages]
+    logs = [(stage.name, stage.log) for stage in report.stages]
     loss = [Line("train_loss", "train", "training")]
     if any(finite(row.get("val_loss")) is not None for _, log in logs for row in log):
         loss.append(Line("val_loss", "val", "validation"))
     iu = [Line("val_mean_iu", "val", "validation, dot at the best", mark_best=True)]
+    mean = "Mean IU" if len(report.heads) == 1 else "Mean IU, averaged over the heads"
     return [
         (title, svg, [(line.colour, line.name) for line in lines])
-        for title, lines in (("Loss", loss), ("Mean IU", iu))
+        for title, lines in (("Loss", loss), (mean, iu))
         if (svg := curves_svg(logs, lines, title))
     ]
 
 
-def _class_rows(report: Report, matrix: NDArray[np.int64]) -> list[ClassRow]:
+def _class_rows(report: Report, head: Head, matrix: NDArray[np.int64]) -> list[ClassRow]:
     """Return the classes by falling IU of the last stage, those without one last."""
     total = int(matrix.sum())
-    ius = [stage.metrics.get("iu") or {} for stage in report.stages]
+    ius = [stage.of(head).get("iu") or {} for stage in report.stages]
     rows = [
         ClassRow(
             name=name,
-            colour=report.palette[i],
+            colour=head.palette[i],
             values=tuple(finite(iu.get(name)) for iu in ius),
             share=int(matrix[i].sum()) / total if total else None,
         )
-        for i, name in enumerate(report.classes)
+        for i, name in enumerate(head.classes)
     ]
     return sorted(rows, key=lambda row: math.inf if row.values[-1] is None else -row.values[-1])
 

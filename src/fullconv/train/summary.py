@@ -17,7 +17,7 @@ from fullconv.evaluation import Evaluation
 from fullconv.fcn import FCN
 from fullconv.model_folder import load
 from fullconv.predict.labels import label_image
-from fullconv.report.page import Report, Scene, Stage
+from fullconv.report.page import Head, Report, Scene, Stage
 from fullconv.train import checkpoint
 from fullconv.train.record import Record
 
@@ -46,9 +46,9 @@ def summarise(
     for name in record.names:  # one net in memory at a time
         net = load(record.folder(name))
         stages.append(_stage(record, name, net, split.name, measured[name] if measured else None))
-        predictions.append([label_image(net, sample.image) for _, sample in chosen])
+        predictions.append([{"labels": label_image(net, sample.image)} for _, sample in chosen])
     scenes = (
-        Scene(sample.name, caption, sample.image, sample.labels, tuple(labelled))
+        Scene(sample.name, caption, sample.image, {"labels": sample.labels}, tuple(labelled))
         for (caption, sample), *labelled in zip(chosen, *predictions, strict=True)
     )
     course = (
@@ -57,8 +57,7 @@ def summarise(
     return Report(
         title=f"{_title(last)} on {info.name}",
         intro=f"{len(stages)} {course}; measured on {split.name}, {len(split)} images.",
-        classes=info.classes,
-        palette=net.palette,
+        heads=(Head("labels", info.classes, net.palette),),
         ignore_index=info.ignore_index,
         stages=tuple(stages),
         scenes=tuple(scenes),
