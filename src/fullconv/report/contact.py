@@ -77,6 +77,8 @@ def _titles(names: Sequence[str], width: int, font: ImageFont.FreeTypeFont) -> I
 def _legend(report: Report, head: Head, width: int, font: ImageFont.FreeTypeFont) -> Image.Image:
     """Name the colours that occur, in as many lines as `width` pixels need."""
     entries = [_entry(name, colour, font) for name, colour in legend(report, head)]
+    if len(report.heads) > 1:
+        entries.insert(0, _titles([head.name], round(font.getlength(head.name) + font.size), font))
     lines: list[list[Image.Image]] = [[]]
     for entry in entries:
         if sum(e.width for e in [*lines[-1], entry]) > width and lines[-1]:
