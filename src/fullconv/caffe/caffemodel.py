@@ -123,15 +123,14 @@ class _Walk:
     def layer(self, field: _Field, kind: _LayerKind) -> Layer:
         fields = self.message(field)
         about = self.decoded(kind.message, fields)
-        if isinstance(about.name, bytes):  # what protobuf gives for text that is not UTF-8
-            raise _DamagedError("the name of a layer is no text")
         if kind.message == "V1LayerParameter" and about.HasField("layer"):
             raise _DamagedError("layers of 2013's format: let Caffe upgrade_net_proto_binary")
-        blobs = [each for each in fields if each.number == kind.blobs]
+        name = _text(about.name)
         try:
-            return Layer(about.name, _type(about.type), tuple(self.blob(each) for each in blobs))
+            blobs = [self.blob(each) for each in fields if each.number == kind.blobs]
         except _DamagedError as error:
-            raise _DamagedError(f"layer {about.name[:80]!r}: {error}") from error
+            raise _DamagedError(f"layer {name[:80]!r}: {error}") from error
+        return Layer(name, _type(about.type), tuple(blobs))
 
     def blob(self, field: _Field) -> NDArray[np.float32]:
         fields = self.message(field)
@@ -223,11 +222,18 @@ class _Walk:
         raise _DamagedError(f"a number of more than 64 bits before byte {at}")
 
 
-def _type(given: str | int) -> str:
+def _text(given: bytes) -> str:
+    try:
+        return given.decode()
+    except UnicodeDecodeError as error:
+        raise _DamagedError("the name or type of a layer is no text") from error
+
+
+def _type(given: bytes | int) -> str:
     """Return a layer's type, which V1 layers give as a number."""
-    if isinstance(given, int) and 0 <= given < len(V1_TYPES):
-        return V1_TYPES[given]
-    return str(given)
+    if isinstance(given, bytes):
+        return _text(given)
+    return V1_TYPES[given] if 0 <= given < len(V1_TYPES) else str(given)
 
 
 def _shape(blob: Any) -> tuple[int, ...]:
@@ -269,7 +275,7 @@ def _schema() -> dict[str, Any]:
     """
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-    number, text, whole = "TYPE_INT64", "TYPE_STRING", "TYPE_BYTES"
+    number, text = "TYPE_INT64", "TYPE_BYTES"  # protobuf's strings differ by implementation
     fields = {
         "BlobShape": [("dim", 1, number)],
         "BlobProto": [
@@ -280,7 +286,7 @@ def _schema() -> dict[str, Any]:
             ("shape", 7, ".BlobShape"),
         ],
         "LayerParameter": [("name", 1, text), ("type", 2, text)],
-        "V1LayerParameter": [("layer", 1, whole), ("name", 4, text), ("type", 5, number)],
+        "V1LayerParameter": [("layer", 1, text), ("name", 4, text), ("type", 5, number)],
     }
     file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", syntax="proto2")
     for name, members in fields.items():
