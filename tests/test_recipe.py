@@ -22,10 +22,17 @@ def test_overrides_are_yaml_and_the_last_wins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "crop"), [("64", (64, 64)), ("64x96", (64, 96)), ("[5, 7]", (5, 7)), ("null", None)]
+    ("text", "crop"),
+    [
+        ("64", (64, 64)),
+        ("64x96", (64, 96)),
+        ("[5, 7]", (5, 7)),
+        ("null", None),
+        ("whole", "whole"),
+    ],
 )
-def test_ways_to_write_a_crop(text: str, crop: tuple[int, int] | None) -> None:
-    assert read_recipe("default", [f"crop={text}"]).crop == crop
+def test_ways_to_write_a_crop(text: str, crop: tuple[int, int] | str | None) -> None:
+    assert read_recipe("default", [f"crop={text}", "batch_size=1"]).crop == crop
 
 
 def test_numbers_as_people_write_them() -> None:
@@ -49,6 +56,15 @@ def test_numbers_as_people_write_them() -> None:
         ("crop=352y480", "crop cannot be .*HxW or one number"),
         ("crop=[0, 480]", "crop cannot be .*at least 1 pixel"),
         ("crop=1x2x3", "crop cannot be"),
+        ("crop=whole", "crop cannot be 'whole' .*batch_size must be 1"),
+        ("crop=all", "crop cannot be 'all' .*; crop: .*whole: images as they are"),
+        ("steps=0", "steps cannot be 0"),
+        ("loss=avg", "loss cannot be 'avg' .*image_mean"),
+        ("sampled_cells=0", "sampled_cells cannot be 0 .*above 0 to 1"),
+        ("sampled_cells=1.5", "sampled_cells cannot be 1.5"),
+        ("doubled_biases=yes", "doubled_biases cannot be True"),
+        ("stage_lr=[]", "stage_lr cannot be"),
+        ("stage_lr=[1, 0]", "stage_lr cannot be"),
         ("scale_jitter=[2, 1]", "scale_jitter cannot be .*must not exceed"),
         ("scale_jitter=2", "scale_jitter cannot be 2"),
         ("ema=1", "ema cannot be 1"),
@@ -60,6 +76,15 @@ def test_wrong_overrides_are_named_in_one_line(override: str, message: str) -> N
         read_recipe("default", [override])
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(f"--set {override}: ")
+
+
+def test_steps_stand_in_place_of_epochs() -> None:
+    assert read_recipe("voc-fcn32s", ["steps=null", "epochs=2"]).epochs == 2
+    with pytest.raises(FullconvError) as caught:
+        read_recipe("voc-fcn32s", ["epochs=2"])
+    assert "recipe voc-fcn32s: steps cannot be 100000 (epochs is set too" in str(caught.value)
+    with pytest.raises(FullconvError, match=r"--set steps=9: .*epochs is set too.* must be null"):
+        read_recipe("default", ["epochs=2", "steps=9"])
 
 
 def test_files(tmp_path: Path) -> None:
@@ -96,17 +121,20 @@ def test_unknown_recipe() -> None:
 
 
 def test_shipped_recipes_are_valid_and_say_their_command() -> None:
-    folder = Path(read_recipe.__code__.co_filename).parent / "recipes"
-    assert "default" in shipped_recipes()
-    for name in shipped_recipes():
+    package = Path(read_recipe.__code__.co_filename).parents[1]
+    paths = {path.stem: path for path in package.glob("*/recipes/*.yaml")}
+    assert set(paths) == set(shipped_recipes())
+    for name, path in paths.items():
         read_recipe(name)
-        header = (folder / f"{name}.yaml").read_text().split("\n\n")[0]
+        header = path.read_text().split("\n\n")[0]
         assert "#   fullconv " in header
         assert "Expect" in header
 
 
-def test_a_written_recipe_reads_back(tmp_path: Path) -> None:
-    recipe = read_recipe("default", ["crop=33x65", "clip=null", "epochs=4", "stage_shares=[3, 1]"])
+@pytest.mark.parametrize("crop", ["33x65", "whole"])
+def test_a_written_recipe_reads_back(tmp_path: Path, crop: str) -> None:
+    settings = ["batch_size=1", "clip=null", "epochs=4", "stage_shares=[3, 1]", "stage_lr=[9, 1]"]
+    recipe = read_recipe("default", [f"crop={crop}", *settings])
     path = tmp_path / "again.yaml"
     path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     assert read_recipe(str(path)) == recipe
@@ -175,6 +203,22 @@ def test_a_part_of_an_epoch_and_a_share() -> None:
     assert plan_for(80, "epochs=2.5", share=0.4).steps == 10
     assert plan_for(80, "epochs=0.001").steps == 1
     assert plan_for(80, "epochs=1", "accumulate=5").steps == 2
+
+
+def test_steps_are_those_of_each_net() -> None:
+    assert plan_for(80, "steps=7").steps == 7
+    assert plan_for(80, "steps=7", share=0.4).steps == 7
+    limited = plan_for(80, "steps=7", "minutes=60", seconds=3600.0)
+    assert limited.fitted(Pace(0.001, 0.0)).steps == 7
+
+
+def test_whole_images() -> None:
+    settings = ("crop=whole", "batch_size=1", "accumulate=4")
+    plan = plan_for(80, *settings, val=1000)
+    assert (plan.crop, plan.steps_per_epoch) == ("whole", 20)
+    same = plan_for(80, "crop=360x480", *settings[1:], val=1000)
+    assert plan.validate_every == same.validate_every > 1
+    assert Plan.from_dict(plan.to_dict()) == plan
 
 
 def test_validation_costs_at_most_a_fifth() -> None:

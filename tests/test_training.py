@@ -210,6 +210,38 @@ def test_frozen_upscores_are_not_in_the_optimizer(net: FCN) -> None:
     assert net.upscores["8-4"].weight in held
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_doubled_biases(net: FCN, optimizer: str) -> None:
+    names = {parameter: name for name, parameter in net.named_parameters()}
+    recipe = Recipe(optimizer=optimizer, lr=0.5, weight_decay=0.25, doubled_biases="all")
+    for doubled in ("none", "all", "scores"):
+        recipe = recipe.model_copy(update={"doubled_biases": doubled})
+        plan = Plan(steps=3, steps_per_epoch=1, validate_every=1, crop=(16, 24))
+        state = TrainingState.start(net, recipe, plan)
+        found = {
+            names[parameter]: (group["lr"], group["weight_decay"])
+            for group in state.optimizer.param_groups
+            for parameter in group["params"]
+        }
+        biases = {name: rates for name, rates in found.items() if name.endswith("bias")}
+        of_scores = {name for name in biases if "scores" in name}
+        assert (len(biases), len(of_scores)) == (4, 2)
+        for name, rates in found.items():
+            if "upscores" in name:
+                assert rates == (0.5, 0.0)
+            elif name not in biases:
+                assert rates == (0.5, 0.25)
+            elif doubled == "none":
+                assert rates == (0.5, 0.0)
+            elif doubled == "scores" and name not in of_scores:
+                assert rates == (0.5, 0.25)
+            else:
+                assert rates == (1.0, 0.0)
+        state.set_learning_rate(0.125)
+        rates = {group["lr"] for group in state.optimizer.param_groups}
+        assert rates == ({0.125} if doubled == "none" else {0.125, 0.25})
+
+
 def test_the_average_forgets_its_first_weights(net: FCN) -> None:
     plan = Plan(steps=3, steps_per_epoch=1, validate_every=1, crop=(16, 24))
     state = TrainingState.start(net, Recipe(ema=0.15), plan)
@@ -492,9 +524,12 @@ def test_an_all_ignored_dataset_trains_to_nothing_but_does_not_break(tmp_path: P
 
 def test_staged_nets_follow_each_other(tmp_path: Path) -> None:
     data = write_scenes(tmp_path / "data")
-    wanted = asked(data, "epochs=3", model="fcn8s", staged=True)
+    settings = ("epochs=3", "stage_lr=[4, 1]", "schedule=constant", "warmup=0", "lr=1e-4")
+    wanted = asked(data, *settings, model="fcn8s", staged=True)
     folder = run(tmp_path / "run", wanted, resume=False, quiet=True)
     assert folder.name == "fcn8s"
+    for name, rate in (("fcn16s", 4e-4), ("fcn8s", 1e-4)):
+        assert {float(row["lr"]) for row in rows(tmp_path / "run" / name)} == {rate}
     record = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
     assert list(record["nets"]) == ["fcn16s", "fcn8s"]  # squeezenet's stride ends at 16
     steps = [net["plan"]["steps"] for net in record["nets"].values()]
@@ -503,6 +538,14 @@ def test_staged_nets_follow_each_other(tmp_path: Path) -> None:
     page = (tmp_path / "run" / "report.html").read_text()
     assert "FCN-16s" in page
     assert "FCN-8s" in page
+
+
+def test_steps_of_each_stage(tmp_path: Path) -> None:
+    data = write_scenes(tmp_path / "data")
+    wanted = asked(data, "steps=4", "stage_shares=[9, 1]", model="fcn8s", staged=True)
+    run(tmp_path / "run", wanted, resume=False, quiet=True)
+    record = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert [net["plan"]["steps"] for net in record["nets"].values()] == [4, 4]
 
 
 def test_fine_tuning_a_model_of_ones_own(tmp_path: Path) -> None:

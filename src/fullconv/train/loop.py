@@ -59,6 +59,7 @@ class Task:
         folder: becomes the model folder and holds last.pt and log.csv.
         device: where it is trained.
         class_weights: float32 (classes,), or None for all alike.
+        rate: factor on the recipe's learning rate, such as a stage's own.
         quiet: no progress is shown.
     """
 
@@ -69,6 +70,7 @@ class Task:
     folder: Path
     device: torch.device
     class_weights: Tensor | None = None
+    rate: float = 1.0
     quiet: bool = False
 
     @property
@@ -88,7 +90,8 @@ def train(task: Task, state: TrainingState) -> None:
     state.net.train()
     with _bar(task, state) as bar, _board(task, state) as board:
         for batch in batches(task, state.net, state.plan, state.step):
-            state.set_learning_rate(state.plan.learning_rate(task.recipe, state.step))
+            rate = task.rate * state.plan.learning_rate(task.recipe, state.step)
+            state.set_learning_rate(rate)
             try:
                 loss = take_step(
                     state.net,
@@ -159,6 +162,7 @@ def save(task: Task, state: TrainingState) -> None:
 def batches(task: Task, net: FCN, plan: Plan, start: int = 0) -> Generator[Batch]:
     """Yield the batches of `plan` from step `start` on, without end."""
     recipe = task.recipe
+    assert plan.crop != "whole"
     transform = training_transform(
         plan.crop, recipe.scale_jitter, recipe.flip, recipe.color, net.ignore_index
     )
@@ -179,7 +183,7 @@ def _close_epoch(task: Task, state: TrainingState, bar: Progress, board: Summary
     row |= {
         "epoch": epoch,
         "step": state.step,
-        "lr": state.optimizer.param_groups[0]["lr"],
+        "lr": state.optimizer.param_groups[0]["lr"],  # its factor is 1
         "train_loss": sum(state.losses) / len(state.losses),
     }
     before = state.best

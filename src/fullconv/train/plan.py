@@ -52,7 +52,7 @@ class Plan:
         steps: of the optimizer, in all.
         steps_per_epoch: steps in a pass over the images.
         validate_every: epochs between validations.
-        crop: height and width of the training crops in pixels.
+        crop: height and width of the training crops in pixels, or "whole" images.
         precision: fp32, or bf16 under autocast.
         workers: processes that prepare images.
         seconds: that the training may take, or None; it decides `steps`, again and again.
@@ -64,7 +64,7 @@ class Plan:
     steps: int
     steps_per_epoch: int
     validate_every: int
-    crop: tuple[int, int]
+    crop: tuple[int, int] | Literal["whole"]
     precision: Literal["fp32", "bf16"] = "fp32"
     workers: int = 0
     seconds: float | None = None
@@ -115,8 +115,8 @@ class Plan:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Plan:
         """Rebuild a plan from `to_dict`'s values."""
-        tuples = {key: tuple(values[key]) for key in ("crop", "turn")}
-        return cls(**{**values, **tuples})
+        lists = {key: tuple(v) for key, v in values.items() if isinstance(v, list | tuple)}
+        return cls(**{**values, **lists})
 
 
 def make_plan(
@@ -140,18 +140,19 @@ def make_plan(
     """
     height, width = np.median(list(train_sizes.elements()), axis=0)
     crop = recipe.crop or default_crop(int(height), int(width))
-    if recipe.batch_size == 1 and max(crop) <= COARSEST_STRIDE:
+    shown = (height, width) if crop == "whole" else crop
+    if recipe.batch_size == 1 and max(shown) <= COARSEST_STRIDE:
         raise FullconvError(
-            f"batch_size=1 with crops of {crop[0]}x{crop[1]} leaves batch normalisation a single "
-            "value to work on; --set batch_size=2 or more, or a larger crop"
+            f"batch_size=1 with crops of {shown[0]:g}x{shown[1]:g} leaves batch normalisation a "
+            "single value to work on; --set batch_size=2 or more, or a larger crop"
         )
     batch = recipe.batch_size * recipe.accumulate
     images = train_sizes.total()
     per_epoch = steps_per_epoch(images, batch)
     epochs = recipe.epochs or default_epochs(images, per_epoch * batch)
-    steps = max(round(epochs * share * per_epoch), 1)
+    steps = recipe.steps or max(round(epochs * share * per_epoch), 1)
     validation = val_images * height * width * FORWARD_SHARE
-    epoch = per_epoch * batch * crop[0] * crop[1]
+    epoch = per_epoch * batch * shown[0] * shown[1]
     return Plan(
         steps=steps,
         steps_per_epoch=per_epoch,
@@ -160,5 +161,5 @@ def make_plan(
         crop=crop,
         workers=workers,
         seconds=seconds,
-        most_steps=steps if recipe.epochs else None,
+        most_steps=steps if recipe.epochs or recipe.steps else None,
     )

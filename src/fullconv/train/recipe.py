@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files as package_files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,9 +14,11 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_serializer,
     field_validator,
 )
+from pydantic_core import ErrorDetails
 
 from fullconv.errors import FullconvError, nearest
 
@@ -37,6 +40,12 @@ class Recipe(BaseModel):
         description="number of passes over the training images, parts allowed; null: from the "
         "number of images",
     )
+    steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="number of steps of the optimizer for each net, in place of `epochs` (which "
+        "--staged shares out); null: as many as `epochs` makes",
+    )
     minutes: Positive | None = Field(
         default=None,
         description="minutes that the whole training may take, validation included: fits "
@@ -50,10 +59,14 @@ class Recipe(BaseModel):
         ge=1,
         description="number of batches whose gradients make one step of the optimizer",
     )
-    crop: tuple[int, int] | None = Field(
+    sampling: Literal["shuffle", "replacement"] = Field(
+        default="shuffle",
+        description="shuffle: every image once an epoch; replacement: each is drawn anew from all",
+    )
+    crop: tuple[int, int] | Literal["whole"] | None = Field(
         default=None,
-        description="size of the training crops in pixels, HxW or one number; null: from the "
-        "images' sizes",
+        description="size of the training crops in pixels, HxW or one number; whole: images as "
+        "they are, one at a time (`scale_jitter` does not apply); null: from the images' sizes",
     )
     scale_jitter: tuple[Positive, Positive] = Field(
         default=(0.6, 1.7), description="smallest and largest random enlargement, [low, high]"
@@ -61,6 +74,19 @@ class Recipe(BaseModel):
     flip: Fraction = Field(default=0.5, description="probability of a left-right flip, 0 to 1")
     color: Fraction = Field(
         default=0.3, description="strength of random brightness, contrast and saturation, 0 to 1"
+    )
+    loss: Literal["mean", "image_mean", "sum"] = Field(
+        default="mean",
+        description="the cross entropy that a step lowers: mean (over all its valid pixels), "
+        "image_mean (over each image's, averaged over images) or sum (of each image's, averaged "
+        "over images)",
+    )
+    sampled_cells: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="patch sampling: share of the coarsest cells, drawn at each step, whose pixels "
+        "count in the loss, above 0 to 1 (all)",
     )
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="adamw or sgd")
     lr: Positive = Field(default=1e-3, description="highest learning rate, above 0")
@@ -72,6 +98,11 @@ class Recipe(BaseModel):
         ge=0,
         allow_inf_nan=False,
         description="weight decay, 0 or more; spares biases, normalisation and upscores",
+    )
+    doubled_biases: Literal["none", "all", "scores"] = Field(
+        default="none",
+        description="which biases learn at twice the rate and without decay: none, all, or those "
+        "of the scores alone (then the trunk's are decayed like weights)",
     )
     schedule: Literal["one_cycle", "poly", "constant"] = Field(
         default="one_cycle", description="course of the learning rate: one_cycle, poly or constant"
@@ -102,6 +133,12 @@ class Recipe(BaseModel):
         description="with --staged: relative lengths of the stages, coarsest first; the last "
         "number serves for any further stage",
     )
+    stage_lr: tuple[Positive, ...] = Field(
+        default=(1.0,),
+        min_length=1,
+        description="with --staged: factors on `lr`, coarsest stage first; the last number serves "
+        "for any further stage",
+    )
     validate_every: int | None = Field(
         default=None,
         ge=1,
@@ -124,11 +161,18 @@ class Recipe(BaseModel):
         description="seed of weights, order and augmentation, a whole number",
     )
 
+    @field_validator("steps")
+    @classmethod
+    def _in_place_of_epochs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("epochs") is not None:
+            raise ValueError("epochs is set too; one of them must be null")
+        return value
+
     @field_validator("crop", mode="before")
     @classmethod
     def _parse_crop(cls, value: Any) -> Any:
-        """Read 352, "352x480" or [352, 480]."""
-        if isinstance(value, str):
+        """Read 352, "352x480", [352, 480] or "whole"."""
+        if isinstance(value, str) and value != "whole":
             value = [int(side) if side.isdecimal() else side for side in value.split("x")]
         if isinstance(value, int):
             value = (value, value)
@@ -136,9 +180,18 @@ class Recipe(BaseModel):
             raise ValueError("a side must be at least 1 pixel")
         return value
 
+    @field_validator("crop")
+    @classmethod
+    def _one_whole_image(cls, value: Any, info: ValidationInfo) -> Any:
+        if value == "whole" and info.data.get("batch_size", 1) != 1:
+            raise ValueError(
+                "whole images differ in size: batch_size must be 1, accumulate adds up several"
+            )
+        return value
+
     @field_serializer("crop")
-    def _write_crop(self, value: tuple[int, int] | None) -> str | None:
-        return None if value is None else f"{value[0]}x{value[1]}"
+    def _write_crop(self, value: tuple[int, int] | str | None) -> str | None:
+        return f"{value[0]}x{value[1]}" if isinstance(value, tuple) else value
 
     @field_validator("scale_jitter")
     @classmethod
@@ -161,58 +214,80 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
             names the nearest valid key or the allowed values.
     """
     values, source = _read_file(name)
-    recipe = make_recipe(values, source)
+    sources: dict[str, str] = {}
     for override in overrides:
         key, equals, text = override.partition("=")
         key = key.strip()
         if not equals:
             raise FullconvError(f"--set {override}: write --set key=value")
         try:
-            value = yaml.safe_load(text)
+            values[key] = yaml.safe_load(text)
         except yaml.YAMLError:
             raise FullconvError(f"--set {override}: {text!r} is not YAML") from None
-        recipe = make_recipe({**recipe.model_dump(), key: value}, f"--set {override}")
-    return recipe
+        sources[key] = f"--set {override}"
+    return make_recipe(values, source, sources)
 
 
-def make_recipe(values: dict[str, Any], source: str) -> Recipe:
-    """Return the checked recipe; a mistake is a FullconvError that begins with `source`."""
+def make_recipe(
+    values: dict[str, Any], source: str, sources: Mapping[str, str] | None = None
+) -> Recipe:
+    """Return the checked recipe.
+
+    Args:
+        values: of its settings.
+        source: where they come from; `sources` says so of single ones.
+        sources: by setting.
+
+    Raises:
+        FullconvError: a setting is wrong; the message begins with where it comes from.
+    """
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise FullconvError(f"{source}: {_complaint(error)}") from None
+        first = error.errors(include_url=False)[0]
+        source = (sources or {}).get(str(first["loc"][0]), source)
+        raise FullconvError(f"{source}: {_complaint(first)}") from None
 
 
-def _complaint(error: ValidationError) -> str:
-    """Say in one line what is wrong with the first wrong setting."""
-    first = error.errors(include_url=False)[0]
-    key = str(first["loc"][0])
-    if first["type"] == "extra_forbidden":
+def _complaint(mistake: ErrorDetails) -> str:
+    """Say in one line what is wrong with a setting."""
+    key = str(mistake["loc"][0])
+    if mistake["type"] == "extra_forbidden":
         near = nearest(key, Recipe.model_fields)
         return f"there is no setting {key!r}{near or '; see the keys of a recipe.yaml'}"
     wanted = Recipe.model_fields[key].description
-    reason = first["msg"].removeprefix("Value error, ")
-    return f"{key} cannot be {first['input']!r} ({reason}); {key}: {wanted}"
+    reason = mistake["msg"].removeprefix("Value error, ")
+    return f"{key} cannot be {mistake['input']!r} ({reason}); {key}: {wanted}"
 
 
 def shipped_recipes() -> tuple[str, ...]:
     """Return the names of the recipes that fullconv brings."""
-    folder = package_files("fullconv.train") / "recipes"
-    return tuple(sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml")))
+    return tuple(sorted(_shipped()))
+
+
+def _shipped() -> dict[str, Traversable]:
+    """Return the files of the recipes that fullconv brings, by name."""
+    package = package_files("fullconv")
+    folders = (package / "train" / "recipes", package / "reference" / "recipes")
+    return {
+        file.name.removesuffix(".yaml"): file
+        for folder in folders
+        for file in folder.iterdir()
+        if file.name.endswith(".yaml")
+    }
 
 
 def _read_file(name: str) -> tuple[dict[str, Any], str]:
     """Return the settings in the recipe `name` and what to call it in messages."""
-    if name in shipped_recipes():
-        text = (package_files("fullconv.train") / "recipes" / f"{name}.yaml").read_text("utf-8")
-        source = f"recipe {name}"
+    shipped = _shipped()
+    if name in shipped:
+        text, source = shipped[name].read_text("utf-8"), f"recipe {name}"
     elif Path(name).is_file():
         text, source = Path(name).read_text("utf-8"), name
     else:
-        names = shipped_recipes()
         raise FullconvError(
-            f"recipe {name}: no such file, nor one of fullconv's ({', '.join(names)})"
-            f"{nearest(name, names)}"
+            f"recipe {name}: no such file, nor one of fullconv's ({', '.join(sorted(shipped))})"
+            f"{nearest(name, shipped)}"
         )
     try:
         values = yaml.safe_load(text) or {}

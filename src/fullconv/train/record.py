@@ -144,19 +144,23 @@ class Record:
     def share(self, name: str) -> tuple[float | None, float]:
         """Return what a net may use of the run: seconds of the time left (or None), and a share.
 
-        The share is of the recipe's epochs; both follow its `stage_shares`.
+        The share is of the recipe's epochs; both follow its `stage_shares`, if it does not give
+        the steps of each net.
         """
-        recipe = self.settings.recipe
-        weights = [
-            recipe.stage_shares[min(stage, len(recipe.stage_shares) - 1)]
-            for stage in range(len(self.nets))
-        ]
-        stage = self.names.index(name)
+        recipe, stage = self.settings.recipe, self.names.index(name)
+        shares = (1.0,) if recipe.steps else recipe.stage_shares
+        weights = [_at(shares, place) for place in range(len(self.nets))]
         if recipe.minutes is None:
             return None, weights[stage] / sum(weights)
         spent = sum(self.nets[before]["seconds"] for before in self.names[:stage])
         left = max(recipe.minutes * 60 - SECONDS_FOR_THE_REST - spent, 1.0)
         return left * weights[stage] / sum(weights[stage:]), weights[stage] / sum(weights)
+
+    def rate(self, name: str) -> float:
+        """Return the factor on the learning rate of a net, which is a stage's own."""
+        if not self.settings.staged:
+            return 1.0
+        return _at(self.settings.recipe.stage_lr, self.names.index(name))
 
     def begin(self, names: Sequence[str]) -> None:
         """Create the run folder for these nets.
@@ -196,6 +200,11 @@ class Record:
             f"#   fullconv train --data DIR --out OTHER --recipe {self.out / NAME}\n"
         )
         write_text(self.out / NAME, header + yaml.safe_dump(values, sort_keys=False))
+
+
+def _at(values: Sequence[float], stage: int) -> float:
+    """Return the value of a stage; the last one serves for any further stage."""
+    return values[min(stage, len(values) - 1)]
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -126,8 +126,17 @@ def _task(record: Record, name: str, data: _Data, device: torch.device, quiet: b
     recipe, weights = record.settings.recipe, None
     if recipe.class_weights == "balanced":
         weights = median_frequency_weights(data.train, len(data.info.classes)).to(device)
-    folder = record.folder(name)
-    return Task(name, data.train, data.val, recipe, folder, device, weights, quiet=quiet)
+    return Task(
+        name,
+        data.train,
+        data.val,
+        recipe,
+        record.folder(name),
+        device,
+        weights,
+        record.rate(name),
+        quiet,
+    )
 
 
 def _state(
@@ -194,8 +203,11 @@ def _planned(record: Record, task: Task, net: FCN, data: _Data, begun: float) ->
 
 def _announce(record: Record, task: Task, plan: Plan, seconds: float) -> None:
     """Say what is about to be done and how long it will take."""
-    height, width = plan.crop
-    crops = task.recipe.batch_size * task.recipe.accumulate
+    count = task.recipe.batch_size * task.recipe.accumulate
+    if plan.crop == "whole":
+        images = "1 whole image" if count == 1 else f"{count} whole images"
+    else:
+        images = "{} crops of {}x{}".format(count, *plan.crop)
     if math.isinf(seconds):  # the timed steps failed, and the training will say how
         lasts = "for a time unknown"
     else:
@@ -204,7 +216,7 @@ def _announce(record: Record, task: Task, plan: Plan, seconds: float) -> None:
             whole = duration(seconds / record.share(task.name)[1])
             lasts += f" (all {len(record.names)} nets: about {whole})"
     print(
-        f"{task.name}: {plan.epochs:.3g} epochs of {plan.steps_per_epoch} steps, {crops} crops of "
-        f"{height}x{width} each, {plan.precision} on {task.device}: {lasts}",
+        f"{task.name}: {plan.epochs:.3g} epochs of {plan.steps_per_epoch} steps, {images} each, "
+        f"{plan.precision} on {task.device}: {lasts}",
         file=sys.stderr,
     )

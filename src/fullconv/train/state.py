@@ -73,9 +73,9 @@ class TrainingState:
         return self.net if self.average is None else cast("FCN", self.average.module)
 
     def set_learning_rate(self, value: float) -> None:
-        """Let the next step use the learning rate `value`."""
+        """Let the next step use the learning rate `value`; doubled biases use twice that."""
         for group in self.optimizer.param_groups:
-            group["lr"] = value
+            group["lr"] = value * group["factor"]
 
     def advance(self, loss: float) -> None:
         """Note that a step with this loss is done."""
@@ -136,21 +136,38 @@ _PLAIN = ("step", "best", "per_image", "rows", "seconds", "losses")
 def make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
     """Return the recipe's optimizer for the learnt parameters of `net`.
 
-    Weight decay spares biases, normalisation (one-dimensional all) and upscores, which it would
-    pull away from interpolation.
+    Each of its groups holds a ``factor`` on the learning rate. Weight decay spares normalisation,
+    upscores, which it would pull away from interpolation, and biases, if the recipe doesn't say
+    otherwise.
     """
     upscores = {module.weight for module in net.modules() if isinstance(module, Upscore)}
-    decayed: list[Tensor] = []
-    spared: list[Tensor] = []
-    for parameter in net.parameters():
+    groups: dict[tuple[float, bool], list[Tensor]] = {(1.0, True): []}  # the weights come first
+    for name, parameter in net.named_parameters():
         if parameter.requires_grad:
-            is_spared = parameter.ndim <= 1 or parameter in upscores
-            (spared if is_spared else decayed).append(parameter)
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
+            factor, decayed = _factor_and_decay(name, parameter, recipe)
+            decayed = decayed and parameter not in upscores
+            groups.setdefault((factor, decayed), []).append(parameter)
+    options: list[dict[str, Any]] = [
+        {
+            "params": parameters,
+            "factor": factor,
+            "lr": recipe.lr * factor,
+            "weight_decay": recipe.weight_decay if decayed else 0.0,
+        }
+        for (factor, decayed), parameters in groups.items()
+    ]
     if recipe.optimizer == "sgd":
-        return SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    betas = (recipe.momentum, 0.999)
-    return AdamW(groups, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay)
+        return SGD(options, lr=recipe.lr, momentum=recipe.momentum)
+    return AdamW(options, lr=recipe.lr, betas=(recipe.momentum, 0.999))
+
+
+def _factor_and_decay(name: str, parameter: Tensor, recipe: Recipe) -> tuple[float, bool]:
+    """Return the factor on a parameter's learning rate, and whether it is decayed."""
+    doubled = recipe.doubled_biases
+    if parameter.ndim > 1 or doubled == "none" or not name.endswith("bias"):
+        return 1.0, parameter.ndim > 1
+    of_trunk = name.startswith("trunk.")  # all other biases are those of scores
+    return (1.0, True) if doubled == "scores" and of_trunk else (2.0, False)
 
 
 def _averaging(decay: float) -> Any:
