@@ -15,7 +15,6 @@ from PIL import Image
 from torch import nn
 
 from fullconv import FCN, FullconvError, Preprocessing
-from fullconv.geometry import pixels_seen
 from nets import (
     TIMM,
     TORCHVISION,
@@ -33,6 +32,7 @@ SMALL = Preprocessing(input_size=32)
 
 @functools.cache
 def quick_net(name, stride):
+    torch.manual_seed(0)
     trunk = settled(NarrowVGG()) if name == "narrow vgg" else classifier(name)
     return lively(random_scores(FCN(trunk, stride, 3)).eval())
 
@@ -203,12 +203,7 @@ def seen_by(net, size, pixel):
 
 def derived(net, size, pixel):
     return tuple(
-        pixels_seen(
-            position,
-            length,
-            [getattr(tap, axis) for tap in net.taps],
-            [getattr(step, axis) for step in net.upscores.values()],
-        )
+        getattr(net, axis).pixels_seen(position, length)
         for position, length, axis in zip(pixel, size, ("vertical", "horizontal"), strict=True)
     )
 

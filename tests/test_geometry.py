@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from fullconv import FullconvError
-from fullconv.geometry import Alignment, GeometryError, Grid, Window, align, merge, pixels_seen
+from fullconv.geometry import (
+    Alignment,
+    Chain,
+    Enlargement,
+    GeometryError,
+    Grid,
+    Window,
+    align,
+    least_padding,
+    merge,
+)
 
 
 def through(*windows, start=None):
@@ -188,11 +198,6 @@ def alexnet(pad=100):
     )
 
 
-def shifted(grid, cells):
-    """Return a grid that begins `cells` later: a crop."""
-    return through(Window(1, before=-cells, after=0), start=grid)
-
-
 def test_receptive_fields_of_the_paper():
     assert vgg()[2].receptive_field == 404  # Table 1
     assert alexnet().receptive_field == 355
@@ -206,19 +211,16 @@ def test_crops_of_the_paper_32s():
     assert (step.kernel, step.factor, step.crop) == (63, 32, 18)
 
 
+def crops(chain):
+    """Return of each upscore its kernel, and the crops of the enlarged and of the finer map."""
+    return [(step.kernel, step.crop, step.finer_crop) for step in chain.alignments]
+
+
 def test_crops_of_the_paper_16s_and_8s():
     """Pool4's scores lose 5 cells at the edge, pool3's 9; the last crops are 27 and 31."""
     pool3, pool4, score = vgg()
-    step = align(score, pool4, edge="zero")
-    assert (step.kernel, step.factor, step.crop) == (4, 2, -5)
-    fused16 = shifted(pool4, 5)
-    assert align(score, fused16, edge="zero").crop == 0
-    step = align(fused16, Grid(), edge="zero")
-    assert (step.kernel, step.factor, step.crop) == (32, 16, 27)
-    step = align(fused16, pool3, edge="zero")
-    assert (step.kernel, step.factor, step.crop) == (4, 2, -9)
-    step = align(shifted(pool3, 9), Grid(), edge="zero")
-    assert (step.kernel, step.factor, step.crop) == (16, 8, 31)
+    assert crops(Chain.of([score, pool4], "zero")) == [(4, 0, 5), (32, 27, 0)]
+    assert crops(Chain.of([score, pool4, pool3], "zero")) == [(4, 0, 5), (4, 0, 9), (16, 31, 0)]
 
 
 def test_grid_sizes_of_the_paper():
@@ -233,20 +235,53 @@ def test_grid_sizes_of_the_paper():
         assert 32 * (score.cells(height) - 1) + 64 >= 19 + height
 
 
+def paper_chains(pad):
+    """Return the scored grids of FCN-32s, 16s and 8s on VGG16, and of FCN-AlexNet."""
+    pool3, pool4, score = vgg(pad)
+    return [score], [score, pool4], [score, pool4, pool3], [alexnet(pad)]
+
+
+@pytest.mark.parametrize("chain", paper_chains(100))
+def test_crops_fit_at_every_size(chain):
+    """By maps counted one by one, not by `Chain.fits`, which must agree."""
+    joined = Chain.of(chain, "zero")
+    finest = [step.factor for step in joined.alignments][-1]
+    for size in range(1, 2001):
+        cells = chain[0].cells(size)
+        for grid, step in zip(chain[1:], joined.alignments, strict=False):
+            cells = 2 * (cells - 1) + 4
+            assert grid.cells(size) >= step.finer_crop + cells, size
+        last = joined.alignments[-1]
+        assert finest * (cells - 1) + last.kernel >= last.crop + size, size
+        assert joined.fits(size)
+
+
 @pytest.mark.parametrize(
-    ("net", "kernel", "least"), [(lambda p: vgg(p)[2], 64, 97), (alexnet, 63, 99)]
+    ("chain", "least"), list(zip(paper_chains(100), (97, 97, 97, 99), strict=True))
 )
-def test_least_padding_that_fits_every_image(net, kernel, least):
+def test_least_padding_that_fits_every_image(chain, least):
     """The paper pads by 100; 97 (VGG16) and 99 (AlexNet) are the least that do for every size."""
+    assert least_padding(chain) == least
+    for padding in range(90, 102):
+        joined = Chain.of([grid.repadded(padding) for grid in chain], "zero")
+        every = all(joined.fits(size) for size in range(1, 2001))
+        assert joined.always_fits == every == (padding >= least), padding
 
-    def fits(pad):
-        grid = net(pad)
-        crop = align(grid, Grid(), edge="zero").crop
-        enlarged = (32 * (grid.cells(size) - 1) + kernel - crop - size for size in range(1, 200))
-        return crop >= 0 and all(grid.cells(size) for size in range(1, 200)) and min(enlarged) >= 0
 
-    assert [pad for pad in range(90, 101) if fits(pad)] == list(range(least, 101))
-    assert align(net(95), Grid(), edge="zero").crop == (95 - 81 if kernel == 64 else 95 - 82)
+def test_padding_at_which_the_last_crop_is_nothing():
+    for build, padding in ((lambda p: vgg(p)[2], 81), (alexnet, 82)):
+        assert align(build(padding), Grid(), "zero").crop == 0
+        assert build(100).repadded(padding) == build(padding)
+        with pytest.raises(GeometryError, match="1 pixels inside the image"):
+            Chain.of([build(padding - 1)], "zero")
+
+
+def test_an_enlarged_grid_lies_between_its_source_s_cells():
+    """Two cells at 0 and 4, enlarged twice by a kernel of 4: cells at -3, -1, 1, 3, 5, 7."""
+    enlarged = through(Window(1, 4)).enlarged(Enlargement(4, 2))
+    assert (enlarged.stride, enlarged.offset) == (2, -3)
+    assert [enlarged.cells(size) for size in (1, 4, 5, 8, 9)] == [4, 4, 6, 6, 8]
+    assert [enlarged.least_size(cells) for cells in (1, 4, 5, 6, 7)] == [1, 1, 5, 5, 9]
 
 
 def test_centres_at_stride_32():
@@ -322,12 +357,12 @@ def test_an_alignment_covers_every_cell_of_a_finer_grid(fine, stride, size):
 def test_pixels_seen_by_hand():
     """Cells of 3 pixels at stride 2, centred on pixels 0, 2, 4...; a pixel reads the two around."""
     grid = through(Window(3, 2, 1, 1))
-    step = align(grid, Grid())
-    assert pixels_seen(4, 11, [grid], [step]) == (3, 5)  # on cell 2, which sees 3, 4, 5
-    assert pixels_seen(5, 11, [grid], [step]) == (3, 7)  # between cells 2 and 3
-    assert pixels_seen(0, 11, [grid], [step]) == (0, 1)  # the padding is no pixel
-    assert pixels_seen(10, 11, [grid], [step]) == (9, 10)
-    assert pixels_seen(4, 11, [grid.unbounded()], [step]) is None
+    chain = Chain.of([grid])
+    assert chain.pixels_seen(4, 11) == (3, 5)  # on cell 2, which sees 3, 4, 5
+    assert chain.pixels_seen(5, 11) == (3, 7)  # between cells 2 and 3
+    assert chain.pixels_seen(0, 11) == (0, 1)  # the padding is no pixel
+    assert chain.pixels_seen(10, 11) == (9, 10)
+    assert Chain.of([grid.unbounded()]).pixels_seen(4, 11) is None
 
 
 def test_alignments_are_plain_values():

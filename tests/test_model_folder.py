@@ -96,7 +96,7 @@ def test_everything_that_is_said_of_a_net_comes_back(tmp_path):
     metrics = {"split": "val", "mean_iu": 0.5, "iu": {"Straße": 1.0, "ciel": None}}
     net.save_pretrained(tmp_path, metrics)
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
-    assert config["format"] == 1 and config["metrics"] == metrics
+    assert config["format"] == 2 and config["metrics"] == metrics
     assert config["classes"] == ["Straße", "ciel"] and config["palette"] == [[0, 1, 255], [9, 8, 7]]
     assert config["preprocessing"] == {
         "channels": "BGR",
@@ -158,7 +158,7 @@ def test_nothing_is_pickled(saved, monkeypatch):
     header = json.loads(data[8 : 8 + length])
     header.pop("__metadata__")
     assert set(header) == set(net.state_dict())
-    entry = header["scores.16.bias"]
+    entry = header["heads.labels.scores.16.bias"]
     raw = data[8 + length :][slice(*entry["data_offsets"])]
     assert np.frombuffer(raw, "<f4").tolist() == net.scores["16"].bias.tolist()
 
@@ -292,9 +292,10 @@ def several(*changes):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (setting("format", to=2), "format 2 is newer than this fullconv; upgrade it"),
+        (setting("format", to=3), "format 3 is newer than this fullconv; upgrade it"),
+        (setting("format", to=1), "format 1 is no longer read; train or convert anew"),
         (setting("format", to="one"), "format: "),
-        (setting("classes", to=["a", "b"]), "2 class names for 3 classes"),
+        (setting("classes", to=["a", "b"]), "3 colours for 2 classes"),
         (setting("classes", to="abc"), "classes: "),
         (setting("palette", to=[[0, 0, 0]]), "1 colours for 3 classes"),
         (setting("palette", 0, to=[0, 0, 300]), "palette.0.2: Input should be less than or equal"),
@@ -306,10 +307,10 @@ def several(*changes):
         (setting("preprocessing", to=[]), "preprocessing: "),
         (setting("net", "stride", to=5), "SqueezeNet has no layer at stride 5; it has 16, 8, 4"),
         (setting("net", "trunk", to="squeezenet9"), "unknown backbone 'squeezenet9'; did you mean"),
-        (setting("net", "num_classes", to=0), "net.num_classes: "),
+        (setting("net", "padding", to=-1), "net.padding: "),
         (setting("net", "skips", to={"8": "nowhere"}), "no cut point 'nowhere'"),
         (setting("net", "colour", to=1), "net.colour: Extra inputs are not permitted"),
-        (lambda values: values.pop("classes"), "classes: Field required"),
+        (lambda values: values.pop("classes"), "neither classes nor heads"),
         (lambda values: values.pop("format"), "format: Field required"),
         (lambda values: values["net"].pop("stride"), "net.stride: Field required"),
     ],
@@ -335,7 +336,7 @@ def test_a_config_that_is_another_json(saved, text):
 
 
 FOUR = several(
-    setting("net", "num_classes", to=4),
+    setting("net", "inputs", to={"color": 4}),
     setting("classes", to=list("abcd")),
     setting("palette", to=[[i, i, i] for i in range(4)]),
 )

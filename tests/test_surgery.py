@@ -31,14 +31,14 @@ def test_stage_from_the_one_before_by_name():
     donors = coarse.state_dict()
     now = fine.state_dict()
     assert set(done.copied) == {n for n in donors if n.startswith("trunk.")} | {
-        "scores.32.weight",
-        "scores.32.bias",
+        "heads.labels.scores.32.weight",
+        "heads.labels.scores.32.bias",
     }
     assert set(done.missing) == {
-        "scores.16.weight",
-        "scores.16.bias",
-        "upscores.32-16.weight",
-        "upscores.16-1.weight",
+        "heads.labels.scores.16.weight",
+        "heads.labels.scores.16.bias",
+        "heads.labels.upscores.32-16.weight",
+        "heads.labels.upscores.16-1.weight",
     }
     assert done.misfit == ()
     assert all(now[name].equal(donors[name]) for name in done.copied)
@@ -50,7 +50,11 @@ def test_other_classes_are_a_misfit_and_stay():
     ours, theirs = nets(NarrowVGG(), 32)[0], nets(NarrowVGG(), 32, classes=7)[0]
     before = ours.scores["32"].weight.clone()
     done = transplant(theirs, ours)
-    assert {"scores.32.weight", "scores.32.bias", "upscores.32-1.weight"} == set(done.misfit)
+    assert {
+        "heads.labels.scores.32.weight",
+        "heads.labels.scores.32.bias",
+        "heads.labels.upscores.32-1.weight",
+    } == set(done.misfit)
     assert ours.scores["32"].weight.equal(before)
     assert "trunk.layers.features.0.weight" in done.copied
 

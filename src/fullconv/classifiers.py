@@ -14,10 +14,11 @@ import torchvision.models as tv
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from fullconv.caffe import classifiers as caffe
 from fullconv.errors import FullconvError, nearest
 from fullconv.preprocessing import Preprocessing
 
-TIMM = "timm:"
+TIMM, CAFFE = "timm:", "caffe:"
 
 
 def build_classifier(
@@ -26,7 +27,8 @@ def build_classifier(
     """Build a classifier by name.
 
     Args:
-        name: a torchvision model's name, or ``timm:NAME``.
+        name: a torchvision model's name, ``timm:NAME``, or one of Caffe's: ``caffe:vgg16``,
+            ``caffe:caffenet`` or ``caffe:googlenet``.
         weights: None (random), "imagenet" (the library's own pretrained weights, downloaded or
             from its cache) or a safetensors file of the whole classifier, whose metadata names the
             ``architecture`` ("torchvision mobilenet_v2") and the preprocessing.
@@ -48,6 +50,8 @@ def build_classifier(
 
 def default_preprocessing(name: str) -> Preprocessing:
     """Return what the library's own pretrained weights of `name` expect."""
+    if name.startswith(CAFFE):
+        return caffe.caffe_preprocessing(_caffe_classifier(name).input_size)
     if name.startswith(TIMM):
         config = _timm().get_pretrained_cfg(name.removeprefix(TIMM))
         if config is None:
@@ -70,7 +74,23 @@ def _torchvision_weights(name: str) -> Any:
     return tv.get_model_weights(name).DEFAULT
 
 
+def _caffe_classifier(name: str) -> type[caffe.VGG16 | caffe.CaffeNet | caffe.GoogLeNet]:
+    match name.removeprefix(CAFFE):
+        case "vgg16":
+            return caffe.VGG16
+        case "caffenet":
+            return caffe.CaffeNet
+        case "googlenet":
+            return caffe.GoogLeNet
+    raise FullconvError(
+        f"unknown Caffe backbone {name!r}; there are caffe:vgg16, caffe:caffenet "
+        "and caffe:googlenet"
+    )
+
+
 def _untrained(name: str) -> nn.Module:
+    if name.startswith(CAFFE):
+        return _caffe_classifier(name)()
     if name.startswith(TIMM):
         return _timm_model(name, pretrained=False)
     _torchvision_weights(name)  # knows the name
@@ -163,20 +183,13 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 def architecture_of(name: str) -> str:
     """Return what a weight file's metadata calls the classifier `name`."""
-    library, short = (
-        ("timm", name.removeprefix(TIMM))
-        if name.startswith(TIMM)
-        else (
-            "torchvision",
-            name,
-        )
-    )
-    return f"{library} {short}"
+    library, colon, short = name.partition(":")
+    return f"{library} {short}" if colon else f"torchvision {name}"
 
 
 def _check_architecture(name: str, architecture: str | None, path: Path) -> None:
     if architecture is not None and architecture != architecture_of(name):
-        suggestion = architecture.removeprefix("torchvision ").replace("timm ", TIMM)
+        suggestion = architecture.removeprefix("torchvision ").replace(" ", ":")
         raise FullconvError(
             f"{path}: weights of {architecture}, not of {architecture_of(name)}; pass "
             f"--backbone {suggestion}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from fullconv.fcn import FCN
 from fullconv.geometry import Alignment, Grid
 from fullconv.grids import layer_name, places, windows_of
 from fullconv.modes import evaluating
+from fullconv.upsample import Upscore
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class ScoredLayer:
         layer: name of the layer.
         grid: of its cells, along the height.
         channels: of its features.
+        size: height and width of its scores in cells.
+        fused: size of the fused scores, from which the upscore starts (its skip may be cropped).
+        enlarged: size of the map that the upscore makes, before it is cropped.
         upscore: "from-to" strides.
         alignment: of the upscore along the height.
         learned: whether training changes the upscore.
@@ -56,6 +61,9 @@ class ScoredLayer:
     layer: str
     grid: Grid
     channels: int
+    size: tuple[int, int]
+    fused: tuple[int, int]
+    enlarged: tuple[int, int]
     upscore: str
     alignment: Alignment
     learned: bool
@@ -84,39 +92,64 @@ class Description:
 
 def describe(net: FCN, size: tuple[int, int]) -> Description:
     """Describe `net` for images of `size` (height, width) pixels; no arithmetic is done."""
-    coarsest = net.taps[0]
-    grids = (coarsest.vertical, coarsest.horizontal)
-    padded = tuple(g.covering_size(length) for g, length in zip(grids, size, strict=True))
+    height, width = size
+    padded = net.vertical.covering_size(height), net.horizontal.covering_size(width)
     counts = _multiply_adds(net, size)
-    found = places(net.trunk.layers)
-    layers = []
-    for node, place in found.items():
-        row = _layer(net.trunk.layers, node, counts)
-        if row is not None and place.vertical is not None and place.horizontal is not None:
-            cells = place.vertical.cells(padded[0]), place.horizontal.cells(padded[1])
-            layers.append(Layer(*row[:4], cells, place.vertical, *row[4:]))
     return Description(
         size=size,
-        padded=(padded[0], padded[1]),
-        layers=tuple(layers),
-        scored=_scored(net),
+        padded=padded,
+        layers=tuple(layer for name in net.trunks for layer in _layers(net, name, padded, counts)),
+        scored=_scored(net, padded),
         parameters=sum(value.numel() for value in net.parameters()),
         multiply_adds=counts[""],
     )
 
 
-def _scored(net: FCN) -> tuple[ScoredLayer, ...]:
+def _layers(
+    net: FCN, trunk: str, padded: tuple[int, int], counts: dict[str, int]
+) -> Iterator[Layer]:
+    """Yield the sliding layers of one of the net's trunks."""
+    network, prefix = net.trunks[trunk].layers, f"{trunk}." if trunk else ""
+    height, width = padded
+    for node, place in places(network).items():
+        if place.vertical is not None and place.horizontal is not None:
+            cells = place.vertical.cells(height), place.horizontal.cells(width)
+            row = _layer(network, node, counts, prefix)
+            if row is not None:
+                yield Layer(prefix + row[0], *row[1:4], cells, place.vertical, *row[4:])
+
+
+def _scored(net: FCN, padded: tuple[int, int]) -> tuple[ScoredLayer, ...]:
+    height, width = padded
+    head = net.labelled()[0][1]
     rows = []
-    for tap, (name, upscore) in zip(net.taps, net.upscores.items(), strict=True):
-        alignment, learned = upscore.vertical, upscore.weight.requires_grad
+    for tap, (name, upscore), across, along in zip(
+        net.taps, head.upscores.items(), net.vertical.fused, net.horizontal.fused, strict=True
+    ):
+        assert isinstance(upscore, Upscore)
+        v, h = upscore.vertical, upscore.horizontal
+        fused = across.cells(height), along.cells(width)
         rows.append(
-            ScoredLayer(tap.layer, tap.vertical, tap.channels, name, alignment, bool(learned))  # type: ignore[arg-type]
+            ScoredLayer(
+                tap.layer,
+                tap.vertical,
+                tap.channels,
+                size=(tap.vertical.cells(height), tap.horizontal.cells(width)),
+                fused=fused,
+                enlarged=(
+                    v.enlargement.cells(fused[0] + v.before + v.after),
+                    h.enlargement.cells(fused[1] + h.before + h.after),
+                ),
+                upscore=name,
+                alignment=v,
+                learned=upscore.weight.requires_grad,
+            )
         )
     return tuple(rows)
 
 
 def _layer(
-    network: fx.GraphModule, node: fx.Node, counts: dict[str, int]
+    network: fx.GraphModule, node: fx.Node, counts: dict[str, int], prefix: str
 ) -> tuple[str, str, str, int, int, int] | None:
     """Return the parts of a `Layer` that don't depend on the image's size."""
     if node.op != "call_module":
@@ -133,7 +166,7 @@ def _layer(
     weights = sum(value.numel() for value in module.parameters())
     channels = int(node.meta["shape"][1])
     name = layer_name(node)
-    return name, type(module).__name__, text, channels, weights, counts.get(name, 0)
+    return name, type(module).__name__, text, channels, weights, counts.get(prefix + name, 0)
 
 
 def _multiply_adds(net: FCN, size: tuple[int, int]) -> dict[str, int]:
@@ -141,10 +174,10 @@ def _multiply_adds(net: FCN, size: tuple[int, int]) -> dict[str, int]:
     counter = FlopCounterMode(display=False)
     with evaluating(net), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), counter:
         net(torch.empty(1, len(net.preprocessing.mean), *size))
-    prefix = f"{type(net).__name__}.trunk.layers."
+    prefix = f"{type(net).__name__}.trunk."
     by_name = {
-        name.removeprefix(prefix): sum(ops.values()) // 2  # a multiply-add is two operations
-        for name, ops in counter.get_flop_counts().items()
+        name.removeprefix(prefix).replace("layers.", "", 1): sum(ops.values()) // 2
+        for name, ops in counter.get_flop_counts().items()  # a multiply-add is two operations
         if name.startswith(prefix)
     }
     return {**by_name, "": counter.get_total_flops() // 2}

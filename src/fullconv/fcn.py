@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy as np
 import torch
@@ -16,14 +17,24 @@ from torch.nn import functional as F
 
 from fullconv.classifiers import build_classifier
 from fullconv.errors import FullconvError
-from fullconv.geometry import Grid, align
+from fullconv.geometry import GeometryError, Grid, least_padding
+from fullconv.head import Head, Joints
 from fullconv.palette import Colour, default_palette
 from fullconv.preprocessing import Preprocessing
-from fullconv.trunk import Tap, Trunk
-from fullconv.upsample import Upscore
+from fullconv.trunk import LateFusion, Tap, Trunk
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+ONLY_HEAD = "labels"
+COLOR = {"color": 3}
+
+Scores = Tensor | dict[str, Tensor]  # the latter: of several heads, by name
+
+
+def by_head(scores: Scores) -> dict[str, Tensor]:
+    """Return scores by the name of their head, also where there is only one ("labels")."""
+    return {ONLY_HEAD: scores} if isinstance(scores, Tensor) else scores
 
 
 class FCN(nn.Module):
@@ -36,106 +47,194 @@ class FCN(nn.Module):
     ``forward`` is ``upsample(coarse(x))``. In evaluation mode any size from 1x1 up works.
 
     Attributes:
-        classes: names, index = label id.
-        palette: an RGB colour a class.
+        heads: what scores the trunk's features, by name; an ordinary net has one, "labels". Its
+            `classes`, `palette`, `num_classes`, `scores` and `upscores` are also the net's.
         ignore_index: the label id that training and metrics leave out.
-        preprocessing: what `forward` expects of its input.
-        scores: the 1x1 convolutions, by the stride of their features.
-        upscores: by "from-to" strides, "8-1" being the last one of an FCN-8s.
+        inputs: channels of each input by name; they are concatenated in this order.
+        preprocessing: what `forward` expects of all channels.
+        arguments: those of `FCN` that rebuild the net but for its classes and preprocessing.
     """
 
     def __init__(
         self,
         trunk: str | nn.Module,
         stride: int,
-        num_classes: int,
+        num_classes: int | None = None,
         *,
+        heads: Mapping[str, int | Sequence[str]] | None = None,
         weights: str | Path | None = None,
         classes: Sequence[str] | None = None,
-        palette: Sequence[Colour] | None = None,
+        palette: Sequence[Colour] | Mapping[str, Sequence[Colour]] | None = None,
         ignore_index: int = 255,
         preprocessing: Preprocessing | None = None,
+        inputs: Mapping[str, int] | None = None,
+        fusion: Literal["early", "late"] = "early",
         skips: Mapping[int, str] | None = None,
+        skip_scales: Mapping[int, float] | None = None,
+        padding: int | None = None,
         learn_upscores: bool = True,
         learn_last_upscore: bool = False,
     ) -> None:
         """Build the net.
 
         Args:
-            trunk: a torchvision classifier's name, ``timm:NAME``, or any classifier that
-                `convolutionalize` takes (which is copied).
+            trunk: a torchvision classifier's name, ``timm:NAME``, ``caffe:NAME``, or any
+                classifier that `convolutionalize` takes (which is copied).
             stride: of the coarse scores: 32, 16, 8 or 4, if the trunk has it.
             num_classes: number of scores a pixel, 1 to 255.
-            weights: for a named trunk: None (random), "imagenet", or a safetensors file.
+            heads: in its place, for several labellings at once (SIFT Flow's semantic and
+                geometric one): of each the number or the names of its classes, by its name.
+            weights: for a named trunk: None (random), "imagenet", or a weights file.
             classes: their names; "class 0" and so on by default.
-            palette: their RGB colours; by default ones that are easy to tell apart.
+            palette: their RGB colours (with `heads`, by head); by default ones that are easy to
+                tell apart.
             ignore_index: the label id that training and metrics leave out.
-            preprocessing: what the trunk expects; by default what its weights say.
+            preprocessing: what the trunk expects; by default what its weights say (of channels
+                beyond the colours: the mean of those).
+            inputs: channels of each input by name, ``{"color": 3}`` by default.
+            fusion: of several inputs: "early" gives the trunk more channels, "late" gives each
+                input a trunk, whose scores are averaged (paper, section 5, RGB-HHA).
             skips: names of layers to score at given strides, instead of the default ones.
+            skip_scales: constant factors on skips' features by stride, which let all strides be
+                learnt at once in the paper's nets ("voc-fcn8s-atonce").
+            padding: of the first convolution, in pixels: 100 in the paper's nets. Hidden dense
+                layers are not padded then, and scores fade to zero beyond the padded frame, as
+                in Caffe. None: layers keep their own padding, and scores are complete up to the
+                border because edge cells are replicated.
             learn_upscores: whether training changes the inner upscores.
             learn_last_upscore: whether it changes the last one too.
 
         Raises:
             FullconvError: an unknown trunk, or one without such a stride; wrong numbers of
-                classes or colours; weights that don't fit.
+                classes or colours; weights or a padding that don't fit.
         """
         super().__init__()
         classifier, expected = _classifier(trunk, weights)
-        self.preprocessing = preprocessing or expected
-        self.num_classes, self.ignore_index = num_classes, ignore_index
-        self.classes, self.palette = _names_and_colours(num_classes, classes, palette)
+        self.inputs = dict(inputs or COLOR)
+        self.ignore_index = ignore_index
+        self.preprocessing = preprocessing or _for_channels(expected, sum(self.inputs.values()))
         self.arguments: dict[str, Any] = {
             "trunk": trunk if isinstance(trunk, str) else None,
             "stride": stride,
-            "num_classes": num_classes,
-            "skips": {str(at): name for at, name in (skips or {}).items()},
+            "inputs": self.inputs,
+            "fusion": fusion,
+            "skips": dict(skips or {}),
+            "skip_scales": dict(skip_scales or {}),
+            "padding": padding,
             "learn_upscores": learn_upscores,
             "learn_last_upscore": learn_last_upscore,
         }
-        self.trunk = Trunk(classifier, stride, self.preprocessing.input_size, skips or {})
+
+        def build(classifier: nn.Module, channels: int) -> Trunk:
+            size = self.preprocessing.input_size
+            return Trunk(classifier, stride, size, skips or {}, channels=channels, padding=padding)
+
+        self.trunk = _trunk(build, classifier, self.inputs, fusion)
+        separate = tuple(self.inputs) if isinstance(self.trunk, LateFusion) else ()
+        edge: Literal["replicate", "zero"] = "replicate" if padding is None else "zero"
+        joints = Joints.of(self.taps, edge, separate, skip_scales)
+        self.vertical, self.horizontal = joints.vertical, joints.horizontal
+        _require_fit(joints)
         self.stride = self.taps[-1].stride
-        self.scores = nn.ModuleDict(
-            {str(tap.stride): _zero_score(tap.channels, num_classes) for tap in self.taps}
+        self.heads = nn.ModuleDict(
+            {
+                name: Head(
+                    joints,
+                    names,
+                    colours,
+                    learn_upscores=learn_upscores,
+                    learn_last_upscore=learn_last_upscore,
+                )
+                for name, names, colours in _labellings(num_classes, heads, classes, palette)
+            }
         )
-        self.upscores = nn.ModuleDict()
-        for tap, finer in zip(self.taps, (*self.taps[1:], None), strict=True):
-            learn = learn_last_upscore if finer is None else learn_upscores
-            name = f"{tap.stride}-{finer.stride if finer else 1}"
-            self.upscores[name] = _upscore(num_classes, tap, finer, learn)
 
     @property
     def taps(self) -> tuple[Tap, ...]:
         """The scored layers, coarsest first."""
         return self.trunk.taps
 
-    def forward(self, images: Tensor) -> Tensor:
+    @property
+    def trunks(self) -> dict[str, Trunk]:
+        """The trunk of each input in a late fusion; else the only one, by the name ""."""
+        if isinstance(self.trunk, Trunk):
+            return {"": self.trunk}
+        return {name: cast(Trunk, trunk) for name, trunk in self.trunk.named_children()}
+
+    @property
+    def head(self) -> Head:
+        """The only head. Raises FullconvError where there are several."""
+        if len(self.heads) > 1:
+            raise FullconvError(
+                f"this net has the heads {', '.join(self.heads)}: ask one of net.heads"
+            )
+        return self.labelled()[0][1]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of scores a pixel, of the only head."""
+        return self.head.num_classes
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the only head's classes, index = label id."""
+        return self.head.classes
+
+    @property
+    def palette(self) -> tuple[Colour, ...]:
+        """An RGB colour for each of the only head's classes."""
+        return self.head.palette
+
+    @property
+    def scores(self) -> nn.ModuleDict:
+        """The only head's 1x1 convolutions, by the stride of their features."""
+        return self.head.scores
+
+    @property
+    def upscores(self) -> nn.ModuleDict:
+        """The only head's upscores, by "from-to" strides."""
+        return self.head.upscores
+
+    def forward(self, images: Tensor) -> Scores:
         """Score every pixel.
 
         Args:
-            images: preprocessed N x 3 x H x W.
+            images: preprocessed N x C x H x W, C being 3 or the channels of all inputs.
 
         Returns:
-            N x classes x H x W scores (not probabilities).
+            N x classes x H x W scores (not probabilities); of several heads, by name.
         """
         return self.upsample(self.coarse(images), (images.shape[-2], images.shape[-1]))
 
-    def coarse(self, images: Tensor) -> Tensor:
-        """Return the fused scores N x classes x h x w at the net's stride."""
+    def coarse(self, images: Tensor) -> Scores:
+        """Return the fused scores N x classes x h x w at the net's stride (see `forward`)."""
         features = self.trunk(self._covered(images))
-        fused: Tensor = self.scores[str(self.taps[0].stride)](features[0])
-        for coarser, tap, feature in zip(self.taps, self.taps[1:], features[1:], strict=False):
-            skip = self.scores[str(tap.stride)](feature)
-            upscore = self.upscores[f"{coarser.stride}-{tap.stride}"]
-            fused = upscore(fused, (skip.shape[-2], skip.shape[-1])) + skip
-        return fused
+        return self._each(lambda head, _: head.coarse(features))
 
-    def upsample(self, coarse: Tensor, size: tuple[int, int]) -> Tensor:
-        """Upscore coarse scores to an image of `size` (H, W) pixels."""
-        scores: Tensor = self.upscores[f"{self.stride}-1"](coarse, size)
-        return scores
+    @overload
+    def upsample(self, coarse: Tensor, size: tuple[int, int]) -> Tensor: ...
+
+    @overload
+    def upsample(self, coarse: dict[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]: ...
+
+    def upsample(self, coarse: Scores, size: tuple[int, int]) -> Scores:
+        """Upscore coarse scores to an image of `size` (H, W) pixels (see `forward`)."""
+        scores = by_head(coarse)
+        return self._each(lambda head, name: head.upsample(scores[name], size))
+
+    def labelled(self) -> list[tuple[str, Head]]:
+        """Return the heads with their names."""
+        return [(name, cast(Head, head)) for name, head in self.heads.items()]
+
+    def _each(self, work: Callable[[Head, str], Tensor]) -> Scores:
+        """Return a result of each head by its name, or that of the only one."""
+        results = {name: work(head, name) for name, head in self.labelled()}
+        return results if len(results) > 1 else next(iter(results.values()))
 
     def _covered(self, images: Tensor) -> Tensor:
         """Pad right and bottom with zeros, the mean colour, until every pixel has a coarse cell."""
+        if self.vertical.edge == "zero":  # the first convolution's padding sees to it
+            return images
         coarsest = self.taps[0]
         bottom, right = (
             _margin(grid, length)
@@ -147,32 +246,40 @@ class FCN(nn.Module):
             return images
         return F.pad(images, (0, right, 0, bottom))
 
-    def predict(self, image: str | PathLike[str] | Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def predict(
+        self, image: str | PathLike[str] | Image | NDArray[Any]
+    ) -> NDArray[np.uint8] | dict[str, NDArray[np.uint8]]:
         """Label every pixel of an image.
 
         Args:
-            image: a file's path, a PIL image, or a uint8 array H x W x 3 (RGB).
+            image: a file's path, a PIL image, or a uint8 array H x W x 3 (RGB). A net of several
+                inputs takes an array H x W x C of all their channels in order (float32 where one
+                holds distances in millimetres).
 
         Returns:
-            uint8 array H x W of class ids.
+            uint8 array H x W of class ids; of several heads, one by the name of each.
 
         Raises:
-            FullconvError: the file can't be read, or the array isn't uint8 H x W x 3.
+            FullconvError: the file can't be read, or the array is of another shape or kind.
         """
         from fullconv.data.images import read_image, to_rgb
         from fullconv.predict.labels import label_image
 
+        channels = sum(self.inputs.values())
         if isinstance(image, np.ndarray):
-            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            if image.ndim != 3 or image.shape[2] != channels or not _is_pixels(image, self):
                 raise FullconvError(
-                    f"an image array must be uint8, H x W x 3; this is {image.dtype}, {image.shape}"
+                    f"an image array must be uint8, H x W x {channels}; this is {image.dtype}, "
+                    f"{image.shape}"
                 )
-            pixels = image
-        elif isinstance(image, (str, PathLike)):
-            pixels = read_image(Path(image))
-        else:
-            pixels = to_rgb(image)
-        return label_image(self, pixels)
+            return label_image(self, image)
+        if len(self.inputs) > 1:
+            raise FullconvError(
+                f"this net needs {', '.join(self.inputs)}: give one array H x W x {channels}"
+            )
+        if isinstance(image, (str, PathLike)):
+            return label_image(self, read_image(Path(image)))
+        return label_image(self, to_rgb(image))
 
     def save_pretrained(
         self, folder: str | PathLike[str], metrics: Mapping[str, Any] | None = None
@@ -200,6 +307,62 @@ def _classifier(
     return copy.deepcopy(trunk), Preprocessing()
 
 
+def _for_channels(expected: Preprocessing, channels: int) -> Preprocessing:
+    """Extend what a classifier of colours expects to other numbers of channels."""
+    if channels == len(expected.mean):
+        return expected
+    mean, std = (
+        (*values, *[sum(values) / len(values)] * channels)[:channels]
+        for values in (expected.mean, expected.std)
+    )
+    return replace(expected, mean=mean, std=std)
+
+
+def _trunk(
+    build: Callable[[nn.Module, int], Trunk],
+    classifier: nn.Module,
+    inputs: Mapping[str, int],
+    fusion: Literal["early", "late"],
+) -> Trunk | LateFusion:
+    if fusion == "early":
+        return build(classifier, sum(inputs.values()))
+    if len(inputs) < 2:
+        raise FullconvError("late fusion is of several inputs; name them")
+    trunks = {name: build(copy.deepcopy(classifier), n) for name, n in inputs.items()}
+    return LateFusion(trunks, inputs)
+
+
+def _require_fit(joints: Joints) -> None:
+    """Refuse a padding that leaves some images without scores up to their border."""
+    for chain in {joints.vertical, joints.horizontal}:
+        if chain.edge == "zero" and not chain.always_fits:
+            raise GeometryError(
+                "with this padding some images are larger than their scores; pad by "
+                f"{least_padding(chain.grids)} at least"
+            )
+
+
+def _labellings(
+    num_classes: int | None,
+    heads: Mapping[str, int | Sequence[str]] | None,
+    classes: Sequence[str] | None,
+    palette: Sequence[Colour] | Mapping[str, Sequence[Colour]] | None,
+) -> list[tuple[str, tuple[str, ...], tuple[Colour, ...]]]:
+    """Return name, classes and colours of each head."""
+    if heads is None:
+        if num_classes is None or isinstance(palette, Mapping):
+            raise FullconvError("give num_classes, or heads and their palettes by name")
+        return [(ONLY_HEAD, *_names_and_colours(num_classes, classes, palette))]
+    if num_classes is not None or classes is not None or not heads:
+        raise FullconvError("heads tell numbers and names of classes: give nothing besides")
+    palettes = palette if isinstance(palette, Mapping) else {}
+    made = []
+    for name, given in heads.items():
+        count, names = (given, None) if isinstance(given, int) else (len(given), given)
+        made.append((name, *_names_and_colours(count, names, palettes.get(name))))
+    return made
+
+
 def _names_and_colours(
     num_classes: int, classes: Sequence[str] | None, palette: Sequence[Colour] | None
 ) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
@@ -213,18 +376,8 @@ def _names_and_colours(
     return names, colours
 
 
-def _zero_score(channels: int, num_classes: int) -> nn.Conv2d:
-    score = nn.Conv2d(channels, num_classes, 1)
-    nn.init.zeros_(score.weight)
-    assert score.bias is not None
-    nn.init.zeros_(score.bias)
-    return score
-
-
-def _upscore(num_classes: int, tap: Tap, finer: Tap | None, learn: bool) -> Upscore:
-    vertical = align(tap.vertical, finer.vertical if finer else Grid())
-    horizontal = align(tap.horizontal, finer.horizontal if finer else Grid())
-    return Upscore(num_classes, vertical, horizontal, learn=learn)
+def _is_pixels(image: NDArray[Any], net: FCN) -> bool:
+    return image.dtype == np.uint8 or (len(net.inputs) > 1 and image.dtype == np.float32)
 
 
 def _margin(grid: Grid, length: int) -> int:

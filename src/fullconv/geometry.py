@@ -6,7 +6,8 @@ coordinate ``stride * i + offset`` and sees the pixels from ``stride * i + first
 padding). Sliding a `Window` over one grid gives the next; this is Caffe's ``coord_map`` algebra
 (``net_spec`` / ``coord_map.py``), extended by the receptive field's two ends. An `Alignment` is the
 step the other way: how a transposed convolution must be sized and cropped to land coarse scores
-exactly on a finer grid. Everything here is about one axis and knows no tensors.
+exactly on a finer grid. A `Chain` is all of a skip net's steps. Everything here is about one axis
+and knows no tensors.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import count
 from typing import Literal
 
 from fullconv.errors import FullconvError
@@ -78,6 +80,27 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Enlargement:
+    """A transposed convolution without padding along one axis.
+
+    Attributes:
+        kernel: number of taps.
+        factor: cells of the enlarged map between those of the map itself.
+    """
+
+    kernel: int
+    factor: int
+
+    def cells(self, size: int) -> int:
+        """Return the enlarged size of a map of `size` cells."""
+        return self.factor * (size - 1) + self.kernel if size else 0
+
+    def least_size(self, cells: int) -> int:
+        """Return the smallest size that yields at least `cells` (1 or more) cells."""
+        return max(1, 1 - (self.kernel - cells) // self.factor)
+
+
+@dataclass(frozen=True)
 class Grid:
     """The cells of a layer along one axis of the image.
 
@@ -86,15 +109,15 @@ class Grid:
         first, last: the pixels at the two ends of cell 0's receptive field.
         bounded: False where a cell also depends on the whole image (squeeze-and-excitation, group
             normalisation); `first` and `last` then describe the sliding part alone.
-        windows: the windows, image first, through which sizes pass (those that keep every size
-            left out).
+        windows: the windows and enlargements, image first, through which sizes pass (those that
+            keep every size left out).
     """
 
     stride: int = 1
     first: int = 0
     last: int = 0
     bounded: bool = True
-    windows: tuple[Window, ...] = ()
+    windows: tuple[Window | Enlargement, ...] = ()
 
     @property
     def offset(self) -> Fraction:
@@ -115,6 +138,23 @@ class Grid:
             last=self.last + self.stride * reach,
             bounded=self.bounded,
             windows=self.windows if window.keeps_size else (*self.windows, window),
+        )
+
+    def enlarged(self, by: Enlargement) -> Grid:
+        """Return the grid of the map that a transposed convolution makes of this one."""
+        stride = self.stride // by.factor
+        first = self.first - stride * (by.kernel - 1)
+        return replace(self, stride=stride, first=first, windows=(*self.windows, by))
+
+    def repadded(self, padding: int) -> Grid:
+        """Return this grid in a net whose first window pads by `padding` on either side."""
+        window, *rest = self.windows
+        if not isinstance(window, Window):
+            raise GeometryError("a grid without a first window can't be padded")
+        shift = window.before - padding
+        padded = replace(window, before=padding, after=padding)
+        return replace(
+            self, first=self.first + shift, last=self.last + shift, windows=(padded, *rest)
         )
 
     def unbounded(self) -> Grid:
@@ -178,8 +218,9 @@ class Alignment:
         shift: see above; an integer where the grids align, else an odd multiple of one half.
         kernel: ``2 * factor - 1`` where the grids align, ``2 * factor`` where they differ by half
             a cell, so that `crop` is an integer.
-        crop: offset of the result in the enlarged map (negative only with "zero" edges: the finer
-            map is then cropped by as much instead).
+        crop: offset of the result in the enlarged map.
+        finer_crop: offset of the result in the finer map, where the enlarged map begins inside it
+            (then `crop` is 0): j counts from there. Only with "zero" edges.
         before, after: edge cells replicated at the low and high end.
     """
 
@@ -187,8 +228,14 @@ class Alignment:
     shift: Fraction
     kernel: int
     crop: int
+    finer_crop: int = 0
     before: int = 0
     after: int = 0
+
+    @property
+    def enlargement(self) -> Enlargement:
+        """The transposed convolution."""
+        return Enlargement(self.kernel, self.factor)
 
     def cells_read(self, position: int) -> tuple[int, int]:
         """Return the first and last coarse cell that output `position` reads.
@@ -224,17 +271,19 @@ def align(coarse: Grid, fine: Grid, edge: Edge = "replicate") -> Alignment:
             "cells; a whole or half number is needed for an exact crop"
         )
     kernel = 2 * factor - 1 if shift.denominator == 1 else 2 * factor
-    before = max(0, math.ceil(-shift / factor)) if edge == "replicate" else 0
-    crop = int(Fraction(kernel - 1, 2) + shift) + factor * before
-    after = _cells_missing_after(coarse, fine, factor, shift) if edge == "replicate" else 0
-    return Alignment(factor, shift, kernel, crop, before, after)
+    crop = int(Fraction(kernel - 1, 2) + shift)
+    if edge == "zero":
+        finer_crop = max(-crop, 0)
+        return Alignment(factor, shift + finer_crop, kernel, crop + finer_crop, finer_crop)
+    before = max(0, math.ceil(-shift / factor))
+    after = _cells_missing_after(coarse, fine, factor, shift)
+    return Alignment(factor, shift, kernel, crop + factor * before, 0, before, after)
 
 
 def _cells_missing_after(coarse: Grid, fine: Grid, factor: int, shift: Fraction) -> int:
     """Return how many cells beyond its last the coarse map needs, at worst over all sizes."""
-    period = coarse.stride  # one stride more of pixels is one cell more, so one period tells all
     missing = 0
-    for size in range(1, 3 * period + 1):
+    for size in _all_sizes(coarse):
         padded = coarse.covering_size(size)
         cells = size if fine.stride == 1 else fine.cells(padded)
         beyond = (cells - 1 + shift) / factor - (coarse.cells(padded) - 1)
@@ -242,28 +291,120 @@ def _cells_missing_after(coarse: Grid, fine: Grid, factor: int, shift: Fraction)
     return missing
 
 
-def pixels_seen(
-    position: int, size: int, grids: Sequence[Grid], alignments: Sequence[Alignment]
-) -> tuple[int, int] | None:
-    """Return the first and last pixel that an output pixel of a skip net may depend on.
+def _all_sizes(coarsest: Grid) -> range:
+    """Return image sizes that stand for all: one stride more of pixels is one cell more."""
+    return range(1, 3 * coarsest.stride + 1)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """How the scores of a skip net are joined, along one axis.
+
+    Attributes:
+        edge: see `align`.
+        grids: of the scored layers, coarsest first.
+        fused: of the scores that each upscore starts from: the coarsest, then the fused ones.
+        alignments: of the upscores: from each fused map to the next grid, at last to the pixels.
+    """
+
+    edge: Edge
+    grids: tuple[Grid, ...]
+    fused: tuple[Grid, ...]
+    alignments: tuple[Alignment, ...]
+
+    @classmethod
+    def of(cls, grids: Sequence[Grid], edge: Edge = "replicate") -> Chain:
+        """Derive the chain of the scored `grids`, coarsest first.
+
+        Raises:
+            GeometryError: see `align`; or the last upscore begins inside the image.
+        """
+        fused, alignments = [grids[0]], []
+        for fine in grids[1:]:
+            alignments.append(align(fused[-1], fine, edge))
+            inside = alignments[-1].finer_crop > 0
+            fused.append(fused[-1].enlarged(alignments[-1].enlargement) if inside else fine)
+        alignments.append(align(fused[-1], Grid(), edge))
+        if alignments[-1].finer_crop:
+            raise GeometryError(
+                f"the scores begin {alignments[-1].finer_crop} pixels inside the image: it must "
+                "be padded by more"
+            )
+        return cls(edge, tuple(grids), tuple(fused), tuple(alignments))
+
+    def covering_size(self, size: int) -> int:
+        """Return the size to pad an image of `size` pixels to, right and bottom."""
+        return size if self.edge == "zero" else self.grids[0].covering_size(size)
+
+    def fits(self, size: int) -> bool:
+        """Tell whether every crop lies within its map for an image of `size` pixels."""
+        padded = self.covering_size(size)
+        for fused, fine, a in zip(
+            self.fused, (*self.grids[1:], Grid()), self.alignments, strict=True
+        ):
+            cells = fused.cells(padded)
+            enlarged = a.enlargement.cells(cells + a.before + a.after) - a.crop
+            wanted = (size if fine == Grid() else fine.cells(padded)) - a.finer_crop
+            # A finer map that is cropped may be the larger one; a whole one must be covered.
+            if cells < 1 or (wanted < enlarged if a.finer_crop else enlarged < wanted):
+                return False
+        return True
+
+    @property
+    def always_fits(self) -> bool:
+        """Whether every crop lies within its map for images of every size."""
+        return all(self.fits(size) for size in _all_sizes(self.grids[0]))
+
+    def pixels_seen(self, position: int, size: int) -> tuple[int, int] | None:
+        """Return the first and last pixel that an output pixel may depend on.
+
+        Args:
+            position: of the output pixel.
+            size: of the image, in pixels.
+
+        Returns:
+            Pixels inside the image, or None where a layer depends on the whole image.
+        """
+        if not all(grid.bounded for grid in self.grids):
+            return None
+        padded = self.covering_size(size)
+        first, last = position, position
+        seen: list[tuple[int, int]] = []
+        finer_crops = (0, *(alignment.finer_crop for alignment in self.alignments[:-1]))
+        for grid, fused, alignment, crop in zip(
+            reversed(self.grids),
+            reversed(self.fused),
+            reversed(self.alignments),
+            reversed(finer_crops),
+            strict=True,
+        ):
+            most = fused.cells(padded) - 1
+            first = min(max(alignment.cells_read(first)[0], 0), most)
+            last = min(max(alignment.cells_read(last)[1], 0), most)
+            seen.append(
+                (
+                    grid.stride * (first + crop) + grid.first,
+                    grid.stride * (last + crop) + grid.last,
+                )
+            )
+        return max(0, min(low for low, _ in seen)), min(size - 1, max(high for _, high in seen))
+
+
+def least_padding(grids: Sequence[Grid]) -> int:
+    """Return the least padding of the first window at which zero-edged crops fit every image.
 
     Args:
-        position: of the output pixel.
-        size: of the image, in pixels, along this axis.
-        grids: of the scored layers, coarsest first.
-        alignments: of the upscores: from each grid to the next, and from the last to the pixels.
+        grids: of the scored layers, coarsest first; their first window does not keep sizes.
 
-    Returns:
-        Pixels inside the image, or None where a layer depends on the whole image.
+    It is 97 for VGG16's nets and 99 for AlexNet's; the paper's 100 serves both.
     """
-    if not all(grid.bounded for grid in grids):
-        return None
-    padded = grids[0].covering_size(size)
-    seen: list[tuple[int, int]] = []
-    cells = (position, position)
-    for grid, alignment in zip(reversed(grids), reversed(alignments), strict=True):
-        most = grid.cells(padded) - 1
-        ends = alignment.cells_read(cells[0])[0], alignment.cells_read(cells[1])[1]
-        cells = tuple(min(max(end, 0), most) for end in ends)  # type: ignore[assignment]
-        seen.append((grid.stride * cells[0] + grid.first, grid.stride * cells[1] + grid.last))
-    return max(0, min(first for first, _ in seen)), min(size - 1, max(last for _, last in seen))
+    return next(
+        padding for padding in count() if _fits_always([g.repadded(padding) for g in grids])
+    )
+
+
+def _fits_always(grids: Sequence[Grid]) -> bool:
+    try:
+        return Chain.of(grids, "zero").always_fits
+    except GeometryError:
+        return False

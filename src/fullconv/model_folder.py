@@ -7,22 +7,23 @@ import json
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
 from fullconv.classifiers import read_weights
 from fullconv.errors import FullconvError
-from fullconv.fcn import FCN
+from fullconv.fcn import COLOR, FCN, ONLY_HEAD
 from fullconv.files import replacing, write_json
 from fullconv.preprocessing import Preprocessing
 
-FORMAT = 1
+FORMAT = 2  # 1 knew one head and named its weights otherwise
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+MOST_PADDING = 1000  # pixels; a forged number must not fill the memory
 Byte = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -33,24 +34,53 @@ class _Net(BaseModel):
 
     trunk: str | None
     stride: int
-    num_classes: int = Field(ge=1, le=255)
+    inputs: dict[str, Annotated[int, Field(ge=1)]] = COLOR
+    fusion: Literal["early", "late"] = "early"
     skips: dict[int, str] = {}
+    skip_scales: dict[int, float] = {}
+    padding: Annotated[int, Field(ge=0, le=MOST_PADDING)] | None = None
     learn_upscores: bool = True
     learn_last_upscore: bool = False
 
 
+class _Labelling(BaseModel):
+    """The classes of a head."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    classes: Annotated[tuple[str, ...], Field(min_length=1, max_length=255)]
+    palette: tuple[tuple[Byte, Byte, Byte], ...]
+
+
 class _Config(BaseModel):
-    """config.json."""
+    """config.json; either `classes` and `palette` or, of several heads, `heads`."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     format: int
     net: _Net
-    classes: tuple[str, ...]
-    palette: tuple[tuple[Byte, Byte, Byte], ...]
+    classes: tuple[str, ...] = ()
+    palette: tuple[tuple[Byte, Byte, Byte], ...] = ()
+    heads: dict[str, _Labelling] = {}
     ignore_index: int
     preprocessing: dict[str, Any]
     metrics: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _has_classes(self) -> _Config:
+        if bool(self.classes) == bool(self.heads):
+            raise ValueError("neither classes nor heads, or both")
+        return self
+
+    def labellings(self) -> dict[str, Any]:
+        """Return the arguments of `FCN` that tell its classes."""
+        if not self.heads:
+            count = len(self.classes)
+            return {"num_classes": count, "classes": self.classes, "palette": self.palette}
+        return {
+            "heads": {name: head.classes for name, head in self.heads.items()},
+            "palette": {name: head.palette for name, head in self.heads.items()},
+        }
 
 
 def save(net: FCN, folder: Path, metrics: Mapping[str, Any] | None = None) -> None:
@@ -69,8 +99,7 @@ def save(net: FCN, folder: Path, metrics: Mapping[str, Any] | None = None) -> No
     config = {
         "format": FORMAT,
         "net": net.arguments,
-        "classes": list(net.classes),
-        "palette": [list(colour) for colour in net.palette],
+        **_labellings(net),
         "ignore_index": net.ignore_index,
         "preprocessing": net.preprocessing.to_dict(),
         "metrics": dict(metrics or {}),
@@ -82,6 +111,15 @@ def save(net: FCN, folder: Path, metrics: Mapping[str, Any] | None = None) -> No
         except SafetensorError as error:
             raise OSError(f"{folder / WEIGHTS}: {error}") from error
         write_json(folder / CONFIG, config)  # if this fails, the old weights stay too
+
+
+def _labellings(net: FCN) -> dict[str, Any]:
+    """Return the classes and colours of each head, or of the only one."""
+    heads = {
+        name: {"classes": list(head.classes), "palette": [list(c) for c in head.palette]}
+        for name, head in net.labelled()
+    }
+    return {"heads": heads} if len(heads) > 1 else heads[next(iter(heads))]
 
 
 def load(model: str | PathLike[str], classifier: nn.Module | None = None) -> FCN:
@@ -109,8 +147,7 @@ def load(model: str | PathLike[str], classifier: nn.Module | None = None) -> FCN
     try:
         net = FCN(
             config.net.trunk or classifier,  # type: ignore[arg-type]
-            classes=config.classes,
-            palette=config.palette,
+            **config.labellings(),
             ignore_index=config.ignore_index,
             preprocessing=Preprocessing.from_dict(config.preprocessing),
             **config.net.model_dump(exclude={"trunk"}),
@@ -149,11 +186,14 @@ def _read_config(path: Path) -> _Config:
         known = values.get("format") if isinstance(values, dict) else None
         if isinstance(known, int) and known > FORMAT:
             raise FullconvError(f"{path}: format {known} is newer than this fullconv; upgrade it")
+        if isinstance(known, int) and known < FORMAT:
+            raise FullconvError(f"{path}: format {known} is no longer read; train or convert anew")
         return _Config.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise FullconvError(f"{path}: {where}: {first['msg']}") from error
+        reason = first["msg"].removeprefix("Value error, ")
+        raise FullconvError(f"{path}: {where}: {reason}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise FullconvError(f"{path}: not JSON ({error}); was it altered?") from error
 
@@ -169,7 +209,7 @@ def _load_state(net: FCN, path: Path) -> None:
         if name not in own or name not in state or own[name].shape != state[name].shape
     )
     if wrong:
-        classes = state.get(f"scores.{net.taps[0].stride}.bias")
+        classes = state.get(f"heads.{ONLY_HEAD}.scores.{net.taps[0].stride}.bias")
         hint = f" (it holds {len(classes)} classes)" if classes is not None else ""
         raise FullconvError(
             f"{path}: does not fit {CONFIG} beside it{hint}: {wrong[0]} and {len(wrong) - 1} more "

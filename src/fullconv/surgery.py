@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,14 +24,24 @@ class Transplant:
     misfit: tuple[str, ...]
 
 
-def transplant(source: nn.Module, target: nn.Module) -> Transplant:
+def transplant(
+    source: nn.Module, target: nn.Module, prefixes: Mapping[str, str] | None = None
+) -> Transplant:
     """Copy every same-named parameter and buffer from `source` into `target`, in place.
 
     A dense layer's matrix fits the convolution that it becomes: values are copied in order when
     their number is the same and the output channels agree. This is how each stage starts from the
     one before (paper, section 4.2): trunk and scores are taken over, a new skip's scores stay 0.
+
+    Args:
+        source: whose values are read.
+        target: whose values are replaced.
+        prefixes: where names differ, the beginnings of the target's names for those of the
+            source's: ``{"trunk.": "trunk.color."}`` fills the color trunk of a late fusion
+            (Caffe's transplant by suffix). Of several that fit a name the longest holds.
     """
-    donors, own = source.state_dict(), target.state_dict()
+    donors = {_renamed(name, prefixes or {}): value for name, value in source.state_dict().items()}
+    own = target.state_dict()
     copied, misfit = [], []
     with torch.no_grad():
         for name in (name for name in own if name in donors):
@@ -42,3 +53,64 @@ def transplant(source: nn.Module, target: nn.Module) -> Transplant:
                 misfit.append(name)
     missing = tuple(name for name in own if name not in donors)
     return Transplant(tuple(copied), missing, tuple(misfit))
+
+
+def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
+    fitting = [prefix for prefix in prefixes if name.startswith(prefix)]
+    if not fitting:
+        return name
+    longest = max(fitting, key=len)
+    return prefixes[longest] + name.removeprefix(longest)
+
+
+def with_channels(convolution: nn.Conv2d, channels: int) -> nn.Conv2d:
+    """Return the convolution for another number of input channels, from 3 to 4 as a rule.
+
+    The filters of the channels that it has stay; a further one's is their mean (for depth beside
+    colours, nyud-fcn32s-color-d: its weights start in the range of the others'). A convolution for
+    fewer channels has that mean for each. The bias is copied.
+
+    Raises:
+        ValueError: the convolution is grouped.
+    """
+    if convolution.groups != 1:
+        raise ValueError("the input channels of a grouped convolution can't be changed")
+    adapted = nn.Conv2d(
+        channels,
+        convolution.out_channels,
+        convolution.kernel_size,  # type: ignore[arg-type]
+        convolution.stride,  # type: ignore[arg-type]
+        convolution.padding,  # type: ignore[arg-type]
+        convolution.dilation,  # type: ignore[arg-type]
+        bias=convolution.bias is not None,
+        padding_mode=convolution.padding_mode,
+    )
+    filters = convolution.weight.detach()
+    kept = filters if channels >= filters.shape[1] else filters[:, :0]
+    mean = filters.mean(1, keepdim=True).expand(-1, channels - kept.shape[1], -1, -1)
+    with torch.no_grad():
+        adapted.weight.copy_(torch.cat((kept, mean), 1))
+        if adapted.bias is not None and convolution.bias is not None:
+            adapted.bias.copy_(convolution.bias)
+    return adapted.train(convolution.training)
+
+
+def expand_score(
+    source: Mapping[str, torch.Tensor], target: nn.Module, taken: Sequence[int | None]
+) -> None:
+    """Fill a head's scores and upscores from those of a head for other classes, in place.
+
+    Args:
+        source: the other head's state, by the names in its own `state_dict`.
+        target: the head to fill.
+        taken: of each class of the target, its number in the source; None leaves it as it is (a
+            new class, whose scores start at zero). Caffe's ``expand_score`` keeps the old classes
+            first: ``[0, 1, ..., 20, None, None]``.
+    """
+    mine = [label for label, theirs in enumerate(taken) if theirs is not None]
+    theirs = [label for label in taken if label is not None]
+    own = target.state_dict()
+    with torch.no_grad():
+        for name in own.keys() & source.keys():
+            if own[name].shape[1:] == source[name].shape[1:]:  # else of another trunk
+                own[name][mine] = source[name][theirs]

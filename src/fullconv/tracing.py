@@ -58,14 +58,13 @@ def trace(network: nn.Module, input_size: int) -> fx.GraphModule:
     return module
 
 
-def note_shapes(module: fx.GraphModule, input_size: int) -> None:
-    """Run `module` on a 2 x 3 x input_size x input_size batch without data; note each shape."""
+def note_shapes(module: fx.GraphModule, input_size: int, channels: int = 3) -> None:
+    """Run `module` on 2 images of `input_size` x `input_size` without data; note each shape."""
     parameter = next(module.parameters(), torch.empty(0))
     with evaluating(module), FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
         fake = copy.copy(module)
-        batch = torch.empty(
-            2, 3, input_size, input_size, dtype=parameter.dtype, device=parameter.device
-        )
+        size = (2, channels, input_size, input_size)
+        batch = torch.empty(size, dtype=parameter.dtype, device=parameter.device)
         _ShapeNotes(fake, mode).run(batch)
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
+import torch
 import torchvision.models as tv
 from torch import Tensor, fx, nn
 
+from fullconv.caffe import classifiers as caffe
 from fullconv.dense import densify, keep
 from fullconv.errors import FullconvError, nearest
 from fullconv.geometry import Grid
 from fullconv.grids import NotConvolutionalError, Place, layer_name, places
+from fullconv.surgery import with_channels
 from fullconv.tracing import cut_points, note_shapes, trace
 
 STRIDES = (32, 16, 8, 4)
+POOLED_SKIPS = (tv.VGG, tv.AlexNet, caffe.VGG16, caffe.CaffeNet)
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,14 @@ class Trunk(nn.Module):
     """
 
     def __init__(
-        self, classifier: nn.Module, finest: int, input_size: int, skips: Mapping[int, str]
+        self,
+        classifier: nn.Module,
+        finest: int,
+        input_size: int,
+        skips: Mapping[int, str],
+        *,
+        channels: int = 3,
+        padding: int | None = None,
     ) -> None:
         """Take over `classifier` (its modules become the trunk's).
 
@@ -53,6 +65,9 @@ class Trunk(nn.Module):
             finest: the finest stride to tap: 32, 16, 8 or 4.
             input_size: native size of the classifier's input in pixels.
             skips: names of layers to tap instead of the default ones, by stride.
+            channels: of the images; see `surgery.with_channels`.
+            padding: of the first convolution, in pixels, in place of its own; hidden dense layers
+                are not padded then, as in the paper's nets. None: every layer keeps its own.
 
         Raises:
             FullconvError: the classifier has no layer at `finest`, or none by a name in `skips`.
@@ -60,7 +75,10 @@ class Trunk(nn.Module):
         """
         super().__init__()
         network = trace(classifier, input_size)
-        densify(network, input_size, pooling="drop", hidden="same")
+        densify(network, input_size, pooling="drop", hidden="same" if padding is None else "valid")
+        if channels != 3 or padding is not None:
+            _adapt_first(network, channels, padding)
+        note_shapes(network, input_size, channels)
         found = places(network)
         nodes = _tapped(network, found, _last_layer(network), type(classifier), skips)
         if finest not in nodes:
@@ -70,7 +88,8 @@ class Trunk(nn.Module):
             )
         nodes = {stride: node for stride, node in nodes.items() if stride >= finest}
         self.taps = tuple(_tap(node, found[node]) for node in nodes.values())
-        self.layers = _with_outputs(network, tuple(nodes.values()), input_size)
+        self.layers = _with_outputs(network, tuple(nodes.values()))
+        note_shapes(self.layers, input_size, channels)
 
     @property
     def coarsest(self) -> Tap:
@@ -81,6 +100,48 @@ class Trunk(nn.Module):
         """Return the features N x channels x h x w of each tap, coarsest first."""
         features: tuple[Tensor, ...] = self.layers(images)
         return features
+
+
+class LateFusion(nn.Module):
+    """Several equal trunks, one an input, side by side; their scores are averaged.
+
+    Attributes:
+        taps: of each trunk.
+        channels: of each input, by name; each trunk is a child module of its input's name.
+    """
+
+    def __init__(self, trunks: Mapping[str, Trunk], channels: Mapping[str, int]) -> None:
+        super().__init__()
+        self.channels = dict(channels)
+        self.taps = next(iter(trunks.values())).taps
+        for name, trunk in trunks.items():
+            self.add_module(name, trunk)
+
+    def forward(self, images: Tensor) -> tuple[tuple[Tensor, ...], ...]:
+        """Return, of each tap, the features of each trunk on its own channels of `images`."""
+        parts = torch.split(images, list(self.channels.values()), 1)
+        features = [
+            cast("Sequence[Tensor]", trunk(part))
+            for trunk, part in zip(self.children(), parts, strict=True)
+        ]
+        return tuple(zip(*features, strict=True))
+
+
+def _adapt_first(network: fx.GraphModule, channels: int, padding: int | None) -> None:
+    """Give the layer that reads the image other channels and another padding."""
+    image = next(node for node in network.graph.nodes if node.op == "placeholder")
+    readers = list(image.users)
+    path = str(readers[0].target)
+    first = network.get_submodule(path) if readers[0].op == "call_module" else None
+    if len(readers) != 1 or not isinstance(first, nn.Conv2d):
+        raise NotConvolutionalError(
+            f"layer {layer_name(readers[0])} reads the image; only where one convolution does can "
+            "the trunk take other channels or another padding"
+        )
+    if first.in_channels != channels:
+        network.set_submodule(path, first := with_channels(first, channels))
+    if padding is not None:
+        first.padding = (padding, padding)
 
 
 def _last_layer(network: fx.GraphModule) -> fx.Node:
@@ -124,7 +185,7 @@ def _skip(network: fx.GraphModule, nodes: list[fx.Node], kind: type[nn.Module]) 
 
     The paper's skips are pool4 and pool3, the *first* layers of their strides.
     """
-    if issubclass(kind, (tv.VGG, tv.AlexNet)) and nodes[0].op == "call_module":
+    if issubclass(kind, POOLED_SKIPS) and nodes[0].op == "call_module":
         first = network.get_submodule(str(nodes[0].target))
         if isinstance(first, nn.MaxPool2d):
             return nodes[0]
@@ -155,9 +216,7 @@ def _tap(node: fx.Node, place: Place) -> Tap:
     return Tap(place.vertical.stride, layer_name(node), channels, place.vertical, place.horizontal)
 
 
-def _with_outputs(
-    network: fx.GraphModule, nodes: tuple[fx.Node, ...], input_size: int
-) -> fx.GraphModule:
+def _with_outputs(network: fx.GraphModule, nodes: tuple[fx.Node, ...]) -> fx.GraphModule:
     """Return the part of the network that yields `nodes`."""
     output = next(iter(reversed(network.graph.nodes)))
     output.args = (nodes,)
@@ -167,5 +226,4 @@ def _with_outputs(
     network.graph.lint()
     network.delete_all_unused_submodules()
     network.recompile()
-    note_shapes(network, input_size)
     return network

@@ -50,7 +50,25 @@ class Upscore(nn.Module):
             self.weight.copy_(kernel.expand_as(self.weight))
 
     def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
-        """Enlarge to `size` (H, W): cells of the finer grid, whose first is the image's first.
+        """Enlarge to `size` (H, W): cells of the finer grid, whose first is the image's first."""
+        v, h = self.vertical, self.horizontal
+        height, width = size
+        return self.enlarged(scores)[..., v.crop : v.crop + height, h.crop : h.crop + width]
+
+    def fuse(self, scores: Tensor, skip: Tensor) -> Tensor:
+        """Enlarge and add a skip's scores; where the enlarged map is the smaller, crop the skip."""
+        v, h = self.vertical, self.horizontal
+        enlarged = self.enlarged(scores)
+        height = (enlarged if v.finer_crop else skip).shape[-2]
+        width = (enlarged if h.finer_crop else skip).shape[-1]
+        cropped = enlarged[..., v.crop : v.crop + height, h.crop : h.crop + width]
+        if v.finer_crop or h.finer_crop:
+            top, left = v.finer_crop, h.finer_crop
+            skip = skip[..., top : top + height, left : left + width]
+        return cropped + skip
+
+    def enlarged(self, scores: Tensor) -> Tensor:
+        """Return the whole enlarged map, before any crop.
 
         Computes in the weight's precision also under autocast: sums of scores deserve it.
         """
@@ -60,11 +78,9 @@ class Upscore(nn.Module):
             if v.before or v.after or h.before or h.after:
                 edges = (h.before, h.after, v.before, v.after)
                 scores = F.pad(scores, edges, mode="replicate")
-            enlarged = F.conv_transpose2d(
+            return F.conv_transpose2d(
                 scores, self.weight, stride=(v.factor, h.factor), groups=self.num_classes
             )
-        height, width = size
-        return enlarged[..., v.crop : v.crop + height, h.crop : h.crop + width]
 
     def extra_repr(self) -> str:
         """Show what geometry derived."""

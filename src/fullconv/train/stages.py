@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fullconv.data.folder import DatasetInfo
 from fullconv.errors import FullconvError, nearest
 from fullconv.fcn import FCN
 from fullconv.preprocessing import Preprocessing
-from fullconv.surgery import transplant
+from fullconv.surgery import expand_score, transplant
 from fullconv.train.recipe import Recipe
 
 STRIDES = {"fcn32s": 32, "fcn16s": 16, "fcn8s": 8, "fcn4s": 4}
@@ -71,14 +69,8 @@ def grown_net(source: FCN, stride: int, info: DatasetInfo, recipe: Recipe) -> FC
         raise FullconvError(
             f"the trunk's {(done.missing + done.misfit)[0]} can't be taken over from the source"
         )
-    both = [name for name in net.classes if name in source.classes]
-    theirs = [source.classes.index(name) for name in both]
-    mine = [net.classes.index(name) for name in both]
-    donors, own = source.state_dict(), net.state_dict()
-    with torch.no_grad():
-        for name in own.keys() & donors.keys():
-            if name.startswith(("scores.", "upscores.")):
-                own[name][mine] = donors[name][theirs]
+    known = {name: label for label, name in enumerate(source.classes)}
+    expand_score(source.head.state_dict(), net.head, [known.get(name) for name in net.classes])
     return net
 
 
@@ -97,12 +89,9 @@ def _like(
     recipe: Recipe,
 ) -> FCN:
     return FCN(
-        arguments["trunk"],
-        stride,
+        **{**arguments, "stride": stride, **_learning(recipe)},
         preprocessing=preprocessing,
-        skips={int(at): layer for at, layer in arguments["skips"].items()},
         **_for_data(info),
-        **_learning(recipe),
     )
 
 

@@ -1,0 +1,1 @@
+"""What is Caffe's own: its classifiers and its file format."""
