@@ -71,3 +71,52 @@ def check(
     if report.errors:
         raise typer.Exit(2)
     console.print(f"{folder}: no errors", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def bounds(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset folder.")],
+    *,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
+    factors: Annotated[
+        str, typer.Option(metavar="N,N…", help="Sides of the cells in pixels.")
+    ] = "128,64,32,16,8,4",
+    max_pixels: MaxPixels = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Print the best mean IU that coarse predictions could have: that of coarsened truth.
+
+    Truth is taken at the centre of each cell, enlarged back and scored against itself. Beside it
+    stands what the paper found on PASCAL VOC.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from fullconv.data.folder import DatasetFolder
+    from fullconv.data.images import MAX_PIXELS
+    from fullconv.progress import progress
+    from fullconv.reference.upper_bounds import PUBLISHED, upper_bounds
+
+    sides = _factors(factors)
+    images = DatasetFolder(folder, max_pixels or MAX_PIXELS).split(split)
+    with progress(len(images), f"coarsen {split}", quiet=quiet) as bar:
+        found = upper_bounds(images, sides, bar)
+    print(f"mean IU of coarsened truth, {split}: {len(images)} images")
+    names = list(found) if len(found) > 1 else ["mean IU"]
+    table = Table("factor", *map(escape, names), "on VOC, by the paper")
+    for column in table.columns:
+        column.justify = "right"
+    for side in sides:
+        own = [f"{by_factor[side].mean_iu:.3f}" for by_factor in found.values()]
+        table.add_row(str(side), *own, f"{PUBLISHED[side]:.3f}" if side in PUBLISHED else "")
+    Console().print(table)
+
+
+def _factors(text: str) -> list[int]:
+    """Return the numbers of a text such as "32,16,8"; a plain usage error otherwise."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and 1 <= int(word) <= 1024 for word in words):
+        raise typer.BadParameter(f"factors {text!r}: give numbers from 1 to 1024, such as 32,16,8")
+    return [int(word) for word in words]
