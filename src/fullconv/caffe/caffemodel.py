@@ -28,6 +28,8 @@ MOST_FIELDS = 200_000
 MOST_AXES = 32  # Caffe's kMaxBlobAxes
 MOST_SMALL_BYTES = 1 << 16  # of a message without its values
 
+PIECE = 1 << 22  # values copied at a time
+
 # Caffe's V1LayerParameter.LayerType, 0 to 39, by the names that later became the types.
 V1_TYPES = """
     None Accuracy BNLL Concat Convolution Data Dropout EuclideanLoss Flatten HDF5Data HDF5Output
@@ -38,27 +40,52 @@ V1_TYPES = """
 
 
 @dataclass(frozen=True)
+class Blob:
+    """Numbers of a layer.
+
+    Attributes:
+        values: of any shape, in floating point; a read-only view on a file, as a rule.
+        file: that file's memory map, if it is one.
+    """
+
+    values: NDArray[np.floating[Any]]
+    file: mmap.mmap | None = None
+
+    def copy_to(self, target: NDArray[np.float32]) -> None:
+        """Fill a contiguous array of as many values, in the same order, rounding to float32.
+
+        Goes piece by piece and lets go of the file behind, so that it and the copy never fill
+        memory both.
+        """
+        source, flat = self.values.reshape(-1), target.reshape(-1)
+        for start in range(0, flat.size, PIECE):
+            flat[start : start + PIECE] = source[start : start + PIECE]
+            if self.file is not None and hasattr(mmap, "MADV_DONTNEED"):
+                self.file.madvise(mmap.MADV_DONTNEED)
+
+
+@dataclass(frozen=True)
 class Layer:
     """A layer of a caffemodel.
 
     Attributes:
         name: "conv1_1", say.
         type: "Convolution", say; V1 layers' too.
-        blobs: float32 arrays, read-only views on the file: as a rule weights, then biases. Files
-            from before 2015 shape all of them in four axes: 1 x 1 x 1 x N for biases.
+        blobs: as a rule weights, then biases. Files from before 2015 shape all of them in four
+            axes: 1 x 1 x 1 x N for biases.
     """
 
     name: str
     type: str
-    blobs: tuple[NDArray[np.float32], ...]
+    blobs: tuple[Blob, ...]
 
 
 def read_layers(path: Path) -> Iterator[Layer]:
     """Yield a caffemodel's layers in their order, those without blobs included.
 
     Both of Caffe's ways of writing layers are read, in the same file even: `layer` (since 2014) and
-    the V1 `layers`. Values stored as doubles are rounded to float32. Values stored unpacked, as
-    Caffe never does, are refused.
+    the V1 `layers`. A blob's values are its `double_data` where it has any, as in Caffe. Values
+    stored unpacked, as Caffe never does, are refused.
 
     Raises:
         FullconvError: no such file; not a caffemodel, or not a whole one.
@@ -132,34 +159,34 @@ class _Walk:
             raise _DamagedError(f"layer {name[:80]!r}: {error}") from error
         return Layer(name, _type(about.type), tuple(blobs))
 
-    def blob(self, field: _Field) -> NDArray[np.float32]:
+    def blob(self, field: _Field) -> Blob:
         fields = self.message(field)
         shape = _shape(self.decoded("BlobProto", fields))
-        values = self.values(fields, DOUBLE_DATA, "<f8")  # goes first, as in Caffe
+        values = self.values(fields, DOUBLE_DATA, np.dtype("<f8"))
         if not values.size:
-            values = self.values(fields, DATA, "<f4")
+            values = self.values(fields, DATA, np.dtype("<f4"))
         if not values.size:
             raise _DamagedError("a blob without values")
         if math.prod(shape) != values.size:
             sizes = " x ".join(map(str, shape)) or "no axes"
             raise _DamagedError(f"{values.size} values for a shape of {sizes}")
-        values.flags.writeable = False
-        return values.reshape(shape)
+        return Blob(values.reshape(shape), self.contents)
 
-    def values(self, fields: Iterable[_Field], number: int, dtype: str) -> NDArray[np.float32]:
-        """Return the packed numbers of a field: a view if they are floats in one piece."""
-        pieces = []
+    def values(
+        self, fields: Iterable[_Field], number: int, dtype: np.dtype[Any]
+    ) -> NDArray[np.floating[Any]]:
+        """Return the packed numbers of a field; they may come in several pieces."""
+        pieces = [np.empty(0, dtype)]
         for field in (each for each in fields if each.number == number):
-            count, rest = divmod(field.end - field.body, np.dtype(dtype).itemsize)
             if field.wire != BYTES:
                 raise _DamagedError(
                     "values are stored one by one, unpacked, which Caffe never does"
                 )
+            count, rest = divmod(field.end - field.body, dtype.itemsize)
             if rest:
                 raise _DamagedError("its values end within a number")
             pieces.append(np.frombuffer(self.contents, dtype, count, field.body))
-        values = pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0, dtype), *pieces])
-        return values.astype(np.float32, copy=False)
+        return pieces[1] if len(pieces) == 2 else np.concatenate(pieces)
 
     def decoded(self, name: str, fields: Iterable[_Field]) -> Any:
         """Decode those fields of a message that the schema knows."""
