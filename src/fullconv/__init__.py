@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fullconv.fcn import FCN
     from fullconv.model_folder import load
     from fullconv.preprocessing import Preprocessing
+    from fullconv.reference.nets import paper
 
 __version__ = "0.1.0"
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "WorkFailedError",
     "convolutionalize",
     "load",
+    "paper",
 ]
 
 _HOMES = {
@@ -31,6 +33,7 @@ _HOMES = {
     "Preprocessing": "fullconv.preprocessing",
     "convolutionalize": "fullconv.dense",
     "load": "fullconv.model_folder",
+    "paper": "fullconv.reference.nets",
 }
 
 

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from fullconv.preprocessing import Preprocessing
 
 IMAGENET_CLASSES = 1000
+MEAN_COLOR = (104.00699, 116.66877, 122.67892)  # of ImageNet, as blue, green and red
 
 
 def caffe_preprocessing(input_size: int) -> Preprocessing:
     """Return what Caffe's ImageNet classifiers expect: BGR bytes minus the mean colour."""
-    mean = (104.00699, 116.66877, 122.67892)
-    return Preprocessing("BGR", scale=1.0, mean=mean, std=(1.0, 1.0, 1.0), input_size=input_size)
+    ones = (1.0, 1.0, 1.0)
+    return Preprocessing("BGR", scale=1.0, mean=MEAN_COLOR, std=ones, input_size=input_size)
 
 
 class VGG16(nn.Sequential):

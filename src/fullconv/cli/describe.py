@@ -19,7 +19,8 @@ def command(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL|NAME", help="A model folder, or the name of a backbone to put a net on."
+            metavar="MODEL|NAME",
+            help="A model folder, a net of the paper (voc-fcn8s), or a backbone to put a net on.",
         ),
     ],
     size: Annotated[
@@ -44,8 +45,11 @@ def _net(model: str, kind: str, classes: int) -> FCN:
 
     from fullconv.fcn import FCN
     from fullconv.model_folder import load
+    from fullconv.reference.nets import PAPER_NETS, paper
     from fullconv.train.stages import stride_of
 
+    if model in PAPER_NETS:
+        return paper(model)
     if Path(model).exists() or "/" in model:
         return load(model)
     return FCN(model, stride_of(kind), classes)
@@ -63,11 +67,17 @@ def _show(net: FCN, description: Description) -> None:
 
     console = Console(highlight=False)
     name = net.arguments["trunk"] or "a module"
+    heads = ", ".join(
+        f"{head.num_classes} classes" + (f" ({which})" if len(net.heads) > 1 else "")
+        for which, head in net.labelled()
+    )
+    inputs = " and ".join(net.inputs)
     height, width = description.size
     console.print(
-        f"FCN-{net.stride}s on {name}, {net.num_classes} classes, at {height}x{width}: "
+        f"FCN-{net.stride}s on {name}, {inputs} to {heads}, at {height}x{width}: "
         f"{description.parameters / 1e6:.2f} M parameters, "
-        f"{description.multiply_adds / 1e9:.2f} G multiply-adds"
+        f"{description.multiply_adds / 1e9:.2f} G multiply-adds",
+        soft_wrap=True,
     )
     if description.padded != description.size:
         console.print("padded right and bottom to {}x{}".format(*description.padded))
@@ -105,7 +115,9 @@ def _scores(description: Description) -> Table:
 
     table = Table(title="scores and upscores", box=None, title_justify="left", pad_edge=False)
     table.add_column("scored layer")
-    for head in ("channels", "stride", "first centre", "upscore", "kernel", "crop", "edge cells"):
+    for head in ("channels", "stride", "first centre", "cells", "upscore", "kernel", "enlarged"):
+        table.add_column(head, justify="right")
+    for head in ("crop", "of the skip", "edge cells"):
         table.add_column(head, justify="right")
     table.add_column("")
     for row in description.scored:
@@ -115,9 +127,12 @@ def _scores(description: Description) -> Table:
             str(row.channels),
             str(row.grid.stride),
             f"{float(row.grid.offset):g}",
+            "{}x{}".format(*row.size),
             f"x{a.factor} to stride {row.upscore.partition('-')[2]}",
             str(a.kernel),
+            "{}x{}".format(*row.enlarged),
             str(a.crop),
+            str(a.finer_crop),
             f"{a.before}+{a.after}",
             "learned" if row.learned else "frozen",
         )
