@@ -92,10 +92,7 @@ def save(net: FCN, folder: Path, metrics: Mapping[str, Any] | None = None) -> No
         OSError: the folder can't be written, or the disk is full; what stood there before stays.
         ValueError: `metrics` is not JSON (NaN isn't).
     """
-    tensors = {  # copies, because safetensors refuses parameters that share memory
-        name: value.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
-        for name, value in net.state_dict().items()
-    }
+    tensors = _tensors(net)
     config = {
         "format": FORMAT,
         "net": net.arguments,
@@ -111,6 +108,20 @@ def save(net: FCN, folder: Path, metrics: Mapping[str, Any] | None = None) -> No
         except SafetensorError as error:
             raise OSError(f"{folder / WEIGHTS}: {error}") from error
         write_json(folder / CONFIG, config)  # if this fails, the old weights stay too
+
+
+def _tensors(net: FCN) -> dict[str, torch.Tensor]:
+    """Return the net's state as safetensors takes it: on the CPU, and sharing no memory.
+
+    Only what does share is copied: half a gigabyte of weights need not be there twice.
+    """
+    tensors, seen = {}, set()
+    for name, value in net.state_dict().items():
+        tensor = value.detach().to("cpu", memory_format=torch.contiguous_format)
+        memory = tensor.untyped_storage().data_ptr()
+        tensors[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    return tensors
 
 
 def _labellings(net: FCN) -> dict[str, Any]:
