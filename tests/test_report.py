@@ -394,3 +394,104 @@ def find(sheet: np.ndarray, picture: np.ndarray) -> tuple[int, int]:
 def test_side_by_side_without_scenes_is_refused() -> None:
     with pytest.raises(ValueError, match="without scenes"):
         side_by_side(a_report(scenes=0))
+
+
+# Several heads
+
+GEO = Head("geo", ("far", "near", "water"), ((9, 200, 9), (200, 9, 200), (1, 1, 1)), ("water",))
+GEO_CONFUSION = [[30, 10, 0], [20, 40, 0], [0, 0, 0]]  # IUs 30/60, 40/70, none
+
+
+def two_headed(stages: int = 2, scenes: int = 2, size: tuple[int, int] = (40, 60)) -> Report:
+    """The report on noise with a second head."""
+    report, rng = a_report(stages, scenes, size), np.random.default_rng(3)
+    geo = Metrics.of(np.array(GEO_CONFUSION)).to_dict("test", 12, GEO.classes)
+
+    def noise() -> np.ndarray:
+        return rng.integers(0, 2, size).astype(np.uint8)
+
+    return replace(
+        report,
+        heads=(Head("sem", CLASSES, PALETTE), GEO),
+        stages=tuple(
+            replace(
+                stage,
+                metrics={
+                    "split": "test",
+                    "images": 12,
+                    "heads": {"sem": stage.metrics, "geo": geo},
+                },
+            )
+            for stage in report.stages
+        ),
+        scenes=tuple(
+            replace(
+                scene,
+                truth={"sem": scene.truth["labels"], "geo": noise()},
+                predictions=tuple(
+                    {"geo": noise(), "sem": labels["labels"]} for labels in scene.predictions
+                ),
+            )
+            for scene in report.scenes
+        ),
+    )
+
+
+def test_every_head_has_its_numbers(tmp_path: Path) -> None:
+    page = written(tmp_path, two_headed())
+    rows = page.source[page.source.index('<table class="metrics"') :].split("</table>")[0]
+    sem, geo = rows.split('scope="rowgroup"')[1:]
+    assert sem.count("0.958") == 1  # worked by hand in test_tells_every_number
+    assert geo.count("0.700") == 2  # 70 of 100 pixels are right, in both nets
+    assert f"{(30 / 60 + 40 / 70) / 2:.3f}" in geo
+    assert page.words.count("2.24 M") == 2  # a net has its parameters once, whatever its heads
+    for heading in (
+        "Intersection over union by class, sem",
+        "Intersection over union by class, geo",
+        "Confusion matrix of FCN-8s, sem",
+        "Confusion matrix of FCN-8s, geo",
+        "Mean IU, averaged over the heads",
+    ):
+        assert heading in page.words
+    assert "On the test split, 12 images, as the paper defines them." in page.words
+    start = page.words.index("Intersection over union by class, geo")
+    note = next(words for words in page.words[start:] if "In no mean: water." in words)
+    assert "Bars from top to bottom: FCN-16s, FCN-8s." in note
+
+
+def test_every_head_has_its_pictures_beside_one_photo(tmp_path: Path) -> None:
+    report = two_headed()
+    page = written(tmp_path, report)
+    alts = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
+    columns = ("truth", "FCN-16s", "FCN-8s")
+    titles = ["photo", *(f"{column}, {head}" for head in ("sem", "geo") for column in columns)]
+    assert alts == [f"town/{i}: {title}" for i in (0, 1) for title in titles]
+    for index, scene in enumerate(report.scenes):
+        shown = page.images[7 * index + 1 : 7 * index + 7]
+        maps = [labels for head in report.heads for labels in scene.maps(head)]
+        palettes = [head.palette for head in report.heads for _ in columns]
+        for image, labels, palette in zip(shown, maps, palettes, strict=True):
+            factor = image.width // labels.shape[1]
+            colours = np.asarray(image.convert("RGB"))[::factor, ::factor]
+            known = labels != 255
+            np.testing.assert_array_equal(colours[known], np.array(palette)[labels[known]])
+    legend = page.source[page.source.index('<ul class="legend">') :].split("</section>")[0]
+    assert re.findall(r"</span>(\w+)</li>", legend) == [*CLASSES[:3], "ignored", "far", "near"]
+
+
+def test_side_by_side_has_a_line_for_each_head() -> None:
+    report = two_headed(size=(70, 110))
+    sheet = side_by_side(report)
+    for scene in report.scenes:
+        photo = find(sheet, scene.image)
+        for line, head in enumerate(report.heads):
+            places = [
+                find(sheet, np.asarray(label_image(labels, head.palette, 255).convert("RGB")))
+                for labels in scene.maps(head)
+            ]
+            assert len({top for top, _ in places}) == 1
+            assert len(set(np.diff([photo[1], *(left for _, left in places)]))) == 1
+            assert (places[0][0] > photo[0] + 70) == bool(line)
+            assert line or places[0][0] == photo[0]
+    seen = {tuple(c) for c in sheet[-60:].reshape(-1, 3).tolist()}
+    assert {*PALETTE[:3], *GEO.palette[:2], *HATCH} <= seen
