@@ -1,4 +1,4 @@
-"""``fullconv data``: check and make dataset folders."""
+"""``fullconv data``: check, make and get dataset folders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from fullconv.cli.options import Debug, MaxPixels, Quiet, parse_size
 
-app = typer.Typer(name="data", help="Check and make dataset folders.", no_args_is_help=True)
+app = typer.Typer(name="data", help="Check, make and get dataset folders.", no_args_is_help=True)
 
 
 @app.command()
@@ -120,3 +120,37 @@ def _factors(text: str) -> list[int]:
     if not all(word.isdecimal() and 1 <= int(word) <= 1024 for word in words):
         raise typer.BadParameter(f"factors {text!r}: give numbers from 1 to 1024, such as 32,16,8")
     return [int(word) for word in words]
+
+
+@app.command(name="get")
+def get_public(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="voc-fcn, voc2011, voc2012, sbd, nyudv2, siftflow or pascal-context.",
+        ),
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New dataset folder.")],
+    *,
+    given: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FOLDER", help="Files fetched before, packed or unpacked."),
+    ] = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Fetch a dataset of the paper and make a dataset folder of it.
+
+    voc-fcn is what the paper's nets were trained and measured on: SBD's train, and the images of
+    VOC 2011's val that are not in it. What was fetched is kept in DIR.downloads, where files
+    fetched by hand are found too. Interrupted, the same command continues.
+    """
+    from fullconv.data.get.catalogue import public_dataset
+    from fullconv.data.get.public import get_dataset
+
+    gotten = get_dataset(public_dataset(name), folder, given, quiet=quiet)
+    counts = " and ".join(f"{count:,} {split}" for split, count in gotten.counts.items())
+    print(f"{folder}: {counts} images" if counts else f"{folder}: is there already")
+    for note in gotten.notes:
+        print(note)

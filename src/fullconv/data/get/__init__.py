@@ -1,0 +1,1 @@
+"""The datasets of the paper, as dataset folders: fetch, unpack, convert."""

@@ -1,0 +1,57 @@
+"""What can be fetched: one file of a public dataset, where it is and how it is recognised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fullconv.errors import FullconvError
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of a public dataset.
+
+    Attributes:
+        key: how converters call it.
+        file: the name under which it is kept.
+        addresses: where it can be fetched, the first that answers; none: only by hand.
+        megabytes: about how large it is.
+        md5: the checksum that was published, "" if none was.
+        published: who published the checksum.
+        roots: folders in the unpacked archive that may hold its contents, the first that does;
+            none: the file is used as it is.
+        marker: a path below the right one of `roots`, by which it is recognised.
+        wanted: patterns of the archive's members that are unpacked; "*" also matches "/".
+        by_hand: how to get it where no address works.
+    """
+
+    key: str
+    file: str
+    addresses: tuple[str, ...] = ()
+    megabytes: int = 0
+    md5: str = ""
+    published: str = ""
+    roots: tuple[str, ...] = ()
+    marker: str = ""
+    wanted: tuple[str, ...] = ("*",)
+    by_hand: str = ""
+
+    def root_in(self, folder: Path) -> Path | None:
+        """Return the folder in `folder` that holds this file's contents unpacked, if any does."""
+        places = (folder / root for root in self.roots)
+        return next((place for place in places if (place / self.marker).exists()), None)
+
+    def require_root(self, folder: Path, archive: Path) -> Path:
+        """Return the same, of the folder into which `archive` was unpacked.
+
+        Raises:
+            FullconvError: it holds something else.
+        """
+        root = self.root_in(folder)
+        if root is None:
+            raise FullconvError(
+                f"{archive}: holds no {self.roots[0]}/{self.marker}; it is not the archive it "
+                "should be: remove it and run the same command again"
+            )
+        return root
