@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fullconv import FCN, convolutionalize
-from fullconv.surgery import transplant
+from fullconv.surgery import expand_score, transplant, with_channels
 from nets import NarrowVGG, classifier, lively, random_scores, settled
 
 
@@ -72,6 +72,74 @@ def test_a_dense_layer_fits_the_convolution_it_becomes():
     images = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         torch.testing.assert_close(dense.eval()(images)[:, :, 0, 0], net(images))
+
+
+def test_transplant_by_prefix():
+    """Caffe's transplant by suffix: a color net and an HHA net fill the two trunks of a fusion."""
+    color, hha = nets(NarrowVGG(), 32, 32)
+    fused = FCN(NarrowVGG(), 32, 4, inputs={"color": 3, "hha": 3}, fusion="late")
+    for name, source in (("color", color), ("hha", hha)):
+        done = transplant(
+            source,
+            fused,
+            {
+                "trunk.": f"trunk.{name}.",
+                "heads.labels.scores.32.": f"heads.labels.scores.32.{name}.",
+            },
+        )
+        assert set(done.copied) == {
+            n for n in fused.state_dict() if f".{name}." in n or "upscores" in n
+        }
+    now = fused.state_dict()
+    for name, source in (("color", color), ("hha", hha)):
+        for part, value in source.trunk.state_dict().items():
+            assert now[f"trunk.{name}.{part}"].equal(value)
+        assert now[f"heads.labels.scores.32.{name}.weight"].equal(source.scores["32"].weight)
+
+
+def test_of_several_prefixes_the_longest_holds():
+    source, target = nn.Module(), nn.Module()
+    source.a = nn.ModuleDict({"b": nn.Linear(2, 2)})
+    target.x = nn.ModuleDict({"b": nn.Linear(2, 2)})
+    target.y = nn.Linear(2, 2)
+    done = transplant(source, target, {"a.": "x.", "a.b.": "y."})
+    assert done.copied == ("y.weight", "y.bias") and target.y.weight.equal(source.a.b.weight)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 6])
+def test_other_input_channels(channels):
+    layer = nn.Conv2d(3, 5, 3, 2, 1)
+    adapted = with_channels(layer, channels)
+    mean = layer.weight.mean(1)
+    kept = 3 if channels >= 3 else 0
+    assert adapted.weight[:, :kept].equal(layer.weight[:, :kept])
+    for channel in range(kept, channels):
+        torch.testing.assert_close(adapted.weight[:, channel], mean)
+    assert adapted.bias.equal(layer.bias)
+    assert adapted(torch.randn(1, channels, 9, 9)).shape == layer(torch.randn(1, 3, 9, 9)).shape
+    with pytest.raises(ValueError, match="grouped"):
+        with_channels(nn.Conv2d(4, 4, 3, groups=2), 6)
+
+
+def test_expand_score_keeps_the_old_classes():
+    old, new = nets(NarrowVGG(), 16)[0], FCN(NarrowVGG(), 16, 6)
+    expand_score(old.head.state_dict(), new.head, [0, 1, 2, 3, None, None])
+    for stride in ("32", "16"):
+        assert new.scores[stride].weight[:4].equal(old.scores[stride].weight)
+        assert new.scores[stride].bias[:4].equal(old.scores[stride].bias)
+        assert new.scores[stride].weight[4:].eq(0).all() and new.scores[stride].bias[4:].eq(0).all()
+    transplant(old.trunk, new.trunk)
+    images = torch.randn(1, 3, 40, 50)
+    with torch.no_grad():
+        torch.testing.assert_close(new.eval()(images)[:, :4], old(images))
+
+
+def test_expand_score_by_another_order():
+    old, new = nets(NarrowVGG(), 32)[0], FCN(NarrowVGG(), 32, 3)
+    expand_score(old.head.state_dict(), new.head, [2, None, 0])
+    weight = old.scores["32"].weight
+    assert new.scores["32"].weight[[0, 2]].equal(weight[[2, 0]])
+    assert new.scores["32"].weight[1].eq(0).all()
 
 
 def test_values_are_copied_not_shared():
