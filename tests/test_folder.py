@@ -10,7 +10,8 @@ import yaml
 from PIL import Image
 
 from dataset_folders import CLASSES, add_sample, labels, picture, write_dataset, write_yaml
-from fullconv.data.folder import DatasetFolder, DatasetInfo
+from fullconv.data.folder import DatasetFolder
+from fullconv.data.info import DatasetInfo
 from fullconv.errors import FullconvError
 
 
@@ -34,7 +35,7 @@ def test_a_dataset_reads_as_it_was_written(tmp_path):
     read = split[1]
     assert read.name == "test1"
     np.testing.assert_array_equal(read.image, picture(2001))
-    np.testing.assert_array_equal(read.labels, labels(2001))
+    np.testing.assert_array_equal(read.labels, labels(2001)[None])
     with pytest.raises(IndexError):
         split[2]
 
@@ -48,12 +49,12 @@ def test_suffixes_of_any_case_nested_folders_and_hidden_files(tmp_path):
     (tmp_path / "images/train/._0.b.png").write_bytes(b"left by a Mac")
     (tmp_path / "images/train/city.a/notes.txt").write_text("not an image")
     train, val = (DatasetFolder(tmp_path).listing(split) for split in ("train", "val"))
-    assert train.unlabelled == () and train.orphans == ()
+    assert train.missing == () and train.orphans == ()
     assert train.strangers == (tmp_path / "images/train/city.a/notes.txt",)
     names = {sample.name: sample for sample in (*train.samples, *val.samples)}
     assert set(names) == {"0.b", *(f"city.a/{seed}.b" for seed in range(len(suffixes)))}
-    assert names["city.a/0.b"].image == tmp_path / "images/train/city.a/0.b.JPG"
-    assert names["city.a/0.b"].mask == tmp_path / "masks/train/city.a/0.b.png"
+    assert names["city.a/0.b"].images == (tmp_path / "images/train/city.a/0.b.JPG",)
+    assert names["city.a/0.b"].masks == (tmp_path / "masks/train/city.a/0.b.png",)
 
 
 def test_a_folder_that_is_no_dataset(tmp_path):
@@ -91,8 +92,6 @@ NAMES_256 = [f"c{i}" for i in range(256)]
         ("name: a\nclasses: [r, t]\nignore_index: 256", "key 'ignore_index': should be less"),
         ("name: a\nclasses: [r, t]\nignore_index: -1", "key 'ignore_index'"),
         ("name: a\nclasses: [r]\nignore_idx: 9", "key 'ignore_idx': is unknown; did you mean"),
-        ("name: a\ninputs: {color: images}", "key 'inputs': several inputs are not supported yet"),
-        ("name: a\nheads: {sem: {}}", "key 'heads': several heads are not supported yet"),
     ],
 )
 def test_a_wrong_yaml_is_refused_by_file_key_and_problem(tmp_path, text, problem):
@@ -169,7 +168,8 @@ def test_a_mask_of_another_size_is_refused(tmp_path):
     root = write_dataset(tmp_path / "d")
     Image.new("L", (9, 8)).save(root / "masks/val/val0.png")
     message = refusal(DatasetFolder(root).split("val").__getitem__, 0)
-    assert "val0.png: the mask is 9 x 8 but its image val0.png is 10 x 8" in message
+    mask, image = (root / kind / "val/val0.png" for kind in ("masks", "images"))
+    assert f"{mask}: is 9 x 8 but its image {image} is 10 x 8; make them" in message
 
 
 def test_max_pixels_bounds_what_a_split_reads(tmp_path):

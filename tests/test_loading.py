@@ -115,14 +115,14 @@ def test_nothing_is_kept_beyond_the_budget(split: Counted) -> None:
 def test_what_a_worker_decodes_is_there_for_all(split: Counted) -> None:
     kept = CachedSplit(split, PLENTY, shared=True)
     dataset = TrainingDataset(kept, training_transform((8, 8)))
-    next(training_batches(dataset, Batches(3, 3, 0), workers=1, device=CPU))
+    next(training_batches(dataset, Batches(3, 3, 0), part=3, workers=1, device=CPU))
     assert [kept[index].name for index in range(3)] == ["train0", "train1", "train2"]
     assert not split.reads  # by this process
 
 
 def test_a_file_that_fails_is_read_again_next_time(split: Counted) -> None:
     kept = CachedSplit(split, PLENTY)
-    mask = split.samples[0].mask
+    mask = split.samples[0].masks[0]
     whole = mask.read_bytes()
     mask.write_bytes(whole[:60])
     with pytest.raises(FullconvError, match="train0"):
@@ -147,8 +147,11 @@ def test_batches_do_not_depend_on_workers(tmp_path: Path, workers: int) -> None:
     dataset = TrainingDataset(split, training_transform((16, 24), (0.5, 2.0), 0.5, 0.5))
 
     def made(count: int) -> list[object]:
-        feed = training_batches(dataset, Batches(6, 4, 0), workers=count, device=CPU)
-        return [(b.images.tolist(), b.labels.tolist(), b.names) for b in islice(feed, 3)]
+        feed = training_batches(dataset, Batches(6, 4, 0), part=2, workers=count, device=CPU)
+        return [
+            ([each.tolist() for part in batch.parts for each in part], batch.names)
+            for batch in islice(feed, 3)
+        ]
 
     assert made(workers) == made(0)
 
@@ -158,11 +161,12 @@ def test_batches(tmp_path: Path) -> None:
     dataset = TrainingDataset(split, training_transform((16, 24)))
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    batch = next(training_batches(dataset, Batches(3, 2, 0), workers=0, device=CPU))
+    batch = next(training_batches(dataset, Batches(3, 2, 0), part=2, workers=0, device=CPU))
     assert torch.equal(torch.get_rng_state(), before)  # dropout's random numbers are its own
-    assert (batch.images.shape, batch.images.dtype) == ((2, 3, 16, 24), torch.uint8)
-    assert (batch.labels.shape, batch.labels.dtype) == ((2, 16, 24), torch.uint8)
-    assert type(batch.images) is torch.Tensor
+    ((images, labels),) = batch.parts
+    assert (images.shape, images.dtype) == ((2, 3, 16, 24), torch.uint8)
+    assert (labels.shape, labels.dtype) == ((2, 1, 16, 24), torch.uint8)
+    assert type(images) is type(labels) is torch.Tensor
     assert len(set(batch.names)) == 2
 
 
@@ -171,7 +175,7 @@ def test_a_bad_file_is_named_in_one_line(tmp_path: Path, workers: int) -> None:
     root = write_scenes(tmp_path)
     (root / "images" / "train" / "train4.png").write_bytes(b"\x89PNG\r\n")
     dataset = TrainingDataset(DatasetFolder(root).split("train"), training_transform((16, 24)))
-    feed = training_batches(dataset, Batches(6, 6, 0), workers=workers, device=CPU)
+    feed = training_batches(dataset, Batches(6, 6, 0), part=6, workers=workers, device=CPU)
     with pytest.raises(FullconvError, match=r"train4\.png") as caught:
         next(feed)
     assert "\n" not in str(caught.value)

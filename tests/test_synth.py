@@ -89,7 +89,7 @@ def test_the_folder_is_a_dataset(dataset: Path) -> None:
             f"street_{i:04d}" for i in range(count)
         ]
         for item in folder.split(split):
-            assert item.image.shape == (48, 72, 3) and item.labels.shape == (48, 72)
+            assert item.image.shape == (48, 72, 3) and item.labels.shape == (1, 48, 72)
             assert not folder.info.foreign(item.labels).any()
     raw = yaml.safe_load((dataset / "dataset.yaml").read_text())
     assert set(raw) == {"name", "classes", "palette", "ignore_index"}

@@ -24,8 +24,9 @@ import fullconv
 from coloured_scenes import write_scenes
 from dataset_folders import write_dataset
 from fullconv import model_folder
-from fullconv.data.folder import DatasetFolder, DatasetInfo
-from fullconv.data.loading import Batch, CachedSplit
+from fullconv.data.folder import DatasetFolder
+from fullconv.data.info import DatasetInfo
+from fullconv.data.loading import Batch, CachedSplit, Part
 from fullconv.errors import FullconvError, WorkFailedError
 from fullconv.fcn import FCN
 from fullconv.train import checkpoint, loop
@@ -77,13 +78,16 @@ def net() -> FCN:
     return made.train()
 
 
-def batch(count: int = 4, seed: int = 0, size: tuple[int, int] = (16, 24)) -> Batch:
+def batch(
+    count: int = 4, seed: int = 0, size: tuple[int, int] = (16, 24), part: int | None = None
+) -> Batch:
     random = torch.Generator().manual_seed(seed)
     images = torch.randint(256, (count, 3, *size), generator=random).byte()
     labels = torch.randint(4, (count, *size), generator=random).byte()
     labels[labels == 3] = 255
     labels[0, :10] = 255  # so that the images count differently
-    return Batch(images, labels, [f"image{index}" for index in range(count)])
+    parts = zip(images.split(part or count), labels[:, None].split(part or count), strict=True)
+    return Batch([Part(*each) for each in parts], [f"image{index}" for index in range(count)])
 
 
 def weights_of(net: nn.Module) -> dict[str, Tensor]:
@@ -104,10 +108,11 @@ SGD = Recipe(optimizer="sgd", lr=0.1, momentum=0, weight_decay=0, clip=None)
 
 def test_the_loss_is_the_mean_over_valid_pixels(net: FCN) -> None:
     some = batch()
-    scores = net(net.preprocessing(some.images))
+    ((images, labels),) = some.parts
+    scores = net(net.preprocessing(images))
     chances = scores.detach().double().softmax(1)
-    valid = some.labels != 255
-    picked = chances.permute(0, 2, 3, 1)[valid].gather(1, some.labels[valid].long()[:, None])
+    valid = labels[:, 0] != 255
+    picked = chances.permute(0, 2, 3, 1)[valid].gather(1, labels[:, 0][valid].long()[:, None])
     expected = float(-picked.log().mean())
     loss = take_step(net, make_optimizer(net, SGD), some, SGD)
     assert loss == pytest.approx(expected, rel=1e-5)
@@ -115,12 +120,18 @@ def test_the_loss_is_the_mean_over_valid_pixels(net: FCN) -> None:
 
 @pytest.mark.parametrize("class_weights", [None, torch.tensor([0.5, 1.0, 4.0])])
 def test_accumulation_equals_one_bigger_batch(net: FCN, class_weights: Tensor | None) -> None:
-    other, some = deepcopy(net), batch(6)
+    other = deepcopy(net)
     whole = SGD.model_copy(update={"batch_size": 6, "clip": 0.1})
     parts = SGD.model_copy(update={"batch_size": 2, "accumulate": 3, "clip": 0.1})
     before = weights_of(net)
     losses = [
-        take_step(each, make_optimizer(each, recipe), some, recipe, class_weights=class_weights)
+        take_step(
+            each,
+            make_optimizer(each, recipe),
+            batch(6, part=recipe.batch_size),
+            recipe,
+            class_weights=class_weights,
+        )
         for each, recipe in ((net, whole), (other, parts))
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
@@ -131,18 +142,18 @@ def test_accumulation_equals_one_bigger_batch(net: FCN, class_weights: Tensor | 
 
 def test_class_weights_weigh_as_in_torch(net: FCN) -> None:
     weights, some = torch.tensor([0.5, 1.0, 4.0]), batch()
-    scores = net(net.preprocessing(some.images))
-    expected = F.cross_entropy(scores, some.labels.long(), weights, ignore_index=255)
+    ((images, labels),) = some.parts
+    scores = net(net.preprocessing(images))
+    expected = F.cross_entropy(scores, labels[:, 0].long(), weights, ignore_index=255)
     loss = take_step(net, make_optimizer(net, SGD), some, SGD, class_weights=weights)
     assert loss == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_a_batch_of_ignored_pixels_changes_nothing(net: FCN) -> None:
-    images, labels, names = batch()
+    some = batch()
+    some.parts[0].labels.fill_(255)
     before = weights_of(net)
-    loss = take_step(
-        net, make_optimizer(net, SGD), Batch(images, torch.full_like(labels, 255), names), SGD
-    )
+    loss = take_step(net, make_optimizer(net, SGD), some, SGD)
     assert loss == 0.0
     assert not changed(net, before)
 
@@ -150,9 +161,10 @@ def test_a_batch_of_ignored_pixels_changes_nothing(net: FCN) -> None:
 def test_another_ignore_index() -> None:
     torch.manual_seed(0)
     net = FCN(Classifier(), 4, 3, ignore_index=77).train()
-    images, labels, names = batch()
+    some = batch()
+    (labels,) = (part.labels for part in some.parts)
     labels[labels == 255] = 77
-    assert take_step(net, make_optimizer(net, SGD), Batch(images, labels, names), SGD) == (
+    assert take_step(net, make_optimizer(net, SGD), some, SGD) == (
         pytest.approx(math.log(3))  # scores start at zero
     )
 
@@ -285,7 +297,7 @@ def test_balanced_weights_by_hand(tmp_path: Path) -> None:
     split = CachedSplit(DatasetFolder(root).split("train"), 1 << 20)
     frequency = np.array([68 / 84, 16 / 80])
     expected = [*(np.median(frequency) / frequency), 1.0]
-    assert median_frequency_weights(split, 3).tolist() == pytest.approx(expected)
+    assert median_frequency_weights(split)["labels"].tolist() == pytest.approx(expected)
 
 
 # Growing -------------------------------------------------------------------------------------
@@ -439,7 +451,7 @@ def test_validation_loss_is_the_mean_over_valid_pixels(net: FCN, tmp_path: Path)
     net.eval()
     for index in range(3):
         image = torch.from_numpy(task.val[index].image).permute(2, 0, 1)[None]
-        labels = torch.from_numpy(task.val[index].labels)[None].long()
+        labels = torch.from_numpy(task.val[index].labels).long()
         scores = net(net.preprocessing(image)).detach()
         total += float(F.cross_entropy(scores, labels, ignore_index=255, reduction="sum"))
         pixels += int((labels != 255).sum())

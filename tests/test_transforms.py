@@ -14,7 +14,7 @@ from fullconv.data.transforms import MEAN_COLOR, RandomScaleCrop, default_crop, 
 def pair(labels: np.ndarray) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
     """An image whose red, green and blue all are twice the label."""
     image = torch.from_numpy(np.repeat(labels[None] * 2, 3, 0))
-    return tv_tensors.Image(image), tv_tensors.Mask(torch.from_numpy(labels))
+    return tv_tensors.Image(image), tv_tensors.Mask(torch.from_numpy(labels[None]))
 
 
 def ramp(height: int = 60, width: int = 100) -> np.ndarray:
@@ -37,7 +37,7 @@ def test_any_image_gives_the_crop_and_no_label_is_invented(
     labels = np.random.default_rng(seed).choice([0, 7, 100], (height, width)).astype(np.uint8)
     image, mask = training_transform(crop, scale, 0.5, 0.3)(*pair(labels))
     assert image.shape == (3, *crop)
-    assert mask.shape == crop
+    assert mask.shape == (1, *crop)
     assert image.dtype == mask.dtype == torch.uint8
     assert set(mask.unique().tolist()) <= {*np.unique(labels).tolist(), 255}
 
@@ -50,7 +50,7 @@ def test_labels_stay_on_their_pixels(factor: float) -> None:
     bias = []
     for _ in range(20):
         image, mask = crop(*pair(ramp()))
-        difference = image[0, 2:-2, 2:-2].float() / 2 - mask[2:-2, 2:-2].float()
+        difference = image[0, 2:-2, 2:-2].float() / 2 - mask[0, 2:-2, 2:-2].float()
         assert difference.abs().max() <= 1.0
         bias.append(float(difference.mean()))
     assert abs(np.mean(bias)) < 0.1
@@ -67,10 +67,10 @@ def test_no_change_at_scale_one() -> None:
 def test_what_lies_outside_is_mean_colour_and_ignored() -> None:
     torch.manual_seed(0)
     image, mask = RandomScaleCrop((9, 12), (1, 1), ignore_index=99)(*pair(ramp(4, 5) + 3))
-    outside = mask == 99
+    outside = mask[0] == 99
     assert int((~outside).sum()) == 4 * 5
     assert torch.equal(image[:, outside], torch.tensor(MEAN_COLOR)[:, None].expand(3, 88).byte())
-    assert torch.equal(image[0][~outside], mask[~outside] * 2)
+    assert torch.equal(image[0][~outside], mask[0][~outside] * 2)
 
 
 def test_scales_are_even_on_a_logarithmic_scale() -> None:
@@ -86,7 +86,7 @@ def test_scales_are_even_on_a_logarithmic_scale() -> None:
 def test_every_place_is_reached() -> None:
     torch.manual_seed(0)
     crop = RandomScaleCrop((2, 2), (1, 1))
-    corners = {int(crop(*pair(ramp(2, 4)))[1][0, 0]) for _ in range(60)}
+    corners = {int(crop(*pair(ramp(2, 4)))[1][0, 0, 0]) for _ in range(60)}
     assert corners == {0, 1, 2}
 
 

@@ -56,7 +56,7 @@ def evaluate(
     net.to(device)
     total = ConfusionMatrix(net.num_classes)
     per_image: list[tuple[str, float]] = []
-    for name, image, truth in ahead(split.__getitem__, range(len(split))):
+    for name, image, (truth,) in ahead(split.__getitem__, range(len(split))):
         own = ConfusionMatrix(net.num_classes)
         own.update(truth, label_image(net, image, bf16=bf16))
         total.counts += own.counts

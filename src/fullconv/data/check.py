@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,22 +22,15 @@ from rich.table import Table
 from fullconv.data.folder import (
     SPLITS,
     DatasetFolder,
-    DatasetInfo,
+    Input,
     Listing,
     Sample,
     first_few,
     foreign_ids,
     require_same_size,
 )
-from fullconv.data.images import (
-    IMAGE_SUFFIXES,
-    MAX_PIXELS,
-    image_size,
-    is_turned,
-    mask_size,
-    read_image,
-    read_mask,
-)
+from fullconv.data.images import IMAGE_SUFFIXES, MAX_PIXELS, is_turned, mask_size, read_mask
+from fullconv.data.info import DatasetInfo
 from fullconv.errors import FullconvError, nearest
 from fullconv.progress import progress
 
@@ -69,13 +62,29 @@ _warning = partial(Finding, False)
 
 
 class _Seen(NamedTuple):
-    """What was seen of a sample; None where it could not be read or was not looked at."""
+    """What was seen of a sample; None where it could not be read or was not looked at.
+
+    `pixels` is by head and without those of masks that could not be read.
+    """
 
     image: Path
-    size: tuple[int, int] | None
+    size: _Size | None
     digest: bytes | None
-    pixels: NDArray[np.int64] | None
+    pixels: dict[str, NDArray[np.int64]]
     findings: tuple[Finding, ...]
+
+
+@dataclass
+class LabelCounts:
+    """How often the label ids occur in the masks of one head; all 0 after a quick check.
+
+    Attributes:
+        pixels: int64 (256,), pixels per label id.
+        images: int64 (256,), images in which the label id occurs.
+    """
+
+    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_IDS, np.int64))
+    images: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_IDS, np.int64))
 
 
 @dataclass
@@ -85,24 +94,22 @@ class SplitSummary:
     Attributes:
         name: "train", "val" or "test".
         held_out: whether the split is taken from train.
-        sizes: how many readable images there are of each (height, width).
-        pixels: int64 (256,), pixels per label id; all 0 after a quick check.
-        images: int64 (256,), images in which the label id occurs; all 0 after a quick check.
+        sizes: how many readable images (of the first input) there are of each (height, width).
+        labels: what is in the masks, by head.
     """
 
     name: str
     held_out: bool
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_IDS, np.int64))
-    images: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_IDS, np.int64))
+    labels: defaultdict[str, LabelCounts] = field(default_factory=lambda: defaultdict(LabelCounts))
 
     def add(self, seen: _Seen) -> None:
         """Count one sample."""
         if seen.size is not None:
             self.sizes[seen.size] += 1
-        if seen.pixels is not None:
-            self.pixels += seen.pixels
-            self.images += seen.pixels > 0
+        for head, pixels in seen.pixels.items():
+            self.labels[head].pixels += pixels
+            self.labels[head].images += pixels > 0
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,7 @@ class CheckReport:
     Attributes:
         root: the dataset folder.
         info: its dataset.yaml.
+        inputs: what its inputs hold.
         splits: what is in each split.
         errors: lines that each name a file, what is wrong and what to do; the data can't be used.
         warnings: the same for what is allowed but may not be meant.
@@ -120,6 +128,7 @@ class CheckReport:
 
     root: Path
     info: DatasetInfo
+    inputs: tuple[Input, ...]
     splits: tuple[SplitSummary, ...]
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -132,8 +141,13 @@ class CheckReport:
             raise FullconvError(f"{self.errors[0]}{more} (see: fullconv data check {self.root})")
 
     def tables(self) -> tuple[Table, ...]:
-        """Return a table of the splits and, after a full check, one of the classes."""
-        return (_split_table(self),) if self.quick else (_split_table(self), _class_table(self))
+        """Return a table of the splits, one of the inputs if there are several, one a head.
+
+        A quick check knows nothing of the labels: the last are left out.
+        """
+        inputs = (_input_table(self),) * (len(self.inputs) > 1)
+        heads = () if self.quick else self.info.heads
+        return (_split_table(self), *inputs, *(_class_table(self, head) for head in heads))
 
 
 def check_folder(
@@ -162,11 +176,12 @@ def check_folder(
     findings.add(_unused(folder))
     for split in splits:
         if not split.held_out:
-            findings.add(_pairing(folder.root, split.name, listings[split.name]))
+            findings.add(_pairing(folder, split.name, listings[split.name]))
     if folder.held_out:
         findings.add(_held_out(folder, listings["train"]))
 
-    inspect = partial(_inspect, info=folder.info, max_pixels=max_pixels, quick=quick)
+    inputs = tuple(folder.input(name) for name in folder.info.inputs)
+    inspect = partial(_inspect, inputs=inputs, info=folder.info, max_pixels=max_pixels, quick=quick)
     seen_before: dict[bytes, tuple[str, Path]] = {}
     total = sum(len(listing.samples) for listing in listings.values())
     with progress(total, f"checking {folder.root}", quiet=quiet) as bar:
@@ -176,9 +191,10 @@ def check_folder(
                 findings.add(seen.findings)
                 findings.add(_repeated(split.name, seen, seen_before))
                 bar.advance()
-    findings.add(_labels_used(folder, splits))
+    for head in folder.info.heads:
+        findings.add(_labels_used(folder, head, splits))
     return CheckReport(
-        folder.root, folder.info, splits, findings.errors(), findings.warnings(), quick
+        folder.root, folder.info, inputs, splits, findings.errors(), findings.warnings(), quick
     )
 
 
@@ -213,21 +229,22 @@ class _Findings:
 
 def _unused(folder: DatasetFolder) -> Iterator[Finding]:
     """Find what is missing from, or lies beside, images/<split> and masks/<split>."""
-    images = folder.root / "images"
+    images = folder.images
     if not folder.splits:
         yield _error("missing splits", f"{images}/train: is missing; put images and masks there")
     elif "train" not in folder.splits:
         yield _warning("missing splits", f"{images}/train: is missing: nothing to learn from")
-    for path in _children(images) + _children(folder.root / "masks"):
-        if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
-            why = "it lies beside the folders of the splits; move it into one"
-        elif path.is_dir() and path.name not in SPLITS:
-            why = f"the splits are {', '.join(SPLITS)}{nearest(path.name, SPLITS)}"
-        elif path.is_dir() and not (images / path.name).is_dir():
-            why = f"there is no {images / path.name}"
-        else:
-            continue
-        yield _warning("things that are not used", f"{path}: is not used: {why}")
+    for name in folder.info.folders:
+        for path in _children(folder.root / name):
+            if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
+                why = "it lies beside the folders of the splits; move it into one"
+            elif path.is_dir() and path.name not in SPLITS:
+                why = f"the splits are {', '.join(SPLITS)}{nearest(path.name, SPLITS)}"
+            elif path.is_dir() and not (images / path.name).is_dir():
+                why = f"there is no {images / path.name}"
+            else:
+                continue
+            yield _warning("things that are not used", f"{path}: is not used: {why}")
 
 
 def _children(folder: Path) -> list[Path]:
@@ -236,18 +253,28 @@ def _children(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def _pairing(root: Path, split: str, listing: Listing) -> Iterator[Finding]:
+def _pairing(folder: DatasetFolder, split: str, listing: Listing) -> Iterator[Finding]:
     """Judge by their names the files of a split."""
-    if not (listing.samples or listing.unlabelled or listing.twins):
-        where = root / "images" / split
+    inputs = set(folder.info.inputs.values())
+    if not (listing.samples or listing.missing or listing.twins):
+        where = folder.images / split
         yield _error("empty splits", f"{where}: holds no images; put some there or remove it")
-    for path in listing.unlabelled:
-        advice = f"add {path.stem}.png to masks/{split} or remove the image"
-        yield _error("images without a mask", f"{path}: has no mask; {advice}")
+    for path, lacking in listing.missing:
+        if lacking in inputs:
+            advice = f"add one of the same name to {lacking}/{split} or remove the image"
+            yield _error("incomplete images", f"{path}: has no image in {lacking}; {advice}")
+        else:
+            advice = f"add {path.stem}.png to {lacking}/{split} or remove the image"
+            yield _error("images without a mask", f"{path}: has no mask; {advice}")
     for path in listing.orphans:
-        problem = "belongs to no image" if path.suffix.lower() == ".png" else "is no PNG"
-        advice = "name it as its image, ending in .png, or remove it"
-        yield _error("masks without an image", f"{path}: the mask {problem}; {advice}")
+        if path.relative_to(folder.root).parts[0] in inputs:
+            advice = "name it as that, or remove it"
+            problem = f"belongs to no image in {folder.images / split}; {advice}"
+            yield _error("images that belong to no other", f"{path}: {problem}")
+        else:
+            problem = "belongs to no image" if path.suffix.lower() == ".png" else "is no PNG"
+            advice = "name it as its image, ending in .png, or remove it"
+            yield _error("masks without an image", f"{path}: the mask {problem}; {advice}")
     for paths in listing.twins:
         others = first_few([path.name for path in paths[1:]])
         problem = f"has the same name as {others}; rename or remove one"
@@ -260,34 +287,44 @@ def _pairing(root: Path, split: str, listing: Listing) -> Iterator[Finding]:
 def _held_out(folder: DatasetFolder, train: Listing) -> Iterator[Finding]:
     """Judge whether a val can be held out of `train`."""
     if len(train.samples) == 1:
-        where = folder.root / "images" / "train"
+        where = folder.images / "train"
         yield _error("empty splits", f"{where}: holds one image; val needs another: add some")
 
 
-def _inspect(sample: Sample, info: DatasetInfo, max_pixels: int, quick: bool) -> _Seen:
+def _inspect(
+    sample: Sample, inputs: Sequence[Input], info: DatasetInfo, max_pixels: int, quick: bool
+) -> _Seen:
     """Look at one sample: at its headers if `quick`, else at its pixels."""
     findings: list[Finding] = []
-    size = mask_shape = digest = pixels = None
-    try:
-        size, digest = _look_at_image(sample.image, max_pixels, quick)
-    except FullconvError as problem:
-        findings.append(_error("images that can't be read", str(problem)))
-    try:
-        mask_shape, pixels = _look_at_mask(sample.mask, max_pixels, quick)
-    except FullconvError as problem:
-        findings.append(_error("masks that can't be read", str(problem)))
-    if size and mask_shape:
-        findings += _misfit(sample, size, mask_shape)
-    if pixels is not None:
-        findings += _foreign(sample.mask, pixels, info)
-    return _Seen(sample.image, size, digest, pixels, tuple(findings))
+    sizes: dict[Path, _Size] = {}
+    digests: dict[Path, bytes | None] = {}
+    pixels: dict[str, NDArray[np.int64]] = {}
+    for each, path in zip(inputs, sample.images, strict=True):
+        try:
+            sizes[path], digests[path] = _look_at_image(each, path, max_pixels, quick)
+        except FullconvError as problem:
+            findings.append(_error("images that can't be read", str(problem)))
+    for head, path in zip(info.heads, sample.masks, strict=True):
+        try:
+            sizes[path], counts = _look_at_mask(path, max_pixels, quick)
+        except FullconvError as problem:
+            findings.append(_error("masks that can't be read", str(problem)))
+            continue
+        if counts is not None:
+            pixels[head] = counts
+            findings += _foreign(path, counts, info, head)
+    image = sample.images[0]
+    findings += _misfits(image, sizes)
+    return _Seen(image, sizes.get(image), digests.get(image), pixels, tuple(findings))
 
 
-def _look_at_image(path: Path, max_pixels: int, quick: bool) -> tuple[_Size, bytes | None]:
+def _look_at_image(
+    kind: Input, path: Path, max_pixels: int, quick: bool
+) -> tuple[_Size, bytes | None]:
     """Return the (height, width) of an image and a digest of its pixels, None if `quick`."""
     if quick:
-        return image_size(path, max_pixels), None
-    image = read_image(path, max_pixels)
+        return kind.size(path, max_pixels), None
+    image = kind.read(path, max_pixels)
     digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
     digest.update(image.data)
     return (image.shape[0], image.shape[1]), digest.digest()
@@ -304,26 +341,31 @@ def _look_at_mask(
     return (labels.shape[0], labels.shape[1]), np.array(counts, np.int64)
 
 
-def _misfit(sample: Sample, image: _Size, mask: _Size) -> Iterator[Finding]:
-    """Judge whether a mask fits its image, both of a (height, width)."""
-    try:
-        require_same_size(sample, image, mask)
-    except FullconvError as problem:
-        yield _error("masks of another size than their image", str(problem))
-    image_turned = is_turned(sample.image)
-    if image_turned != is_turned(sample.mask):
-        turned, other = (sample.image, sample.mask) if image_turned else (sample.mask, sample.image)
-        yield _warning(
-            "files turned by EXIF data alone",
-            f"{turned}: is turned by its EXIF data but {other} is not; look whether they fit",
-        )
+def _misfits(image: Path, sizes: Mapping[Path, _Size]) -> Iterator[Finding]:
+    """Judge whether the files of a sample, those that can be read, fit its first image."""
+    if image not in sizes:
+        return
+    image_turned = is_turned(image)
+    for path, size in sizes.items():
+        try:
+            require_same_size((path, size), (image, sizes[image]))
+        except FullconvError as problem:
+            yield _error("files of another size than their image", str(problem))
+        if is_turned(path) != image_turned:
+            turned, other = (image, path) if image_turned else (path, image)
+            yield _warning(
+                "files turned by EXIF data alone",
+                f"{turned}: is turned by its EXIF data but {other} is not; look whether they fit",
+            )
 
 
-def _foreign(mask: Path, pixels: NDArray[np.int64], info: DatasetInfo) -> Iterator[Finding]:
+def _foreign(
+    mask: Path, pixels: NDArray[np.int64], info: DatasetInfo, head: str
+) -> Iterator[Finding]:
     """Find label ids outside the classes."""
-    wrong = np.where(info.foreign(np.arange(_IDS, dtype=np.uint8)), pixels, 0)
+    wrong = np.where(info.foreign(np.arange(_IDS, dtype=np.uint8), head), pixels, 0)
     if wrong.any():
-        yield _error("masks with ids outside the classes", foreign_ids(mask, wrong, info))
+        yield _error("masks with ids outside the classes", foreign_ids(mask, wrong, info, head))
 
 
 def _repeated(split: str, seen: _Seen, before: dict[bytes, tuple[str, Path]]) -> Iterator[Finding]:
@@ -339,10 +381,13 @@ def _repeated(split: str, seen: _Seen, before: dict[bytes, tuple[str, Path]]) ->
         )
 
 
-def _labels_used(folder: DatasetFolder, splits: tuple[SplitSummary, ...]) -> Iterator[Finding]:
-    """Judge which label ids occur in the whole dataset."""
-    classes, masks = folder.info.classes, folder.root / "masks"
-    total = sum((split.pixels for split in splits), np.zeros(_IDS, np.int64))
+def _labels_used(
+    folder: DatasetFolder, head: str, splits: tuple[SplitSummary, ...]
+) -> Iterator[Finding]:
+    """Judge which label ids occur in all masks of a head."""
+    known = folder.info.heads[head]
+    classes, masks = known.classes, folder.root / known.masks
+    total = sum((split.labels[head].pixels for split in splits), np.zeros(_IDS, np.int64))
     if len(classes) == 2 and set(np.flatnonzero(total)) == {0, 255}:
         yield _error(
             "masks of 0 and 255",
@@ -351,8 +396,12 @@ def _labels_used(folder: DatasetFolder, splits: tuple[SplitSummary, ...]) -> Ite
         )
         return
     for split in splits:
-        absent = [name for name, pixels in zip(classes, split.pixels, strict=False) if not pixels]
-        if absent and split.pixels.any():
+        pixels = split.labels[head].pixels
+        needed = classes if split.name == "train" else set(classes) - set(known.unscored)
+        absent = [
+            name for label, name in enumerate(classes) if name in needed and not pixels[label]
+        ]
+        if absent and pixels.any():
             harm = "learnt" if split.name == "train" else "measured"
             yield _warning(
                 "splits without a class",
@@ -387,15 +436,25 @@ def _ordered_map(function: Callable[[_Item], _Result], items: Iterable[_Item]) -
 def _split_table(report: CheckReport) -> Table:
     table = Table(title=report.info.name, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("split", no_wrap=True)
-    for column in ("images", "smallest", "largest", "most common", "ignored"):
+    heads = report.info.heads
+    ignored = ("ignored",) if len(heads) == 1 else (f"{head}\nignored" for head in heads)
+    for column in ("images", "smallest", "largest", "most common", *ignored):
         table.add_column(column, justify="right")
     for split in report.splits:
+        counts = (split.labels[head].pixels for head in heads)
         table.add_row(
             "val (of train)" if split.held_out else split.name,
             f"{split.sizes.total():,}",
             *_size_cells(split.sizes),
-            "" if report.quick else _share(split.pixels[report.info.ignore_index], split.pixels),
+            *(_share(pixels[report.info.ignore_index], pixels) for pixels in counts),
         )
+    return table
+
+
+def _input_table(report: CheckReport) -> Table:
+    table = Table("input", "folder", "channels", box=SIMPLE_HEAD)
+    for name, folder, channels in report.inputs:
+        table.add_row(name, folder, "1 (16-bit distances)" if channels == 1 else str(channels))
     return table
 
 
@@ -409,17 +468,17 @@ def _size_cells(sizes: Counter[tuple[int, int]]) -> tuple[str, str, str]:
     return smallest, largest, f"{usual} ({count:,})"
 
 
-def _class_table(report: CheckReport) -> Table:
-    table = Table(box=SIMPLE_HEAD)
+def _class_table(report: CheckReport, head: str) -> Table:
+    title = f"head {head}" if len(report.info.heads) > 1 else None
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("id", justify="right")
     table.add_column("class", no_wrap=True)
     for split in report.splits:
         table.add_column(f"{split.name}\npixels", justify="right")
         table.add_column("\nimages", justify="right")
-    for label, name in enumerate(report.info.classes):
-        cells = (
-            (_compact(split.pixels[label]), f"{split.images[label]:,}") for split in report.splits
-        )
+    counts = [split.labels[head] for split in report.splits]
+    for label, name in enumerate(report.info.heads[head].classes):
+        cells = ((_compact(each.pixels[label]), f"{each.images[label]:,}") for each in counts)
         table.add_row(str(label), name, *(cell for pair in cells for cell in pair))
     return table
 

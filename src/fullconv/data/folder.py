@@ -4,104 +4,112 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StrictInt,
-    StrictStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
 
-from fullconv.data.images import IMAGE_SUFFIXES, MAX_PIXELS, read_image, read_mask
-from fullconv.errors import FullconvError, nearest
+from fullconv.data.images import (
+    IMAGE_SUFFIXES,
+    MAX_PIXELS,
+    image_size,
+    input_channels,
+    read_image,
+    read_input,
+    read_mask,
+)
+from fullconv.data.info import COLOR, DatasetInfo, HeadInfo, read_info
+from fullconv.errors import FullconvError
 
 SPLITS = ("train", "val", "test")
-MAX_CLASSES = 255  # ids 0..254; masks are 8-bit and one value is left to mean "ignore"
 
 _HELD_OUT_SHARE = 0.1
 _SHOWN = 3  # names listed in a message before "and N more"
-_Byte = Annotated[StrictInt, Field(ge=0, le=255)]
 
 
-class DatasetInfo(BaseModel):
-    """The contents of dataset.yaml.
+class Input(NamedTuple):
+    """One kind of image that there is of every scene.
 
     Attributes:
-        name: what the dataset is called in reports.
-        classes: class names; the index is the label id.
-        palette: one (red, green, blue) in 0..255 per class, or None.
-        ignore_index: the label id that counts nowhere.
+        name: in dataset.yaml.
+        folder: where its files are, such as "images".
+        channels: 3 (bytes: colours, or HHA), or 1 (16-bit grey, which stands for distances in
+            millimetres and is read as float32 with its values kept).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    folder: str
+    channels: int = 3
 
-    name: StrictStr
-    classes: tuple[StrictStr, ...]
-    palette: tuple[tuple[_Byte, _Byte, _Byte], ...] | None = None
-    ignore_index: _Byte = 255
+    def read(
+        self, path: Path, max_pixels: int = MAX_PIXELS
+    ) -> NDArray[np.uint8] | NDArray[np.float32]:
+        """Read one of its files: uint8 (H, W, 3), or float32 (H, W, 1).
 
-    @field_validator("classes")
-    @classmethod
-    def _distinct_names(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
-        if len(classes) > MAX_CLASSES:
-            raise ValueError(f"has {len(classes)} classes; at most {MAX_CLASSES} fit 8-bit masks")
-        if not classes:
-            raise ValueError("is empty; list the class names, the first having the label id 0")
-        if not all(name.strip() for name in classes):
-            raise ValueError("has an empty class name")
-        twice = [name for i, name in enumerate(classes) if name in classes[:i]]
-        if twice:
-            raise ValueError(f"names {twice[0]!r} twice")
-        return classes
+        Raises:
+            FullconvError: the file can't be read, or is of another kind than the input.
+        """
+        if self.name == COLOR:
+            return read_image(path, max_pixels)
+        pixels = read_input(path, max_pixels)
+        self._require_kind(path, pixels.shape[2])
+        return pixels
 
-    @model_validator(mode="after")
-    def _consistent(self) -> DatasetInfo:
-        count = len(self.classes)
-        if self.palette is not None and len(self.palette) != count:
-            raise ValueError(f"key 'palette': has {len(self.palette)} colours for {count} classes")
-        if self.ignore_index < count:
-            raise ValueError(
-                f"key 'ignore_index': {self.ignore_index} is also the id of class "
-                f"{self.classes[self.ignore_index]!r}; use {count} or more, 255 as a rule"
+    def size(self, path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+        """Return the (height, width) that `read` would give, from the header alone.
+
+        Raises:
+            FullconvError: what `read` would refuse already by the header.
+        """
+        if self.name != COLOR:
+            self._require_kind(path, input_channels(path, max_pixels))
+        return image_size(path, max_pixels)
+
+    def _require_kind(self, path: Path, channels: int) -> None:
+        kinds = {1: "16-bit grey (distances)", 3: "not 16-bit grey but colours"}
+        if channels != self.channels:
+            raise FullconvError(
+                f"{path}: is {kinds[channels]}, while the input {self.name!r} is "
+                f"{kinds[self.channels]}, by its first file; save all files of {self.folder} alike"
             )
-        return self
-
-    def foreign(self, labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Mark, in an array of any shape, the ids that are neither a class nor `ignore_index`."""
-        found: NDArray[np.bool_] = (labels >= len(self.classes)) & (labels != self.ignore_index)
-        return found
-
-    def describe_ids(self) -> str:
-        """Say which ids are valid: "11 classes (0..10, 255 = ignore)"."""
-        count = len(self.classes)
-        return f"{count} classes (0..{count - 1}, {self.ignore_index} = ignore)"
 
 
 class Sample(NamedTuple):
-    """Where an image and its mask are; `name` is the path below the split, without suffix."""
+    """Where the images and masks of a scene are; `name` is the path below the split, no suffix.
+
+    `images` has one path an input, `masks` one a head, in the order in which they were asked for.
+    """
 
     name: str
-    image: Path
-    mask: Path
+    images: tuple[Path, ...]
+    masks: tuple[Path, ...]
 
 
 class LabelledImage(NamedTuple):
-    """A sample read: `image` is uint8 (H, W, 3) RGB, `labels` uint8 (H, W) label ids."""
+    """A sample read.
+
+    Attributes:
+        name: of the sample.
+        image: (H, W, C), the channels of the inputs one after the other: uint8, or float32 if one
+            of them holds distances. Colours are RGB in 0..255.
+        labels: uint8 (K, H, W) label ids, one layer a head.
+    """
 
     name: str
-    image: NDArray[np.uint8]
+    image: NDArray[np.uint8] | NDArray[np.float32]
     labels: NDArray[np.uint8]
+
+
+class Missing(NamedTuple):
+    """An image of the first input that has no file of its name in `folder`, such as "masks"."""
+
+    image: Path
+    folder: str
 
 
 @dataclass(frozen=True)
@@ -109,28 +117,44 @@ class Listing:
     """The files of a split, paired by name and not opened.
 
     Attributes:
-        samples: images with a mask, by name.
-        unlabelled: images without a mask.
-        orphans: files below masks/ that belong to no image, those that are no PNG included.
-        strangers: files below images/ of no suffix that is read.
+        samples: what has an image in every input and a mask in every head, by name.
+        missing: which images of the first input lack what.
+        orphans: files of the other folders that belong to no image, and masks that are no PNG.
+        strangers: files of the inputs' folders of no suffix that is read.
         twins: files of one name within the split; they are in no sample.
     """
 
     samples: tuple[Sample, ...]
-    unlabelled: tuple[Path, ...] = ()
+    missing: tuple[Missing, ...] = ()
     orphans: tuple[Path, ...] = ()
     strangers: tuple[Path, ...] = ()
     twins: tuple[tuple[Path, ...], ...] = ()
 
 
 class Split:
-    """The samples of one split; `split[i]` reads one from disk."""
+    """The samples of one split; `split[i]` reads one from disk.
+
+    Attributes:
+        name: "train", "val" or "test".
+        samples: names and paths.
+        inputs: by the names they were asked for, in that order.
+        heads: likewise; layer k of the labels belongs to the k-th.
+    """
 
     def __init__(
-        self, name: str, samples: Iterable[Sample], info: DatasetInfo, max_pixels: int = MAX_PIXELS
+        self,
+        name: str,
+        samples: Iterable[Sample],
+        info: DatasetInfo,
+        *,
+        inputs: Mapping[str, Input] | None = None,
+        heads: Mapping[str, HeadInfo] | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.name = name
         self.samples = tuple(samples)
+        self.inputs = dict(inputs or {COLOR: Input(COLOR, info.inputs[COLOR])})
+        self.heads = dict(heads or info.heads)
         self._info = info
         self._max_pixels = max_pixels
 
@@ -141,21 +165,38 @@ class Split:
         """Read sample `index`.
 
         Raises:
-            FullconvError: the image or the mask can't be read, their sizes differ, or the mask
-                holds ids outside the classes.
+            FullconvError: an image or a mask can't be read, their sizes differ, or a mask holds
+                ids outside the classes.
         """
         sample = self.samples[index]
-        image = read_image(sample.image, self._max_pixels)
-        labels = read_mask(sample.mask, self._max_pixels)
-        require_same_size(sample, image.shape[:2], labels.shape)
-        wrong = labels[self._info.foreign(labels)]
-        if wrong.size:
-            raise FullconvError(foreign_ids(sample.mask, np.bincount(wrong), self._info))
-        return LabelledImage(sample.name, image, labels)
+        inputs = zip(self.inputs.values(), sample.images, strict=True)
+        images = [each.read(path, self._max_pixels) for each, path in inputs]
+        masks = [read_mask(path, self._max_pixels) for path in sample.masks]
+        first = (sample.images[0], images[0].shape[:2])
+        for path, pixels in zip(
+            (*sample.images[1:], *sample.masks), (*images[1:], *masks), strict=True
+        ):
+            require_same_size((path, pixels.shape[:2]), first)
+        for head, path, labels in zip(self.heads, sample.masks, masks, strict=True):
+            wrong = labels[self._info.foreign(labels, head)]
+            if wrong.size:
+                raise FullconvError(foreign_ids(path, np.bincount(wrong), self._info, head))
+        image: NDArray[Any] = np.concatenate(images, 2)
+        return LabelledImage(sample.name, image, np.stack(masks))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return the (height, width) of sample `index`, from the header of its first image."""
+        first = next(iter(self.inputs.values()))
+        return first.size(self.samples[index].images[0], self._max_pixels)
 
 
 class DatasetFolder:
-    """A folder with dataset.yaml, images/<split>/ and masks/<split>/.
+    """A folder with dataset.yaml, images/<split>/ and masks/<split>/, or those it names.
+
+    What an input holds is known from the folder alone: the input "color" is always read as RGB.
+    Of any other the first file that can be read decides: 16-bit grey stands for distances, one
+    channel whose values are kept, all else for three channels of bytes. Its other files must be
+    of the same kind.
 
     Where there is no images/val, about a tenth of train is held out as val. A hash of each name
     decides, so that images added later change no other image's side.
@@ -174,67 +215,165 @@ class DatasetFolder:
             FullconvError: the folder is no dataset, or dataset.yaml is wrong.
         """
         self.root = Path(root)
-        self.info = _read_info(self.root)
+        self.info = read_info(self.root)
         self._max_pixels = max_pixels
-        present = [name for name in SPLITS if (self.root / "images" / name).is_dir()]
+        present = [name for name in SPLITS if (self.images / name).is_dir()]
         self.held_out = "train" in present and "val" not in present
         self.splits = tuple(name for name in SPLITS if name in present or self._is_held_out(name))
 
-    def split(self, name: str) -> Split:
+    @property
+    def images(self) -> Path:
+        """The folder of the first input, which decides which images there are."""
+        return self.root / next(iter(self.info.inputs.values()))
+
+    def split(
+        self, name: str, inputs: Sequence[str] = (COLOR,), heads: Sequence[str] | None = None
+    ) -> Split:
         """Return the split "train", "val" or "test".
 
+        Args:
+            name: of the split.
+            inputs: what to read of each scene, in that order; "color" also stands for the first.
+            heads: whose labels to read, in that order; "labels" also stands for the only one.
+                None: all, in the order of dataset.yaml.
+
         Raises:
-            FullconvError: there is no such split, it is empty, or files in it don't pair up.
+            FullconvError: there is no such split, input or head, the split is empty, or files in
+                it don't pair up.
         """
         if name not in self.splits:
             there = f"there are {', '.join(self.splits)}" if self.splits else "there is none"
-            raise FullconvError(f"{self.root}: has no split {name!r} (images/{name}); {there}")
-        listing = self.listing(name)
-        _require_pairs(self.root, name, listing)
+            where = f"{self.images.name}/{name}"
+            raise FullconvError(f"{self.root}: has no split {name!r} ({where}); {there}")
+        asked = {each: self.input(each) for each in inputs}
+        labellings = {each: self.info.head(each) for each in heads or self.info.heads}
+        listing = self.listing(name, inputs, heads)
+        _require_pairs(self.root, name, listing, self.info)
         if not listing.samples:
             raise FullconvError(f"{self.root}: split {name!r} has no images; {self._cure(name)}")
-        return Split(name, listing.samples, self.info, self._max_pixels)
+        return Split(
+            name,
+            listing.samples,
+            self.info,
+            inputs=asked,
+            heads=labellings,
+            max_pixels=self._max_pixels,
+        )
 
-    def listing(self, name: str) -> Listing:
-        """List the files of one of `splits`, also where they don't pair up."""
+    def listing(
+        self, name: str, inputs: Sequence[str] | None = None, heads: Sequence[str] | None = None
+    ) -> Listing:
+        """List the files of one of `splits`, also where they don't pair up.
+
+        Args:
+            name: of the split.
+            inputs: which are listed; None: all.
+            heads: whose masks are listed; None: all.
+
+        Raises:
+            FullconvError: there is no such input or head.
+        """
+        listed = partial(
+            _list_split,
+            images=[
+                self.root / self.info.inputs[self.info.input_name(each)]
+                for each in inputs or self.info.inputs
+            ],
+            masks=[self.root / self.info.head(each).masks for each in heads or self.info.heads],
+            first=self.images,
+        )
         if not (self.held_out and name in ("train", "val")):
-            return _list_split(self.root, name)
-        whole = _list_split(self.root, "train")
+            return listed(name)
+        whole = listed("train")
         held = _hold_out([sample.name for sample in whole.samples])
         if name == "val":
             return Listing(tuple(s for s in whole.samples if s.name in held))
         return replace(whole, samples=tuple(s for s in whole.samples if s.name not in held))
 
+    def input(self, name: str) -> Input:
+        """Return what an input holds; "color" also stands for the first one.
+
+        Raises:
+            FullconvError: there is no such input.
+        """
+        own = self.info.input_name(name)
+        folder = self.info.inputs[own]
+        return Input(own, folder, 3 if own == COLOR else self._channels(folder))
+
+    def require_inputs(self, inputs: Mapping[str, int]) -> None:
+        """Refuse inputs that this folder does not have, or not with so many channels.
+
+        Args:
+            inputs: a net's: channels by name.
+
+        Raises:
+            FullconvError: the first misfit.
+        """
+        for name, channels in inputs.items():
+            own = self.input(name)
+            if own.channels == channels:
+                continue
+            where = self.root / own.folder
+            if own.channels == 1:
+                cure = f"call it {COLOR!r} in dataset.yaml if it is to be read as grey RGB images"
+            else:
+                cure = "distances are read from 16-bit grey PNG or TIFF files, as one channel"
+            raise FullconvError(
+                f"{where}: the input {own.name!r} has {own.channels} channels but the net's input "
+                f"{name!r} has {channels}; {cure}"
+            )
+
+    def _channels(self, folder: str) -> int:
+        """Tell what the first readable file of an input holds; 3 channels where there is none."""
+        for split in SPLITS:
+            for path in sorted(_files(self.root / folder / split)):
+                if path.suffix.lower() in IMAGE_SUFFIXES:
+                    with suppress(FullconvError):  # it is told when it is read
+                        return input_channels(path, self._max_pixels)
+        return 3
+
     def _is_held_out(self, name: str) -> bool:
         return self.held_out and name == "val"
 
     def _cure(self, name: str) -> str:
+        images = self.images.name
         if self._is_held_out(name):
-            return "one image is too few to hold some out: add images to images/train"
-        return f"put some into images/{name} and their masks into masks/{name}"
+            return f"one image is too few to hold some out: add images to {images}/train"
+        masks = next(iter(self.info.heads.values())).masks
+        return f"put some into {images}/{name} and their masks into {masks}/{name}"
 
 
-def require_same_size(sample: Sample, image: Sequence[int], mask: Sequence[int]) -> None:
-    """Raise FullconvError where the (height, width) of a sample's image and mask differ."""
-    if tuple(image) != tuple(mask):
+def require_same_size(file: tuple[Path, Sequence[int]], image: tuple[Path, Sequence[int]]) -> None:
+    """Raise FullconvError where a file, with its (height, width), differs in size from its image's.
+
+    Args:
+        file: a mask, or an image of a further input.
+        image: that of the first input.
+    """
+    (path, size), (first, expected) = file, image
+    if tuple(size) != tuple(expected):
         raise FullconvError(
-            f"{sample.mask}: the mask is {mask[1]} x {mask[0]} but its image "
-            f"{sample.image.name} is {image[1]} x {image[0]}; make them the same size"
+            f"{path}: is {size[1]} x {size[0]} but its image {first} is {expected[1]} x "
+            f"{expected[0]}; make them the same size"
         )
 
 
-def foreign_ids(mask: Path, counts: NDArray[np.int64], info: DatasetInfo) -> str:
-    """Say in one line which ids in `mask` are outside the classes.
+def foreign_ids(
+    mask: Path, counts: NDArray[np.int64], info: DatasetInfo, head: str | None = None
+) -> str:
+    """Say in one line which ids in `mask` are outside the classes of `head`.
 
     Args:
         mask: the file.
         counts: pixels per such id, 0 for all other ids.
         info: tells the valid ids.
+        head: whose mask it is; None: the only one's.
     """
     values = [f"{value} ({counts[value]} pixels)" for value in np.flatnonzero(counts)]
+    whose = f"head {head!r}" if head in info.heads and len(info.heads) > 1 else "the dataset"
     return (
-        f"{mask}: the mask has value {first_few(values)} but the dataset has "
-        f"{info.describe_ids()}; map the value to one of these or add its class to dataset.yaml"
+        f"{mask}: the mask has value {first_few(values)} but {whose} has "
+        f"{info.describe_ids(head)}; map the value to one of these or add its class to dataset.yaml"
     )
 
 
@@ -244,67 +383,52 @@ def first_few(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _read_info(root: Path) -> DatasetInfo:
-    path = root / "dataset.yaml"
-    if not path.is_file():
-        problem = "has no dataset.yaml" if root.is_dir() else "is no folder"
-        raise FullconvError(
-            f"{root}: {problem}; a dataset folder has dataset.yaml (name, classes), "
-            "images/<split>/NAME.jpg and masks/<split>/NAME.png, split being train, val or test"
-        )
-    try:
-        values = yaml.safe_load(path.read_bytes())
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date, for one
-        raise FullconvError(f"{path}: is not valid YAML: {_yaml_problem(error)}") from None
-    if not isinstance(values, dict):
-        raise FullconvError(f"{path}: should be keys and values: name, classes and so on")
-    for key in ("inputs", "heads"):
-        if key in values:
-            raise FullconvError(f"{path}: key {key!r}: several {key} are not supported yet")
-    try:
-        return DatasetInfo.model_validate(values)
-    except ValidationError as error:
-        raise FullconvError(f"{path}: {_validation_problem(error)}") from None
+def _list_split(split: str, images: Sequence[Path], masks: Sequence[Path], first: Path) -> Listing:
+    """Pair the files of a split by name.
 
-
-def _yaml_problem(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-    return " ".join(f"{getattr(error, 'problem', None) or error}{where}".split())
-
-
-def _validation_problem(error: ValidationError) -> str:
-    """Tell the first problem, by its key and in plain words."""
-    first: Any = error.errors()[0]
-    key = "".join(f"[{part}]" if isinstance(part, int) else str(part) for part in first["loc"])
-    known = DatasetInfo.model_fields
-    plain = {
-        "extra_forbidden": f"is unknown{nearest(key, known)} (known: {', '.join(known)})",
-        "missing": "is missing",
-        "tuple_type": "should be a list, written [a, b]",
-        "string_type": f"should be text but is {first['input']!r}; put it in quotes",
-    }
-    pydantics = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    message = plain.get(first["type"], pydantics)
-    return f"key {key!r}: {message}" if key else message
-
-
-def _list_split(root: Path, split: str) -> Listing:
-    images, strangers = _by_name(root / "images" / split, IMAGE_SUFFIXES)
-    masks, no_masks = _by_name(root / "masks" / split, {".png"})
-    unlabelled = [paths[0] for name, paths in images.items() if name not in masks]
-    orphans = [paths[0] for name, paths in masks.items() if name not in images]
-    twins = [paths for paths in (*images.values(), *masks.values()) if len(paths) > 1]
+    Args:
+        split: its name.
+        images: the folders of the inputs that are asked for.
+        masks: those of the heads.
+        first: that of the dataset's first input, asked for or not.
+    """
+    found: dict[Path, dict[str, list[Path]]] = {}
+    others: dict[Path, list[Path]] = {}
+    for folder in dict.fromkeys((first, *images, *masks)):
+        suffixes = {".png"} if folder in masks else IMAGE_SUFFIXES
+        found[folder], others[folder] = _by_name(folder / split, suffixes)
+    names = found[first]
+    further = [folder for folder in found if folder != first]
     return Listing(
         samples=tuple(
-            Sample(name, paths[0], masks[name][0])
-            for name, paths in images.items()
-            if len(paths) == 1 and len(masks.get(name, ())) == 1
+            Sample(
+                name,
+                tuple(found[folder][name][0] for folder in images),
+                tuple(found[folder][name][0] for folder in masks),
+            )
+            for name in names
+            if all(len(paths.get(name, ())) == 1 for paths in found.values())
         ),
-        unlabelled=tuple(unlabelled),
-        orphans=(*orphans, *no_masks),
-        strangers=tuple(strangers),
-        twins=tuple(tuple(paths) for paths in twins),
+        missing=tuple(
+            Missing(paths[0], folder.name)
+            for folder in further
+            for name, paths in names.items()
+            if name not in found[folder]
+        ),
+        orphans=tuple(
+            path
+            for folder in further
+            for path in (
+                *(paths[0] for name, paths in found[folder].items() if name not in names),
+                *(others[folder] if folder in masks else ()),
+            )
+        ),
+        strangers=tuple(
+            path for folder in others if folder not in masks for path in others[folder]
+        ),
+        twins=tuple(
+            tuple(paths) for each in found.values() for paths in each.values() if len(paths) > 1
+        ),
     )
 
 
@@ -328,17 +452,19 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in files if not name.startswith("."))
 
 
-def _require_pairs(root: Path, split: str, listing: Listing) -> None:
+def _require_pairs(root: Path, split: str, listing: Listing, info: DatasetInfo) -> None:
     if listing.twins:
         names = first_few([path.name for path in listing.twins[0]])
         raise FullconvError(
             f"{listing.twins[0][0].parent}: {names} have the same name; rename or remove one"
         )
-    if listing.unlabelled:
-        names = first_few([path.name for path in listing.unlabelled])
+    if listing.missing:
+        folder = listing.missing[0].folder
+        lacking = [each.image.name for each in listing.missing if each.folder == folder]
+        what = "image of the same name" if folder in info.inputs.values() else "mask"
         raise FullconvError(
-            f"{root}: {len(listing.unlabelled)} images of split {split!r} have no mask in "
-            f"masks/{split} ({names}); add NAME.png for each or remove them"
+            f"{root}: {len(lacking)} images of split {split!r} have no {what} in "
+            f"{folder}/{split} ({first_few(lacking)}); add NAME.png for each or remove them"
         )
 
 

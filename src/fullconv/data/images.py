@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,38 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uin
     """
     with _opened(Path(path), max_pixels) as image:
         return _rgb_array(path, image)
+
+
+def read_input(
+    path: str | Path, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """Read a file as `read_image` does, save that 16-bit grey keeps its values.
+
+    Such files (PNG or TIFF) hold measurements, as a rule distances in millimetres. Their values
+    are those stored, whatever a TIFF says about its range or its white.
+
+    Returns:
+        float32 array (height, width, 1) of 16-bit grey, uint8 array (height, width, 3) of all else.
+
+    Raises:
+        FullconvError: as for `read_image`.
+    """
+    with _opened(Path(path), max_pixels) as image:
+        if not _is_16_bit_grey(image):
+            return _rgb_array(path, image)
+        values = _grey_values(path, image).astype(np.float32)
+        return np.array(_upright(Image.fromarray(values), _orientation(image)))[..., None]
+
+
+def input_channels(path: str | Path, max_pixels: int = MAX_PIXELS) -> int:
+    """Return from the header alone how many channels `read_input` would give: 1 or 3.
+
+    Raises:
+        FullconvError: what `read_input` would refuse already by the header.
+    """
+    with _opened(Path(path), max_pixels) as image:
+        _require_colours(path, image)
+        return 1 if _is_16_bit_grey(image) else 3
 
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
@@ -194,17 +226,28 @@ def _require_labels(path: str | Path, image: ImageFile) -> None:
 
 
 def _to_rgb(path: str | Path, image: Image.Image) -> Image.Image:
-    if image.mode == "I" or image.mode.startswith("I;16"):
+    if _is_16_bit_grey(image):
         return Image.fromarray(_eight_bits(path, image)).convert("RGB")
     image.info.pop("transparency", None)  # else PIL warns that it is ignored
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _eight_bits(path: str | Path, image: Image.Image) -> NDArray[np.uint8]:
-    """Scale 16-bit grey by 1/257, rounded; mode "I" is PIL's for it in some formats."""
+def _is_16_bit_grey(image: Image.Image) -> bool:
+    """Tell by the mode; "I" is PIL's for it in some formats."""
+    return image.mode == "I" or image.mode.startswith("I;16")
+
+
+def _grey_values(path: str | Path, image: Image.Image) -> NDArray[Any]:
+    """Return 16-bit grey as it is stored: integers (height, width)."""
     values = np.asarray(image)
     if image.mode == "I" and not 0 <= values.min() <= values.max() <= 0xFFFF:
         raise FullconvError(f"{path}: holds grey values outside 0..65535; save it as 8 or 16 bits")
+    return values
+
+
+def _eight_bits(path: str | Path, image: Image.Image) -> NDArray[np.uint8]:
+    """Scale 16-bit grey by 1/257, rounded."""
+    values = _grey_values(path, image)
     if isinstance(image, TiffImageFile):
         if image.tag_v2.get(ExifTags.Base.BitsPerSample) == (12,):
             values = values << 4 | values >> 8

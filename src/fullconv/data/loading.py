@@ -6,10 +6,12 @@ step exactly as it would have gone on, whatever the number of workers.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +23,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import tv_tensors
 
-from fullconv.data.folder import LabelledImage, Sample, Split
-from fullconv.data.images import image_size
+from fullconv.data.folder import Input, LabelledImage, Sample, Split
+from fullconv.data.info import HeadInfo
 from fullconv.errors import FullconvError
 
-BYTES_PER_PIXEL = 4  # red, green, blue and the label
 UNKNOWN_MEMORY = 4 << 30  # assumed where the system does not tell
 LITTLE_SHARED_MEMORY = 512 << 20
 
@@ -35,7 +36,8 @@ Transform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[Tensor, Tensor]]
 class CachedSplit:
     """A split that keeps its decoded images in memory, where they fit.
 
-    Images are decoded when first asked for, by whichever process asks.
+    Images are decoded when first asked for, by whichever process asks. Distances are kept in the
+    16 bits that they have in their files.
 
     Args:
         split: where images and masks come from.
@@ -45,12 +47,15 @@ class CachedSplit:
 
     def __init__(self, split: Split, budget_bytes: int, *, shared: bool = False) -> None:
         self.split, self.name = split, split.name
-        self._sizes = _sizes_if_they_fit(split, budget_bytes // BYTES_PER_PIXEL)
+        channels = [each.channels for each in split.inputs.values()]
+        kind = torch.uint16 if 1 in channels else torch.uint8
+        self._bytes_per_pixel = sum(channels) * kind.itemsize + len(split.heads)
+        self._sizes = _sizes_if_they_fit(split, budget_bytes // self._bytes_per_pixel)
         if self._sizes is not None:
             self._ends = np.cumsum([height * width for height, width in self._sizes]).tolist()
-            self._images = _bytes(self._ends[-1], 3, shared=shared)
-            self._labels = _bytes(self._ends[-1], shared=shared)
-            self._filled = _bytes(len(split), shared=shared)
+            self._images = _zeros(self._ends[-1], sum(channels), kind=kind, shared=shared)
+            self._labels = _zeros(len(split.heads) * self._ends[-1], shared=shared)
+            self._filled = _zeros(len(split), shared=shared)
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -58,9 +63,19 @@ class CachedSplit:
         return self.split.samples
 
     @property
+    def inputs(self) -> Mapping[str, Input]:
+        """What is read of each scene, by name, in the order of the image's channels."""
+        return self.split.inputs
+
+    @property
+    def heads(self) -> Mapping[str, HeadInfo]:
+        """Whose labels are read, by name, in the order of the labels' layers."""
+        return self.split.heads
+
+    @property
     def kept_bytes(self) -> int:
         """How much memory the decoded images take, or will."""
-        return 0 if self._sizes is None else self._ends[-1] * BYTES_PER_PIXEL
+        return 0 if self._sizes is None else self._ends[-1] * self._bytes_per_pixel
 
     def __len__(self) -> int:
         return len(self.split)
@@ -69,27 +84,29 @@ class CachedSplit:
         """Return image `index`, decoded now or earlier; its arrays must not be changed."""
         if self._sizes is None:
             return self.split[index]
-        height, width = self._sizes[index]
-        place = slice(self._ends[index] - height * width, self._ends[index])
-        image = self._images[place].numpy().reshape(height, width, 3)
-        labels = self._labels[place].numpy().reshape(height, width)
+        size, layers = self._sizes[index], len(self.heads)
+        end, area = self._ends[index], math.prod(size)
+        image = self._images[end - area : end].numpy().reshape(*size, -1)
+        labels = self._labels[layers * (end - area) : layers * end].numpy().reshape(-1, *size)
         if not self._filled[index]:  # two workers may both do it, with the same result
             _, image[:], labels[:] = self.split[index]
             self._filled[index] = 1
+        if image.dtype != np.uint8:
+            image = image.astype(np.float32)
         return LabelledImage(self.samples[index].name, image, labels)
 
 
-def _bytes(*shape: int, shared: bool) -> Tensor:
+def _zeros(*shape: int, kind: torch.dtype = torch.uint8, shared: bool) -> Tensor:
     """Return zeros, which if `shared` every process begun from here sees and may write."""
-    zeros = torch.zeros(shape, dtype=torch.uint8)
+    zeros = torch.zeros(shape, dtype=kind)
     return zeros.share_memory_() if shared else zeros  # type: ignore[no-untyped-call]
 
 
 def _sizes_if_they_fit(split: Split, most_pixels: int) -> list[tuple[int, int]] | None:
     """Return every image's height and width, or None as soon as they exceed `most_pixels`."""
     sizes: list[tuple[int, int]] = []
-    for sample in split.samples:
-        height, width = image_size(sample.image)
+    for index in range(len(split)):
+        height, width = split.size(index)
         most_pixels -= height * width
         if most_pixels < 0:
             return None
@@ -140,19 +157,35 @@ class Batches(Sampler[list[Draw]]):
 
     Each epoch shuffles anew. What does not fill a whole batch is left out of its epoch; of fewer
     images than a batch needs, some come again (with other augmentation), so that batch
-    normalisation never meets a small batch.
+    normalisation never meets a small batch. Or each draw is one of all images, whatever was drawn
+    before, as the paper's nets were trained.
 
     Args:
         images: how many there are.
         size: samples a step.
         seed: of everything random.
         start: the first step to yield.
+        replacement: whether every draw is from all images.
     """
 
-    def __init__(self, images: int, size: int, seed: int, start: int = 0) -> None:
+    def __init__(
+        self, images: int, size: int, seed: int, start: int = 0, *, replacement: bool = False
+    ) -> None:
         self.images, self.size, self.seed, self.start = images, size, seed, start
+        self.replacement = replacement
 
     def __iter__(self) -> Iterator[list[Draw]]:
+        return self._independent() if self.replacement else self._shuffled()
+
+    def _independent(self) -> Iterator[list[Draw]]:
+        for step in count(self.start):
+            random = np.random.default_rng((self.seed, step))
+            yield [
+                Draw(int(image), mixed_seed(self.seed, step, place))
+                for place, image in enumerate(random.integers(self.images, size=self.size))
+            ]
+
+    def _shuffled(self) -> Iterator[list[Draw]]:
         per_epoch = steps_per_epoch(self.images, self.size)
         epoch, order = -1, np.empty(0, np.int64)
         for step in count(self.start):
@@ -181,16 +214,27 @@ def mixed_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
 
 
-class Batch(NamedTuple):
-    """A batch: uint8 images N,3,H,W; uint8 labels N,H,W; names of the N images."""
+class Part(NamedTuple):
+    """What passes the net at once.
+
+    Attributes:
+        images: N,C,H,W: uint8, or float32 if an input holds distances.
+        labels: uint8 N,K,H,W, one layer a head.
+    """
 
     images: Tensor
     labels: Tensor
+
+
+class Batch(NamedTuple):
+    """The images of one step of the optimizer, in parts, and the names of all of them."""
+
+    parts: list[Part]
     names: list[str]
 
 
 class TrainingDataset(Dataset[tuple[Tensor, Tensor, str]]):
-    """The transformed image, labels and name for a `Draw`: uint8 3xHxW, uint8 HxW, str."""
+    """The transformed image CxHxW, labels KxHxW and name for a `Draw`."""
 
     def __init__(self, split: Split | CachedSplit, transform: Transform) -> None:
         self.split, self.transform = split, transform
@@ -219,18 +263,26 @@ class TrainingDataset(Dataset[tuple[Tensor, Tensor, str]]):
 
 
 def training_batches(
-    dataset: TrainingDataset, batches: Batches, *, workers: int, device: torch.device
+    dataset: TrainingDataset, batches: Batches, *, part: int, workers: int, device: torch.device
 ) -> Generator[Batch]:
-    """Yield a `Batch` for each step, without end, prepared by `workers` processes (0: by this one).
+    """Yield a `Batch` for each step, without end.
+
+    Args:
+        dataset: prepares the images.
+        batches: says which ones.
+        part: images that pass the net at once; only they need be of one size.
+        workers: processes that prepare them; 0: this one does.
+        device: where they are going.
 
     Raises:
-        FullconvError: a file can't be read; the message names it.
+        FullconvError: a file can't be read, or images of a part differ in size; the message names
+            them.
     """
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=partial(_collate, part=part),
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # else starting a loader would advance dropout's
     )
@@ -240,11 +292,24 @@ def training_batches(
         yield batch
 
 
-def _collate(samples: list[tuple[Tensor, Tensor, str]] | FullconvError) -> Batch | FullconvError:
+def _collate(
+    samples: list[tuple[Tensor, Tensor, str]] | FullconvError, part: int
+) -> Batch | FullconvError:
     if isinstance(samples, FullconvError):
         return samples
     images, labels, names = zip(*samples, strict=True)
-    return Batch(torch.stack(images), torch.stack(labels), list(names))
+    parts = []
+    for first in range(0, len(names), part):
+        of_part = slice(first, first + part)
+        sizes = {images[i].shape[-2:]: names[i] for i in range(len(names))[of_part]}
+        if len(sizes) > 1:
+            one, other, *_ = sizes.values()
+            return FullconvError(
+                f"{one} and {other} differ in size and can't pass the net at once: set batch_size=1"
+                ", or a crop"
+            )
+        parts.append(Part(torch.stack(images[of_part]), torch.stack(labels[of_part])))
+    return Batch(parts, list(names))
 
 
 def default_workers(device: torch.device) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,26 +12,39 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
+from fullconv.data.info import COLOR
+
 MEAN_COLOR = (124, 116, 104)  # ImageNet's: about zero after most preprocessing
+MIDDLE, UNMEASURED = 128, 0  # of other bytes, such as HHA; of distances: nothing was measured
+
+_PLAIN = {COLOR: 3}
 
 
 class RandomScaleCrop(v2.Transform):  # type: ignore[misc]  # torchvision has no types
     """Enlarges by a random factor and takes a random crop; both at once, so no pixel is wasted.
 
     The region that the crop shows is cut out first and only then resized. Where the enlarged image
-    is smaller than the crop, it lies somewhere in it, amid mean colour and ignored labels.
+    is smaller than the crop, it lies somewhere in it, amid ignored labels and, by input, mean
+    colour, the middle of the bytes' range, or distance 0. Labels and distances are never mixed.
 
     Args:
         crop: height and width of the result in pixels.
         scale: smallest and largest enlargement; its logarithm is uniform between them.
         ignore_index: label of what lies outside the image.
+        inputs: the channels that an image has of each input: 1 where they are distances.
     """
 
     def __init__(
-        self, crop: tuple[int, int], scale: tuple[float, float], ignore_index: int = 255
+        self,
+        crop: tuple[int, int],
+        scale: tuple[float, float],
+        ignore_index: int = 255,
+        inputs: Mapping[str, int] = _PLAIN,
     ) -> None:
         super().__init__()
         self.crop, self.scale, self.ignore_index = crop, scale, ignore_index
+        self.channels = list(inputs.values())
+        self.fill = [value for input_ in inputs.items() for value in _neutral(*input_)]
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw the enlargement, the region of the image and its place in the crop."""
@@ -46,19 +60,65 @@ class RandomScaleCrop(v2.Transform):  # type: ignore[misc]  # torchvision has no
         }
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Cut, resize and pad an Image (bilinear) or Mask (nearest, never a mixture of labels)."""
+        """Cut, resize and pad an Image C,H,W or a Mask K,H,W."""
         mask = isinstance(inpt, tv_tensors.Mask)
         region, size = F.crop(inpt, *params["region"]), params["size"]
-        if mask:  # torchvision's own mask kernel is half a pixel off when it enlarges
-            plain = region.as_subclass(Tensor)[None]
-            plain = F.resize_image(plain, size, InterpolationMode.NEAREST_EXACT)
-            region = tv_tensors.wrap(plain[0], like=inpt)
-        elif size == [1, 1]:  # torch's bilinear kernel for bytes fails at this
-            region = F.resize(region, size, InterpolationMode.NEAREST_EXACT)
+        if mask:
+            region = tv_tensors.wrap(_nearest(region, size), like=inpt)
+        elif len(self.channels) == 1:
+            region = _resized(region, size)
         else:
-            region = F.resize(region, size, antialias=True)
-        fill = self.ignore_index if mask else list(MEAN_COLOR)
+            parts = region.split(self.channels)
+            region = tv_tensors.wrap(torch.cat([_resized(each, size) for each in parts]), like=inpt)
+        fill = self.ignore_index if mask else self.fill
         return F.pad(region, params["padding"], fill=fill) if any(params["padding"]) else region
+
+
+def _neutral(name: str, channels: int) -> tuple[int, ...]:
+    """Return what lies outside the image in the channels of an input."""
+    if name == COLOR and channels == len(MEAN_COLOR):
+        return MEAN_COLOR
+    return (UNMEASURED if channels == 1 else MIDDLE,) * channels
+
+
+def _resized(image: Tensor, size: list[int]) -> Tensor:
+    """Resize the channels of one input, bilinearly except where they are distances."""
+    if image.shape[0] == 1 or size == [1, 1]:  # torch's bilinear kernel for bytes fails at the last
+        return _nearest(image, size)
+    resized: Tensor = F.resize(image, size, antialias=True)
+    return resized
+
+
+def _nearest(image: Tensor, size: list[int]) -> Tensor:
+    """Resize without mixing; torchvision's own mask kernel is half a pixel off when it enlarges."""
+    plain = image.as_subclass(Tensor)
+    resized: Tensor = F.resize_image(plain, size, InterpolationMode.NEAREST_EXACT)
+    return resized
+
+
+class ColorChange(v2.ColorJitter):  # type: ignore[misc]  # torchvision has no types
+    """A `ColorJitter` of some channels of an image, whatever its dtype: RGB in 0..255.
+
+    Args:
+        first: the first of the three channels.
+        strength: of the change of brightness, contrast and saturation, 0 (none) to 1.
+    """
+
+    def __init__(self, first: int, strength: float) -> None:
+        super().__init__(strength, strength, strength)  # a hue shift costs ten times as much
+        self.first = first
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Change the colours of an Image; a Mask stays."""
+        if isinstance(inpt, tv_tensors.Mask):
+            return inpt
+        if inpt.shape[0] == len(MEAN_COLOR):
+            return super().transform(inpt, params)
+        before, color, after = inpt.as_subclass(Tensor).split(
+            [self.first, 3, inpt.shape[0] - self.first - 3]
+        )
+        changed = super().transform(tv_tensors.Image(color.round().byte()), params)
+        return tv_tensors.wrap(torch.cat([before, changed.to(inpt.dtype), after]), like=inpt)
 
 
 def _place(length: int, crop: int, factor: float) -> tuple[int, int, int, int]:
@@ -78,29 +138,37 @@ def _draw(most: int) -> int:
 
 
 def training_transform(
-    crop: tuple[int, int],
+    crop: tuple[int, int] | None,
     scale: tuple[float, float] = (1.0, 1.0),
     flip: float = 0.0,
     color: float = 0.0,
+    *,
     ignore_index: int = 255,
+    inputs: Mapping[str, int] = _PLAIN,
 ) -> v2.Transform:
-    """Return the transform of (Image 3xHxW, Mask HxW), both uint8, to a pair of the size `crop`.
+    """Return the transform of a pair (Image C,H,W uint8 or float32, Mask K,H,W uint8).
 
     It draws from torch's global generator.
 
     Args:
-        crop: height and width in pixels.
-        scale: smallest and largest enlargement.
+        crop: height and width of the result in pixels; None: images stay whole, as they are.
+        scale: smallest and largest enlargement; nothing where `crop` is None.
         flip: probability of a left-right flip.
-        color: strength of the change of brightness, contrast and saturation, 0 (none) to 1.
+        color: strength of the change of brightness, contrast and saturation, 0 (none) to 1, of the
+            input "color".
         ignore_index: label of what lies outside the image.
+        inputs: the channels that an image has of each input, in order.
     """
-    steps: list[v2.Transform] = [RandomScaleCrop(crop, scale, ignore_index)]
+    steps: list[v2.Transform] = []
+    if crop is not None:
+        steps.append(RandomScaleCrop(crop, scale, ignore_index, inputs))
     if flip:
         steps.append(v2.RandomHorizontalFlip(flip))
-    if color:
-        steps.append(v2.ColorJitter(color, color, color))  # a hue shift costs ten times as much
-    return v2.Compose(steps)
+    if color and inputs.get(COLOR) == len(MEAN_COLOR):
+        names = list(inputs)
+        first = sum(inputs[name] for name in names[: names.index(COLOR)])
+        steps.append(ColorChange(first, color))
+    return v2.Compose(steps or [v2.Identity()])
 
 
 def default_crop(height: int, width: int, most_pixels: int = 640 * 640) -> tuple[int, int]:

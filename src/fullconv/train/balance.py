@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fullconv.data.loading import CachedSplit
 
 HEAVIEST = 10.0  # a class of a few pixels must not drown all others
 
 
-def median_frequency_weights(split: CachedSplit, num_classes: int) -> torch.Tensor:
-    """Return float32 weights (num_classes,): the median class's frequency over each class's own.
+def median_frequency_weights(split: CachedSplit) -> dict[str, torch.Tensor]:
+    """Return float32 weights (classes,) by head: the median class's frequency over each one's own.
 
     A class's frequency is its share of the valid pixels of the images that show it (Eigen and
     Fergus, 2015). Weights are at most 10; a class that never occurs weighs 1.
     """
-    pixels = np.zeros(num_classes, np.int64)
-    shown_in = np.zeros(num_classes, np.int64)
+    sizes = {name: len(head.classes) for name, head in split.heads.items()}
+    pixels = {name: np.zeros(size, np.int64) for name, size in sizes.items()}
+    shown_in = {name: np.zeros(size, np.int64) for name, size in sizes.items()}
     for index in range(len(split)):
-        counts = np.bincount(split[index].labels.reshape(-1), minlength=256)[:num_classes]
-        pixels += counts
-        shown_in += np.where(counts > 0, counts.sum(), 0)
-    weights = np.ones(num_classes)
+        for (name, size), labels in zip(sizes.items(), split[index].labels, strict=True):
+            counts = np.bincount(labels.reshape(-1), minlength=256)[:size]
+            pixels[name] += counts
+            shown_in[name] += np.where(counts > 0, counts.sum(), 0)
+    return {name: _weights(pixels[name], shown_in[name]) for name in sizes}
+
+
+def _weights(pixels: NDArray[np.int64], shown_in: NDArray[np.int64]) -> torch.Tensor:
+    """Weigh classes by their own pixels and those of the images that show them."""
+    weights = np.ones(len(pixels))
     present = pixels > 0
     frequency = pixels[present] / shown_in[present]
     if present.any():

@@ -141,7 +141,7 @@ def validation_loss(net: FCN, val: CachedSplit) -> float:
     with inference(net):
         for index in np.linspace(0, len(val) - 1, min(len(val), LOSS_IMAGES)).round():
             sample = val[int(index)]
-            labels = torch.from_numpy(sample.labels)[None].to(device)
+            labels = torch.from_numpy(sample.labels).to(device)
             scores = image_scores(net, sample.image)[None]
             total += float(pixel_loss(scores, labels, net.ignore_index))
             pixels += int((labels != net.ignore_index).sum())
@@ -164,12 +164,13 @@ def batches(task: Task, net: FCN, plan: Plan, start: int = 0) -> Generator[Batch
     recipe = task.recipe
     assert plan.crop != "whole"
     transform = training_transform(
-        plan.crop, recipe.scale_jitter, recipe.flip, recipe.color, net.ignore_index
+        plan.crop, recipe.scale_jitter, recipe.flip, recipe.color, ignore_index=net.ignore_index
     )
     size = recipe.batch_size * recipe.accumulate
     return training_batches(
         TrainingDataset(task.train, transform),
         Batches(len(task.train), size, recipe.seed, start),
+        part=recipe.batch_size,
         workers=plan.workers,
         device=task.device,
     )

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from fullconv.data.check import check_folder
-from fullconv.data.folder import DatasetFolder, DatasetInfo
+from fullconv.data.folder import DatasetFolder
+from fullconv.data.info import DatasetInfo
 from fullconv.data.loading import CachedSplit, cache_budget, default_workers, mixed_seed
 from fullconv.devices import pick_device
 from fullconv.errors import FullconvError
@@ -125,7 +126,8 @@ def _task(record: Record, name: str, data: _Data, device: torch.device, quiet: b
     """Say what the net `name` is trained for, on and into."""
     recipe, weights = record.settings.recipe, None
     if recipe.class_weights == "balanced":
-        weights = median_frequency_weights(data.train, len(data.info.classes)).to(device)
+        (weights,) = median_frequency_weights(data.train).values()
+        weights = weights.to(device)
     return Task(
         name,
         data.train,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fullconv.data.folder import DatasetInfo
+from fullconv.data.info import DatasetInfo
 from fullconv.errors import FullconvError, nearest
 from fullconv.fcn import FCN
 from fullconv.preprocessing import Preprocessing

@@ -29,19 +29,19 @@ def take_step(
 ) -> float:
     """Make one step of the optimizer and return the loss, the mean over the batch's valid pixels.
 
-    The batch passes the net in parts of ``recipe.batch_size``, whose gradients add up to that of
-    the whole. Where every label is ignored the loss is 0.
+    The batch passes the net in its parts, whose gradients add up to that of the whole. Where every
+    label is ignored the loss is 0.
 
     Raises:
         FloatingPointError: the loss or the gradient is infinite or NaN; no weight was changed.
     """
     device = next(net.parameters()).device
-    labels = batch.labels.to(device, non_blocking=True)
-    pixels = _weight(labels, net.ignore_index, class_weights)
+    labels = [part.labels[:, 0].to(device, non_blocking=True) for part in batch.parts]
+    every = torch.cat([each.flatten() for each in labels])
+    pixels = _weight(every, net.ignore_index, class_weights)
     total = torch.zeros((), device=device)
     optimizer.zero_grad()
-    parts = (torch.split(each, recipe.batch_size) for each in (batch.images, labels))
-    for images, truth in zip(*parts, strict=True):
+    for (images, _), truth in zip(batch.parts, labels, strict=True):
         values = net.preprocessing(images.to(device, non_blocking=True))
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             scores = net(values.contiguous(memory_format=torch.channels_last))

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from fullconv.data.folder import DatasetInfo, LabelledImage, Split
+from fullconv.data.folder import LabelledImage, Split
+from fullconv.data.info import DatasetInfo
 from fullconv.data.loading import CachedSplit
 from fullconv.evaluation import Evaluation
 from fullconv.fcn import FCN
@@ -48,7 +49,7 @@ def summarise(
         stages.append(_stage(record, name, net, split.name, measured[name] if measured else None))
         predictions.append([{"labels": label_image(net, sample.image)} for _, sample in chosen])
     scenes = (
-        Scene(sample.name, caption, sample.image, {"labels": sample.labels}, tuple(labelled))
+        Scene(sample.name, caption, sample.image, {"labels": sample.labels[0]}, tuple(labelled))
         for (caption, sample), *labelled in zip(chosen, *predictions, strict=True)
     )
     course = (

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fullconv import files
-from fullconv.data.folder import SPLITS, DatasetInfo
+from fullconv.data.folder import SPLITS
+from fullconv.data.info import DatasetInfo
 from fullconv.data.synth.canvas import IGNORE, Canvas, Floats, Kind, Labels, Shadows
 from fullconv.data.synth.plan import choose_camera, choose_light, choose_street, furnish
 from fullconv.data.synth.scenery import paint_ground, paint_sky, paint_skyline, pick
@@ -77,10 +78,8 @@ def write_synthetic(
             _save(folder / "masks" / split / name, _mask(labels))
             if bar is not None:
                 bar.advance()
-    info = DatasetInfo(
-        name="synthetic streets", classes=CLASSES, palette=PALETTE, ignore_index=IGNORE
-    )
-    text = yaml.safe_dump(info.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
+    info = DatasetInfo.plain("synthetic streets", CLASSES, PALETTE, ignore_index=IGNORE)
+    text = yaml.safe_dump(info.to_dict(), sort_keys=False, default_flow_style=None)
     files.write_text(folder / "dataset.yaml", text)
 
 

@@ -1,0 +1,305 @@
+"""dataset.yaml: what the images and masks of a dataset folder are."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from fullconv.errors import FullconvError, nearest
+
+COLOR, LABELS = "color", "labels"  # the only input and the only head of a plain folder
+MAX_CLASSES = 255  # ids 0..254; masks are 8-bit and one value is left to mean "ignore"
+
+_PLAIN_KEYS = ("classes", "palette", "unscored")
+
+
+def _is_name(name: str) -> str:
+    if not re.fullmatch("[A-Za-z][A-Za-z0-9_-]*", name):
+        raise ValueError("names have letters, digits, _ and - only, a letter first")
+    return name
+
+
+def _is_folder(folder: str) -> str:
+    if not folder.isprintable() or not re.fullmatch(r"[^\s./\\:][^/\\:]*", folder):
+        raise ValueError(f"{folder!r} should be the name of a folder beside dataset.yaml")
+    return folder
+
+
+_Byte = Annotated[StrictInt, Field(ge=0, le=255)]
+_Palette = tuple[tuple[_Byte, _Byte, _Byte], ...]
+_Name = Annotated[StrictStr, AfterValidator(_is_name)]
+_Folder = Annotated[StrictStr, AfterValidator(_is_folder)]
+
+
+class HeadInfo(BaseModel):
+    """One labelling of the images, which one head of a net learns.
+
+    Attributes:
+        masks: the folder of its masks.
+        classes: class names; the index is the label id.
+        palette: one (red, green, blue) in 0..255 per class, or None.
+        unscored: names of classes that the means of the metrics leave out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    masks: _Folder
+    classes: tuple[StrictStr, ...]
+    palette: _Palette | None = None
+    unscored: tuple[StrictStr, ...] = ()
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct_names(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(classes) > MAX_CLASSES:
+            raise ValueError(f"has {len(classes)} classes; at most {MAX_CLASSES} fit 8-bit masks")
+        if not classes:
+            raise ValueError("is empty; list the class names, the first having the label id 0")
+        if not all(name.strip() for name in classes):
+            raise ValueError("has an empty class name")
+        twice = [name for i, name in enumerate(classes) if name in classes[:i]]
+        if twice:
+            raise ValueError(f"names {twice[0]!r} twice")
+        return classes
+
+    @field_validator("palette")
+    @classmethod
+    def _a_colour_each(cls, palette: _Palette | None, info: ValidationInfo) -> _Palette | None:
+        count = len(info.data.get("classes", ()))  # none: they are wrong themselves
+        if palette is not None and count and len(palette) != count:
+            raise ValueError(f"has {len(palette)} colours for {count} classes")
+        return palette
+
+    @field_validator("unscored")
+    @classmethod
+    def _are_classes(cls, unscored: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        classes = info.data.get("classes", unscored)
+        unknown = [name for name in unscored if name not in classes]
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is none of the classes{nearest(unknown[0], classes)}")
+        if classes and set(unscored) == set(classes):
+            raise ValueError("names every class; leave one to be scored")
+        return unscored
+
+
+class DatasetInfo(BaseModel):
+    """The contents of dataset.yaml.
+
+    A plain folder's `classes`, `palette` and `unscored` are those of its one head, which is
+    called "labels" and whose masks are in masks/; its one input is "color", in images/.
+
+    Attributes:
+        name: what the dataset is called in reports.
+        inputs: folders of images by the names of the inputs. The first one decides which images
+            there are; each other one holds an image of the same name and size for each.
+        heads: the labellings of the images.
+        ignore_index: the label id that counts nowhere, in any head.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: StrictStr
+    inputs: Mapping[_Name, _Folder] = Field(default={COLOR: "images"}, min_length=1)
+    heads: Mapping[_Name, HeadInfo] = Field(min_length=1)
+    ignore_index: _Byte = 255
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_form(cls, values: Any) -> Any:
+        """Make the keys of a plain folder those of its one head."""
+        if not isinstance(values, Mapping):
+            return values
+        own = {key: values[key] for key in _PLAIN_KEYS if key in values}
+        if "heads" not in values:
+            others = {key: value for key, value in values.items() if key not in own}
+            return {**others, "heads": {LABELS: {"masks": "masks", **own}}}
+        if own:
+            key = next(iter(own))
+            raise ValueError(f"key {key!r}: stands beside 'heads'; write it into each head instead")
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DatasetInfo:
+        for name, head in self.heads.items():
+            if self.ignore_index < len(head.classes):
+                whose = "" if len(self.heads) == 1 else f" of head {name!r}"
+                raise ValueError(
+                    f"key 'ignore_index': {self.ignore_index} is also the id of class "
+                    f"{head.classes[self.ignore_index]!r}{whose}; use {len(head.classes)} or "
+                    "more, 255 as a rule"
+                )
+        folders = Counter(folder.casefold() for folder in self.folders)
+        (folder, times), *_ = folders.most_common(1)
+        if times > 1:
+            raise ValueError(
+                f"the folder {folder!r} serves {times} times; give each input and each head its own"
+            )
+        return self
+
+    @classmethod
+    def plain(
+        cls,
+        name: str,
+        classes: Sequence[str],
+        palette: Sequence[Sequence[int]] | None = None,
+        unscored: Sequence[str] = (),
+        ignore_index: int = 255,
+    ) -> DatasetInfo:
+        """Describe a plain folder: one input in images/, one head with masks in masks/."""
+        own = {"classes": classes, "palette": palette, "unscored": unscored}
+        return cls.model_validate({"name": name, **own, "ignore_index": ignore_index})
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names of the only head.
+
+        Raises:
+            FullconvError: there are several heads.
+        """
+        return self.head().classes
+
+    @property
+    def palette(self) -> _Palette | None:
+        """The palette of the only head, or None.
+
+        Raises:
+            FullconvError: there are several heads.
+        """
+        return self.head().palette
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Names of the folders of all inputs, then of all heads' masks."""
+        return (*self.inputs.values(), *(head.masks for head in self.heads.values()))
+
+    def head(self, name: str | None = None) -> HeadInfo:
+        """Return a head by its name; None, or "labels", stands for the only one.
+
+        Raises:
+            FullconvError: there is no such head, or there are several.
+        """
+        if name is not None and name in self.heads:
+            return self.heads[name]
+        if name in (None, LABELS) and len(self.heads) == 1:
+            return next(iter(self.heads.values()))
+        there = f"the dataset {self.name!r} has the heads {', '.join(self.heads)}"
+        if name is None:
+            raise FullconvError(f"{there}: one of them must be named")
+        raise FullconvError(f"{there}, none called {name!r}{nearest(name, self.heads)}")
+
+    def input_name(self, name: str) -> str:
+        """Return under which name an input stands here; "color" stands for the first one.
+
+        Raises:
+            FullconvError: there is no such input.
+        """
+        if name in self.inputs:
+            return name
+        if name == COLOR:
+            return next(iter(self.inputs))
+        raise FullconvError(
+            f"the dataset {self.name!r} has the inputs {', '.join(self.inputs)}, none called "
+            f"{name!r}{nearest(name, self.inputs)}"
+        )
+
+    def foreign(self, labels: NDArray[np.uint8], head: str | None = None) -> NDArray[np.bool_]:
+        """Mark, in an array of any shape, the ids that are no class of `head`, nor ignored."""
+        count = len(self.head(head).classes)
+        found: NDArray[np.bool_] = (labels >= count) & (labels != self.ignore_index)
+        return found
+
+    def describe_ids(self, head: str | None = None) -> str:
+        """Say which ids are valid: "11 classes (0..10, 255 = ignore)"."""
+        count = len(self.head(head).classes)
+        return f"{count} classes (0..{count - 1}, {self.ignore_index} = ignore)"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the contents of dataset.yaml, a plain folder's in the plain form."""
+        heads = {
+            name: head.model_dump(mode="json", exclude_defaults=True)
+            for name, head in self.heads.items()
+        }
+        values: dict[str, Any] = {"name": self.name}
+        if dict(self.inputs) != {COLOR: "images"}:
+            values["inputs"] = dict(self.inputs)
+        if list(heads) == [LABELS] and heads[LABELS]["masks"] == "masks":
+            values |= {key: heads[LABELS][key] for key in _PLAIN_KEYS if key in heads[LABELS]}
+        else:
+            values["heads"] = heads
+        return {**values, "ignore_index": self.ignore_index}
+
+
+def read_info(root: Path) -> DatasetInfo:
+    """Read dataset.yaml in the folder `root`.
+
+    Raises:
+        FullconvError: it is missing or wrong; the message names the key.
+    """
+    path = root / "dataset.yaml"
+    if not path.is_file():
+        problem = "has no dataset.yaml" if root.is_dir() else "is no folder"
+        raise FullconvError(
+            f"{root}: {problem}; a dataset folder has dataset.yaml (name, classes), "
+            "images/<split>/NAME.jpg and masks/<split>/NAME.png, split being train, val or test"
+        )
+    try:
+        values = yaml.safe_load(path.read_bytes())
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date, for one
+        raise FullconvError(f"{path}: is not valid YAML: {_yaml_problem(error)}") from None
+    if not isinstance(values, dict):
+        raise FullconvError(f"{path}: should be keys and values: name, classes and so on")
+    try:
+        return DatasetInfo.model_validate(values)
+    except ValidationError as error:
+        problem = _validation_problem(error, plain="heads" not in values)
+        raise FullconvError(f"{path}: {problem}") from None
+
+
+def _yaml_problem(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+    return " ".join(f"{getattr(error, 'problem', None) or error}{where}".split())
+
+
+def _validation_problem(error: ValidationError, *, plain: bool) -> str:
+    """Tell the first problem, by its key and in plain words."""
+    first: Any = error.errors()[0]
+    loc = tuple(part for part in first["loc"] if part != "[key]")
+    within = loc[:2] if len(loc) > 2 and loc[0] == "heads" else ()
+    shown = loc[2:] if plain and within == ("heads", LABELS) else loc
+    key = "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}" for part in shown
+    ).removeprefix(".")
+    fields = HeadInfo.model_fields if within else DatasetInfo.model_fields
+    known = [*fields, *_PLAIN_KEYS] if plain and not within else [*fields]
+    words = {
+        "extra_forbidden": f"is unknown{nearest(str(loc[-1:]), known)} (known: {', '.join(known)})",
+        "missing": "is missing",
+        "tuple_type": "should be a list, written [a, b]",
+        "mapping_type": "should be keys and values",
+        "model_type": "should be keys and values: masks, classes and so on",
+        "too_short": "is empty; name at least one",
+        "string_type": f"should be text but is {first['input']!r}; put it in quotes",
+    }
+    pydantics = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    message = words.get(first["type"], pydantics)
+    return f"key {key!r}: {message}" if key else message
