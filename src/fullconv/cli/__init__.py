@@ -7,7 +7,7 @@ import traceback
 
 import typer
 
-from fullconv.cli import data, demo, describe, evaluate, predict, train
+from fullconv.cli import convert, data, demo, describe, evaluate, predict, train
 from fullconv.errors import FullconvError
 
 app = typer.Typer(
@@ -18,7 +18,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for verb in (train, evaluate, predict, describe, demo):
+for verb in (train, evaluate, predict, describe, convert, demo):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 app.add_typer(data.app)
 

@@ -1,0 +1,75 @@
+"""Reading the checkpoints of pytorch-fcn (wkentaro), whose layers bear Caffe's names."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fullconv.caffe.caffemodel import Blob, Layer
+from fullconv.errors import FullconvError
+
+STATE = "model_state_dict"  # where a trainer's checkpoint keeps the net's weights
+NUMPY_DTYPES = {torch.float16, torch.float32, torch.float64}
+
+
+def read_checkpoint(path: Path) -> Iterator[Layer]:
+    """Yield the layers of a state dict that ``torch.save`` wrote, weights before biases.
+
+    Nothing of it is run: only tensors and plain values are unpickled. A trainer's checkpoint that
+    holds the state dict as "model_state_dict" is taken too.
+
+    Raises:
+        FullconvError: no such file, no whole one, or one with other things than plain tensors.
+    """
+    layers: dict[str, dict[str, Blob]] = {}
+    for name, value in _state(path).items():
+        layer, _, parameter = str(name).rpartition(".")
+        layers.setdefault(layer, {})[parameter] = _blob(value, name, path)
+    for name, parameters in layers.items():
+        blobs = [parameters.pop(kind) for kind in ("weight", "bias") if kind in parameters]
+        yield Layer(name, "", (*blobs, *parameters.values()))
+
+
+def _state(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        raise FullconvError(f"{path}: no such file")
+    try:
+        with torch.serialization.safe_globals(_numpy_scalars()):
+            # Old checkpoints are no zip archives; those can't be memory-mapped.
+            whole = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
+    except Exception as error:  # of nearly any kind, if the file is damaged
+        reason = str(error).split("\n")[0][:200] or type(error).__name__
+        raise FullconvError(
+            f"{path}: not a whole file of plain tensors as torch.save writes it ({reason})"
+        ) from error
+    state = whole.get(STATE, whole) if isinstance(whole, Mapping) else None
+    if not isinstance(state, Mapping) or not state:
+        raise FullconvError(f"{path}: holds a {type(whole).__name__}, not a net's state dict")
+    return state
+
+
+def _blob(value: Any, name: str, path: Path) -> Blob:
+    if not isinstance(value, Tensor):
+        raise FullconvError(f"{path}: {name} is a {type(value).__name__}, not a tensor")
+    if value.layout != torch.strided or value.dtype not in NUMPY_DTYPES or value.is_meta:
+        raise FullconvError(f"{path}: {name} is not a plain tensor of floats")
+    return Blob(value.detach().numpy())
+
+
+def _numpy_scalars() -> list[Any]:
+    """Return what unpickling numpy's numbers takes: trainers keep their best mean IU as one."""
+    scalar = np.float64(0).__reduce__()[0]
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # before numpy 2, and since
+    return [
+        np.dtype,
+        type(np.dtype(np.float64)),
+        *((scalar, f"{module}.scalar") for module in modules),
+    ]
