@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import torch
 from torch import Tensor, nn
 
 from fullconv.preprocessing import Preprocessing
@@ -10,9 +13,10 @@ from fullconv.preprocessing import Preprocessing
 class ColourNet(nn.Module):
     """Has what evaluation and prediction ask of an FCN; its scores are the preprocessed pixels."""
 
-    num_classes = 3
     classes = ("red", "green", "blue")
     palette = ((200, 0, 0), (0, 200, 0), (0, 0, 200))
+    heads = {"labels": SimpleNamespace(classes=classes, palette=palette, num_classes=3)}  # noqa: RUF012
+    inputs = {"color": 3}  # noqa: RUF012
     ignore_index = 255
     preprocessing = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
@@ -22,6 +26,9 @@ class ColourNet(nn.Module):
         nn.init.eye_(self.score.weight[:, :, 0, 0])
         self.dropout = nn.Dropout(0.9)  # wrecks the answer unless the mode is eval
 
+    def labelled(self) -> list[tuple[str, SimpleNamespace]]:
+        return list(self.heads.items())
+
     def coarse(self, x: Tensor) -> Tensor:
         return self.dropout(self.score(x))
 
@@ -30,3 +37,25 @@ class ColourNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.upsample(self.coarse(x), (x.shape[-2], x.shape[-1]))
+
+
+class FarColourNet(ColourNet):
+    """Has two heads and two inputs: colours as above, and whether a pixel is over a metre away."""
+
+    heads = {  # noqa: RUF012
+        "sem": ColourNet.heads["labels"],
+        "geo": SimpleNamespace(
+            classes=("near", "far"), palette=((9, 9, 9), (99, 99, 99)), num_classes=2
+        ),
+    }
+    inputs = {"color": 3, "depth": 1}  # noqa: RUF012
+    preprocessing = Preprocessing(
+        scale=1.0, mean=(0.0, 0.0, 0.0, 6.907755), std=(1.0,) * 4, logarithmic=(3,)
+    )
+
+    def coarse(self, x: Tensor) -> dict[str, Tensor]:
+        far = self.dropout(x[:, 3:])
+        return {"sem": super().coarse(x[:, :3]), "geo": torch.cat([-far, far], 1)}
+
+    def upsample(self, coarse: dict[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
+        return {name: super(FarColourNet, self).upsample(c, size) for name, c in coarse.items()}

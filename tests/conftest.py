@@ -36,3 +36,28 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     net.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def two_headed_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save a net of color and depth whose heads, sem and geo, have random scores."""
+    import torch
+
+    import fullconv
+
+    torch.manual_seed(0)
+    net = fullconv.FCN(
+        "squeezenet1_1",
+        16,
+        heads={"sem": ("red", "green", "blue"), "geo": ("near", "far")},
+        inputs={"color": 3, "depth": 1},
+        preprocessing=fullconv.Preprocessing(
+            scale=1.0, mean=(120.0,) * 3 + (6.0,), std=(60.0,) * 3 + (1.0,), logarithmic=(3,)
+        ),
+    )
+    for _, head in net.labelled():
+        for score in head.scores.values():
+            torch.nn.init.normal_(score.weight)
+    folder = tmp_path_factory.mktemp("two-headed")
+    net.save_pretrained(folder)
+    return folder

@@ -12,12 +12,12 @@ import yaml
 from PIL import Image
 
 import fullconv
-from colour_net import ColourNet
+from colour_net import ColourNet, FarColourNet
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import CachedSplit
 from fullconv.errors import FullconvError
-from fullconv.evaluation import check_same_classes, evaluate
-from fullconv.metrics import ConfusionMatrix
+from fullconv.evaluation import Evaluation, check_same_classes, evaluate, split_for
+from fullconv.metrics import ConfusionMatrix, Metrics
 from fullconv.progress import Progress
 
 
@@ -80,13 +80,13 @@ def test_per_image_holds_each_image_s_own_mean_iu(folder):
     assert math.isnan(result.per_image[3][1])
     image = split[0]
     said = image.image.argmax(-1)
-    (labels,) = image.labels
-    kept = labels != 255
+    truth = image.labels[0]
+    kept = truth != 255
     ious = []
     for c in range(3):
-        union = kept & ((labels == c) | (said == c))
+        union = kept & ((truth == c) | (said == c))
         if union.any():
-            ious.append((kept & (labels == c) & (said == c)).sum() / union.sum())
+            ious.append((kept & (truth == c) & (said == c)).sum() / union.sum())
     assert result.per_image[0][1] == pytest.approx(np.mean(ious))
 
 
@@ -128,6 +128,133 @@ def test_other_classes_are_refused_by_name():
         check_same_classes(["sky", "road"], ["a", "b", "c"])
     with pytest.raises(FullconvError, match=r"class 1 is 'road' in the model but 'car'"):
         check_same_classes(["sky", "road", "x"], ["sky", "car", "y"])
+
+
+# Several heads and inputs
+
+
+@pytest.fixture
+def far_folder(folder):
+    """Add depth and the labels near and far to the folder; the heads are not in the net's order."""
+    random = np.random.default_rng(1)
+    for part in ("depth", "masks_geo"):
+        (folder / part / "test").mkdir(parents=True)
+    for path in (folder / "images/test").iterdir():
+        with Image.open(path) as image:
+            size = (image.height, image.width)
+        depth = random.integers(0, 2000, size).astype(np.uint16)
+        Image.fromarray(depth).save(folder / "depth/test" / path.name)
+        near = random.choice([0, 1, 255], size).astype(np.uint8)
+        Image.fromarray(near).save(folder / "masks_geo/test" / path.name)
+    describe(folder)
+    return folder
+
+
+def describe(folder, inputs=("depth",), geo=("near", "far"), **sem):
+    sem = {"masks": "masks", "classes": list(ColourNet.classes), **sem}
+    heads = {"geo": {"masks": "masks_geo", "classes": list(geo)}, "sem": sem}
+    info = {
+        "name": "far colours",
+        "inputs": {"color": "images", **dict.fromkeys(inputs, "depth")},
+        "heads": {name: head for name, head in heads.items() if head["classes"]},
+    }
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(info))
+
+
+def counted(folder):
+    """Count each head's pixels from the files, without any of the package's readers."""
+    matrices = {"sem": np.zeros((3, 3), int), "geo": np.zeros((2, 2), int)}
+    for path in sorted((folder / "images/test").iterdir()):
+
+        def read(part, name=path.name):
+            with Image.open(folder / part / "test" / name) as image:
+                return np.array(image)
+
+        said = {"sem": read("images").argmax(-1), "geo": (read("depth") > 1000).astype(int)}
+        truths = {"sem": read("masks"), "geo": read("masks_geo")}
+        for head, matrix in matrices.items():
+            kept = truths[head] != 255
+            np.add.at(matrix, (truths[head][kept], said[head][kept]), 1)
+    return matrices
+
+
+def test_every_head_is_measured_from_all_inputs(far_folder):
+    net = FarColourNet().train()
+    split = split_for(net, DatasetFolder(far_folder), "test")
+    for given in (split, CachedSplit(split, 1 << 20)):
+        result = evaluate(net, given)
+        for head, matrix in counted(far_folder).items():
+            assert (result.heads[head].confusion == matrix).all()
+        assert net.training
+    ius = [result.heads[head].mean_iu for head in ("sem", "geo")]
+    assert result.mean_iu == pytest.approx(sum(ius) / 2)
+    with pytest.raises(FullconvError, match="several heads: sem, geo"):
+        result.metrics  # noqa: B018
+
+
+def test_the_form_of_metrics_json(far_folder):
+    net = FarColourNet()
+    result = evaluate(net, split_for(net, DatasetFolder(far_folder), "test"))
+    written = json.loads(json.dumps(result.to_dict(net), allow_nan=False))
+    assert list(written) == ["split", "images", "heads"]
+    assert (written["split"], written["images"], list(written["heads"])) == (
+        "test",
+        4,
+        ["sem", "geo"],
+    )
+    for head, matrix in counted(far_folder).items():
+        alone = Metrics.of(matrix).to_dict("test", 4, net.heads[head].classes)
+        assert {"split": "test", "images": 4, **written["heads"][head]} == alone
+
+
+def test_one_head_alone_keeps_the_plain_form(folder):
+    net = ColourNet()
+    split = DatasetFolder(folder).split("test")
+    written = evaluate(net, split).to_dict(net)
+    assert written == expected(split).to_dict("test", 4, ColourNet.classes)
+
+
+def test_mean_iu_is_that_of_the_heads_with_something_to_measure():
+    def metrics(*rows):
+        return Metrics.of(np.array(rows))
+
+    nothing, half = metrics([0, 0], [0, 0]), metrics([1, 1], [0, 0])
+    assert Evaluation("val", {"a": half}, 1, ()).mean_iu == half.mean_iu == 0.25
+    assert Evaluation("val", {"a": half, "b": nothing}, 1, ()).mean_iu == 0.25
+    assert math.isnan(Evaluation("val", {"b": nothing}, 1, ()).mean_iu)
+
+
+def test_classes_that_the_dataset_does_not_score_leave_the_means(far_folder):
+    net = FarColourNet()
+    describe(far_folder, unscored=["green"])
+    result = evaluate(net, split_for(net, DatasetFolder(far_folder), "test"))
+    iu = result.heads["sem"].iu
+    assert result.heads["sem"].mean_iu == pytest.approx((iu[0] + iu[2]) / 2)
+    assert not np.isnan(iu[1])
+    assert result.to_dict(net)["heads"]["sem"]["iu"]["green"] == pytest.approx(iu[1])
+
+
+def test_a_dataset_without_what_the_net_needs_is_refused(far_folder):
+    net = FarColourNet()
+
+    def refused(reason):
+        with pytest.raises(FullconvError, match=reason):
+            split_for(net, DatasetFolder(far_folder), "test")
+
+    describe(far_folder, inputs=())
+    refused(r"inputs color, none called 'depth'")
+    describe(far_folder, inputs=("hha",))
+    refused(r"inputs color, hha, none called 'depth'")
+    describe(far_folder, geo=())
+    refused(r"none called 'geo'")
+    describe(far_folder, geo=("near", "close"))
+    refused(r"class 1 for geo is 'far' in the model but 'close'")
+    describe(far_folder, classes=["red"])
+    refused(r"model has 3 classes for sem \(red, green, blue\) but the dataset 1 \(red\)")
+    describe(far_folder)
+    for path in (far_folder / "images/test").iterdir():
+        (far_folder / "depth/test" / path.name).write_bytes(path.read_bytes())
+    refused(r"has 3 channels but the net's input 'depth' has 1")
 
 
 # The command line, on a real net
@@ -189,3 +316,27 @@ def test_evaluate_says_when_the_metrics_can_t_be_written(
     said = capsys.readouterr()
     assert "mean IU" in said.out
     assert len(said.err.splitlines()) == 1
+
+
+def test_evaluate_prints_a_table_for_each_head(
+    far_folder, tmp_path, capsys, command_line, two_headed_model
+):
+    describe(far_folder, unscored=["green"])
+    out = tmp_path / "metrics.json"
+    words = ["evaluate", two_headed_model, "--data", far_folder, "--out", out]
+    assert command_line(*words) == 0
+    said = capsys.readouterr().out
+    written = json.loads(out.read_text())
+    for head in ("sem", "geo"):
+        table = said[said.index(f"{head}, test: 4 images") :]
+        (line, *_) = [line for line in table.splitlines() if "mean IU" in line]
+        assert f"{written['heads'][head]['mean_iu']:.3f}" in line
+    assert said.index("sem, test") < said.index("in no mean: green") < said.index("geo, test")
+    net, split = fullconv.load(two_headed_model), DatasetFolder(far_folder)
+    images = split.split("test", ("color", "depth"), ("sem", "geo"))
+    for layer, head in enumerate(("sem", "geo")):
+        matrix = ConfusionMatrix(len(net.heads[head].classes))
+        for index in range(len(images)):
+            said = net.predict(images[index].image)[head]
+            matrix.update(images[index].labels[layer], said)
+        assert written["heads"][head]["confusion"] == matrix.counts.tolist()

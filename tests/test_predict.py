@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 
 import fullconv
-from colour_net import ColourNet
+from colour_net import ColourNet, FarColourNet
 from fullconv.errors import FullconvError
 from fullconv.predict.engines import check_engine, uses_bf16
-from fullconv.predict.inputs import make_folders, plan
+from fullconv.predict.inputs import further_folders, make_folders, plan
 from fullconv.predict.labels import highest, label_image
+from fullconv.predict.reading import photograph
 from fullconv.predict.stream import Summary, label_files
 from fullconv.progress import Progress
 
@@ -53,16 +54,18 @@ class Heard(Progress):
 
 def predicted(inputs, out, **options):
     """Plan and run; return the summary and what was said."""
-    jobs = plan([str(text) for text in inputs], out, scores=options.pop("scores", False))
+    net = options.pop("net", ColourNet)()
+    planned = {key: options.pop(key) for key in ("scores", "heads", "further") if key in options}
+    jobs = plan([str(text) for text in inputs], out, **planned)
     make_folders(jobs)
     bar = Heard(len(jobs))
-    summary = label_files(ColourNet(), jobs, bar, **options)
+    summary = label_files(net, jobs, bar, **options)
     assert bar.done == len(jobs)
     return summary, bar.lines
 
 
 def names(jobs, out):
-    return [job.labels.relative_to(out).as_posix() for job in jobs]
+    return [job.outputs[0].relative_to(out).as_posix() for job in jobs]
 
 
 # What the inputs mean
@@ -187,7 +190,7 @@ def test_writes_labels_overlays_and_probabilities(tmp_path):
     assert (probabilities.dtype, probabilities.shape) == (np.float16, (3, 9, 5))
     assert np.abs(probabilities.transpose(1, 2, 0) - expected).max() < 1e-3
     assert (summary.images, summary.failed, said) == (1, 0, [])
-    assert summary.pixels.tolist() == np.bincount(labels.ravel(), minlength=3).tolist()
+    assert summary.pixels["labels"].tolist() == np.bincount(labels.ravel(), minlength=3).tolist()
 
 
 def test_no_probabilities_unless_asked(tmp_path):
@@ -258,7 +261,7 @@ def test_bad_images_are_named_and_the_others_done(tmp_path):
     spoil(tmp_path / "in")
     summary, said = predicted([tmp_path / "in"], tmp_path / "out")
     assert (summary.images, summary.failed) == (6, 4)
-    assert summary.pixels.sum() == 2 * 48
+    assert summary.pixels["labels"].sum() == 2 * 48
     for name in ("truncated.jpg", "empty.png", "text.jpg", "huge.png"):
         (line,) = [line for line in said if name in line]
         assert "\n" not in line
@@ -328,9 +331,141 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
 
 
 def test_dominant_needs_more_than_999_in_1000():
-    assert Summary(1, 0, np.array([0, 1000, 1])).dominant == 1
-    assert Summary(1, 0, np.array([1, 999, 0])).dominant is None
-    assert Summary(1, 1, np.array([0, 0, 0])).dominant is None
+    pixels = {"most": [0, 1000, 1], "not quite": [1, 999, 0], "nothing": [0, 0, 0]}
+    summary = Summary(2, 1, {name: np.array(counts) for name, counts in pixels.items()})
+    assert [summary.dominant(name) for name in pixels] == [1, None, None]
+
+
+# Several heads and inputs
+
+
+def depth_image(path, size=(6, 8), seed=0):
+    """Write random millimetres as 16-bit grey and return them."""
+    values = np.random.default_rng(seed).integers(0, 2000, size).astype(np.uint16)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+    return values
+
+
+FAR = {"net": FarColourNet, "heads": ("sem", "geo")}
+
+
+def test_each_head_has_its_own_results_from_all_inputs(tmp_path):
+    pixels = picture(tmp_path / "in/b/a.png", (9, 5))
+    depth = depth_image(tmp_path / "depth/b/a.tif", (9, 5))
+    out = tmp_path / "out"
+    summary, said = predicted(
+        [tmp_path / "in"], out, further={"depth": tmp_path / "depth"}, scores=True, **FAR
+    )
+    assert (summary.images, summary.failed, said) == (1, 0, [])
+    truths = {"sem": pixels.argmax(-1), "geo": depth > 1000}
+    for head, truth in truths.items():
+        with Image.open(out / head / "b/a.png") as image:
+            assert (np.asarray(image) == truth).all()
+            colours = [c for colour in FarColourNet.heads[head].palette for c in colour]
+            assert image.getpalette()[: len(colours)] == colours
+        with Image.open(out / head / "overlay/b/a.jpg") as image:
+            assert image.size == (5, 9)
+        probabilities = np.load(out / head / "scores/b/a.npy")
+        assert (probabilities.argmax(0) == truth).all()
+        assert summary.pixels[head].sum() == 45
+    assert not (out / "overlay").exists()
+
+
+def test_overlays_of_several_inputs_show_the_colours(tmp_path):
+    pixels = picture(tmp_path / "a.png", (40, 40))
+    pixels[:] = (200, 100, 50)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    depth_image(tmp_path / "depth/a.png", (40, 40))
+    predicted([tmp_path / "a.png"], tmp_path / "out", further={"depth": tmp_path / "depth"}, **FAR)
+    with Image.open(tmp_path / "out/sem/overlay/a.jpg") as image:
+        expected = 0.55 * pixels[20, 20] + 0.45 * np.array([200, 0, 0])
+        assert np.abs(np.asarray(image)[20, 20] - expected).max() < 8
+
+
+def test_images_without_their_further_input_are_named_and_the_others_done(tmp_path):
+    for index, name in enumerate(("a", "b", "c", "d", "e", "good")):
+        picture(tmp_path / f"in/{name}.png", seed=index)
+    depth_image(tmp_path / "depth/b.png", (6, 7))
+    picture(tmp_path / "depth/c.png")
+    for suffix in ("png", "tif"):
+        depth_image(tmp_path / f"depth/d.{suffix}")
+    (tmp_path / "depth/e.png").write_bytes(b"")
+    depth_image(tmp_path / "depth/good.png")
+    further = {"depth": tmp_path / "depth"}
+    summary, said = predicted([tmp_path / "in"], tmp_path / "out", further=further, **FAR)
+    assert (summary.images, summary.failed) == (6, 5)
+    reasons = {
+        "in/a.png": "its depth is missing",
+        "in/b.png": "depth/b.png: is 7 x 6 but its image",
+        "in/d.png": "may both be its depth",
+        "depth/c.png": "is read as 3 channels of 8 bits, but the model's input 'depth' has 1",
+        "depth/e.png": "is empty",
+    }
+    assert len(said) == len(reasons)
+    for file, reason in reasons.items():
+        assert [line for line in said if file in line and reason in line], said
+    for head in ("sem", "geo"):
+        assert [path.name for path in (tmp_path / "out" / head).glob("*.png")] == ["good.png"]
+
+
+def test_results_never_overwrite_a_further_input(tmp_path):
+    picture(tmp_path / "in/a.jpg")
+    depth_image(tmp_path / "depth/a.png")
+    with pytest.raises(FullconvError, match=r"depth/a\.png.* would overwrite an input"):
+        plan([f"{tmp_path}/in"], tmp_path / "depth", further={"depth": tmp_path / "depth"})
+
+
+def test_a_folder_for_each_further_input():
+    names = ("color", "depth", "hha")
+    found = further_folders(["hha=h=1", "depth=d"], names)
+    assert list(found.items()) == [("depth", Path("d")), ("hha", Path("h=1"))]
+    assert further_folders([], ["hha"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ([], "also needs the input depth: add --input depth=DIR"),
+        (["depth"], "write NAME=DIR"),
+        (["depth="], "write NAME=DIR"),
+        (["color=c", "depth=d"], "color is the first input"),
+        (["depht=d"], "did you mean depth"),
+        (["depth=d", "depth=e"], "depth has a folder already"),
+    ],
+)
+def test_what_is_no_folder_of_an_input_is_refused(given, reason):
+    with pytest.raises(FullconvError, match=reason):
+        further_folders(given, ("color", "depth"))
+
+
+def test_what_a_person_is_shown():
+    random = np.random.default_rng(0)
+    colour = random.integers(0, 256, (4, 5, 3), np.uint8)
+    depth = random.integers(500, 3000, (4, 5, 1)).astype(np.float32)
+    depth[0, 0], depth[3, 4] = 500, 3000
+    both = np.concatenate([depth, colour], 2)
+    assert (photograph(colour, {"color": 3}) == colour).all()
+    assert (photograph(both, {"depth": 1, "color": 3}) == colour).all()
+    assert (photograph(colour, {"hha": 3}) == colour).all()
+    grey = photograph(depth, {"depth": 1})
+    assert (grey.dtype, grey.shape) == (np.uint8, (4, 5, 3))
+    assert grey[0, 0].tolist() == [0, 0, 0]
+    assert grey[3, 4].tolist() == [255, 255, 255]
+    order = depth.ravel().argsort()
+    assert (np.diff(grey[..., 0].ravel()[order].astype(int)) >= 0).all()
+    assert (photograph(np.zeros((2, 2, 1), np.float32), {"depth": 1}) == 0).all()
+
+
+def test_label_image_of_several_heads_gives_one_array_each():
+    random = np.random.default_rng(0)
+    image = np.concatenate(
+        [random.integers(0, 256, (5, 7, 3)), random.integers(0, 2000, (5, 7, 1))], 2
+    )
+    labels = label_image(FarColourNet().train(), image.astype(np.float32))
+    assert list(labels) == ["sem", "geo"]
+    assert (labels["sem"] == image[..., :3].argmax(-1)).all()
+    assert (labels["geo"] == (image[..., 3] > 1000)).all()
 
 
 # One image, engines
@@ -474,3 +609,45 @@ def test_predict_warns_when_one_class_takes_all(tmp_path, capsys, command_line, 
     said = capsys.readouterr().out
     assert "Warning: green is more than 99.9%" in said
     assert "not found: red, [blue]" in said
+
+
+def test_predict_with_a_further_input(tmp_path, capsys, command_line, two_headed_model):
+    for index, name in enumerate(("a", "b")):
+        picture(tmp_path / f"in/{name}.png", (40, 56), seed=index)
+    depth_image(tmp_path / "depth/a.png", (40, 56))
+    out = tmp_path / "out"
+    words = ["predict", two_headed_model, tmp_path / "in", "--out", out]
+    assert command_line(*words) == 2
+    assert "add --input depth=DIR" in capsys.readouterr().err
+    assert not out.exists()
+    assert command_line(*words, "--input", f"depth={tmp_path}/nowhere") == 2
+    assert "nowhere: no such folder" in capsys.readouterr().err
+    assert command_line(*words, "--input", f"depth={tmp_path}/depth", "--quiet") == 1
+    said = capsys.readouterr()
+    assert "in/b.png: its depth is missing" in said.err
+    assert f"1 label image in {out}/{{sem,geo}}" in said.out
+    net = fullconv.load(two_headed_model)
+    with Image.open(tmp_path / "in/a.png") as image, Image.open(tmp_path / "depth/a.png") as depth:
+        both = np.concatenate([np.asarray(image), np.asarray(depth)[..., None]], 2)
+    expected = net.predict(both.astype(np.float32))
+    for head in ("sem", "geo"):
+        assert head in said.out
+        with Image.open(out / head / "a.png") as labels:
+            assert (np.asarray(labels) == expected[head]).all()
+            assert len(np.unique(expected[head])) > 1
+
+
+def test_predict_of_an_only_input_that_is_no_colour(tmp_path, capsys, command_line):
+    torch.manual_seed(0)
+    net = fullconv.FCN("squeezenet1_1", 16, 3, inputs={"hha": 3})
+    for score in net.scores.values():
+        torch.nn.init.normal_(score.weight)
+    net.save_pretrained(tmp_path / "model")
+    pixels = picture(tmp_path / "in/a.png", (33, 40))
+    depth_image(tmp_path / "in/b.png", (33, 40))
+    words = ["predict", tmp_path / "model", tmp_path / "in", "--out", tmp_path / "out", "--quiet"]
+    assert command_line(*words) == 1
+    err = capsys.readouterr().err
+    assert "b.png: is read as 16-bit grey, one channel, but the model's input 'hha' has 3" in err
+    with Image.open(tmp_path / "out/a.png") as labels:
+        assert (np.asarray(labels) == net.predict(pixels)).all()

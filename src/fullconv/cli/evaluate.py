@@ -35,25 +35,28 @@ def command(
     from fullconv.data.folder import DatasetFolder
     from fullconv.data.images import MAX_PIXELS
     from fullconv.devices import pick_device
-    from fullconv.evaluation import check_same_classes, evaluate
+    from fullconv.evaluation import evaluate, split_for
     from fullconv.files import write_json
     from fullconv.model_folder import load
     from fullconv.progress import progress
 
     place = pick_device(device)
     folder = DatasetFolder(data, max_pixels or MAX_PIXELS)
-    images = folder.split(split)
     net = load(model)
-    check_same_classes(net.classes, folder.info.classes)
+    images = split_for(net, folder, split)
     with progress(len(images), f"evaluate {split}", quiet=quiet) as bar:
         result = evaluate(net, images, device=place, bar=bar)
-    _show(result.metrics, net.classes, f"{split}: {result.images} images")
+    for name, head in net.labelled():
+        title = f"{split}: {result.images} images"
+        if len(net.heads) > 1:
+            title = f"{name}, {title}"
+        _show(result.heads[name], head.classes, images.heads[name].unscored, title)
     if out is not None:
-        write_json(out, result.metrics.to_dict(split, result.images, net.classes))
+        write_json(out, result.to_dict(net))
 
 
-def _show(metrics: Metrics, classes: Sequence[str], title: str) -> None:
-    """Print the metrics; a dash where there was nothing to measure."""
+def _show(metrics: Metrics, classes: Sequence[str], unscored: Sequence[str], title: str) -> None:
+    """Print the metrics of a head; a dash where there was nothing to measure."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -61,10 +64,13 @@ def _show(metrics: Metrics, classes: Sequence[str], title: str) -> None:
     table = Table("class", "IU", title=title, title_justify="left")
     table.columns[1].justify = "right"
     for name, iu in zip(classes, metrics.iu, strict=True):
-        table.add_row(Text(name), _fraction(iu))
+        table.add_row(Text(name), _fraction(iu), style="dim" if name in unscored else None)
     table.add_section()
     for name in ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu"):
         table.add_row(name.replace("_", " ").replace("iu", "IU"), _fraction(getattr(metrics, name)))
+    if unscored:
+        table.caption = f"in no mean: {', '.join(unscored)}"
+        table.caption_justify = "left"
     Console().print(table)
 
 

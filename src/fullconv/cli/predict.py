@@ -10,8 +10,10 @@ import typer
 from fullconv.cli.options import Debug, Device, MaxPixels, Quiet
 
 if TYPE_CHECKING:
-    from fullconv.fcn import FCN
-    from fullconv.predict.stream import Summary
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from fullconv.head import Head
 
 
 def command(
@@ -20,6 +22,15 @@ def command(
         list[str], typer.Argument(metavar="INPUT...", help="Images, folders, or quoted globs.")
     ],
     *,
+    further: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="NAME=DIR",
+            help="Folder of a further input of the model (its files are called as the images). "
+            "May be repeated.",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.", metavar="DIR")],
     engine: Annotated[str, typer.Option(help="auto or torch.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
@@ -35,54 +46,67 @@ def command(
 
     Writes, for each image, OUT/NAME.png (8-bit palette, one class id per pixel, the image's size)
     and OUT/overlay/NAME.jpg; with --scores also OUT/scores/NAME.npy (float16, classes x height x
-    width, the probabilities). Images below a folder keep their relative paths.
+    width, the probabilities). Images below a folder keep their relative paths. The results of a
+    model with several heads go to OUT/HEAD instead of OUT.
     """
     from fullconv.data.images import MAX_PIXELS
     from fullconv.devices import pick_device
     from fullconv.errors import WorkFailedError
     from fullconv.model_folder import load
     from fullconv.predict.engines import check_engine, uses_bf16
-    from fullconv.predict.inputs import make_folders, plan
+    from fullconv.predict.inputs import further_folders, make_folders, plan
     from fullconv.predict.stream import label_files
     from fullconv.progress import progress
 
     check_engine(engine)
     place = pick_device(device)
     bf16 = uses_bf16(precision, place)
-    jobs = plan(inputs, out, scores=scores)
     net = load(model).to(place)
+    heads = tuple(net.heads) if len(net.heads) > 1 else ()
+    folders = further_folders(further or (), tuple(net.inputs))
+    jobs = plan(inputs, out, scores=scores, heads=heads, further=folders)
     make_folders(jobs)
     with progress(len(jobs), "predict", quiet=quiet) as bar:
         summary = label_files(net, jobs, bar, bf16=bf16, max_pixels=max_pixels or MAX_PIXELS)
     if summary.failed < summary.images:
-        _show(summary, net, out, scores)
+        for name, head in net.labelled():
+            _show_classes(name if heads else None, head, summary.pixels[name])
+            _warn_of_one_class(head, summary.dominant(name))
+        _show_places(summary.images - summary.failed, out, heads, scores)
     if summary.failed:
         raise WorkFailedError(f"{summary.failed} of {summary.images} inputs failed")
 
 
-def _show(summary: Summary, net: FCN, out: Path, scores: bool) -> None:
-    """Print which classes were found, in order of their share, and where the results are."""
+def _show_classes(name: str | None, head: Head, pixels: NDArray[np.int64]) -> None:
+    """Print which classes of a head were found, in order of their share."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("class", "share of pixels", box=None)
-    shares = summary.pixels / summary.pixels.sum()
+    table = Table("class", "share of pixels", box=None, title=name, title_justify="left")
+    shares = pixels / pixels.sum()
     for label in shares.argsort()[::-1]:
-        if summary.pixels[label]:
-            bar = Text("█" * round(40 * shares[label]), style=f"rgb{net.palette[label]}")
-            table.add_row(Text(net.classes[label]), Text(f"{shares[label]:6.1%}  ") + bar)
+        if pixels[label]:
+            bar = Text("█" * round(40 * shares[label]), style=f"rgb{head.palette[label]}")
+            table.add_row(Text(head.classes[label]), Text(f"{shares[label]:6.1%}  ") + bar)
     Console().print(table)
-    absent = [name for name, count in zip(net.classes, summary.pixels, strict=True) if not count]
+    absent = [each for each, count in zip(head.classes, pixels, strict=True) if not count]
     if absent:
         print(f"not found: {', '.join(absent)}")
-    if summary.dominant is not None:
+
+
+def _warn_of_one_class(head: Head, dominant: int | None) -> None:
+    if dominant is not None:
         print(
-            f"Warning: {net.classes[summary.dominant]} is more than 99.9% of all pixels; are these "
+            f"Warning: {head.classes[dominant]} is more than 99.9% of all pixels; are these "
             "the kind of images that the model was trained on?"
         )
-    done = summary.images - summary.failed
+
+
+def _show_places(done: int, out: Path, heads: tuple[str, ...], scores: bool) -> None:
+    """Say where the results are."""
+    below = out / f"{{{','.join(heads)}}}" if heads else out
     print(
-        f"{done} label image{'s' * (done != 1)} in {out}, overlays in {out / 'overlay'}"
-        + (f", probabilities in {out / 'scores'}" if scores else "")
+        f"{done} label image{'s' * (done != 1)} in {below}, overlays in {below / 'overlay'}"
+        + (f", probabilities in {below / 'scores'}" if scores else "")
     )

@@ -17,7 +17,11 @@ def command(
     data: Annotated[Path | None, typer.Option("--data", help="The dataset folder.")] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", help="fcn32s, fcn16s, fcn8s or fcn4s. [fcn8s]"),
+        typer.Option(
+            "--model",
+            metavar="NET",
+            help="fcn32s, fcn16s, fcn8s, fcn4s, or a net of the paper such as voc-fcn8s. [fcn8s]",
+        ),
     ] = None,
     staged: Annotated[
         bool,
@@ -31,11 +35,15 @@ def command(
         str | None,
         typer.Option(
             "--weights",
-            help="imagenet, none, a safetensors file, or a model to fine-tune. [imagenet]",
+            help="imagenet, none, a classifier's file (.safetensors, .caffemodel), a model to "
+            "fine-tune, or color=MODEL,hha=MODEL for trunks of their own. [imagenet]",
         ),
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", help="A recipe's name or file. [default]")
+        str | None,
+        typer.Option(
+            "--recipe", help="A recipe's name or file. [default, or that of the paper's net]"
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
@@ -60,9 +68,11 @@ def command(
 
     Example: fullconv train --data street --out runs/street --set minutes=45
     """
+    from fullconv.reference.nets import PAPER_NETS
     from fullconv.train.recipe import read_recipe
     from fullconv.train.run import run
 
+    usual = model if model is not None and model in PAPER_NETS else "default"
     given: dict[str, Any] = {
         "data": data,
         "model": model,
@@ -71,7 +81,7 @@ def command(
         "weights": weights,
         "device": device,
         "max_pixels": max_pixels,
-        "recipe": read_recipe(recipe or "default", overrides or ())
+        "recipe": read_recipe(recipe or usual, overrides or ())
         if recipe or overrides or not resume
         else None,
     }
@@ -91,16 +101,23 @@ def _conclude(folder: Path) -> None:
     import yaml
 
     metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
+    inputs = json.loads((folder / "config.json").read_text("utf-8"))["net"]["inputs"]
     data = yaml.safe_load((folder.parent / "recipe.yaml").read_text("utf-8"))["data"]
+    for name, of_head in metrics.get("heads", {"": metrics}).items():
+        print(f"{folder}: {f'{name} ' if name else ''}on val {_figures(of_head)}")
+    print(f"report: {folder.parent / 'report.html'}")
+    print("next:")
+    print(f"  fullconv evaluate {folder} --data {data} --split test")
+    further = "".join(f" --input {name}=DIR" for name in list(inputs)[1:])
+    print(f"  fullconv predict {folder} PHOTO...{further} --out labelled")
+
+
+def _figures(metrics: dict[str, Any]) -> str:
+    """Write the four metrics in a line, as far as there was something to measure."""
     shown = {
         "mean IU": metrics["mean_iu"],
         "pixel accuracy": metrics["pixel_accuracy"],
         "mean accuracy": metrics["mean_accuracy"],
         "f.w. IU": metrics["frequency_weighted_iu"],
     }
-    figures = ", ".join(f"{name} {value:.3f}" for name, value in shown.items() if value is not None)
-    print(f"{folder}: on val {figures}")
-    print(f"report: {folder.parent / 'report.html'}")
-    print("next:")
-    print(f"  fullconv evaluate {folder} --data {data} --split test")
-    print(f"  fullconv predict {folder} PHOTO... --out labelled")
+    return ", ".join(f"{name} {value:.3f}" for name, value in shown.items() if value is not None)

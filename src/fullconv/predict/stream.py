@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -12,16 +12,18 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fullconv.data.images import MAX_PIXELS, read_image
+from fullconv.data.images import MAX_PIXELS
 from fullconv.errors import FullconvError
 from fullconv.files import replacing
 from fullconv.pipeline import ahead
-from fullconv.predict.inputs import Job
+from fullconv.predict.inputs import Job, Results
 from fullconv.predict.label_images import overlay, save_label_image
-from fullconv.predict.labels import highest, image_scores, inference
+from fullconv.predict.labels import Labels, Pixels, head_scores, highest, inference
+from fullconv.predict.reading import photograph, read_inputs
 
 if TYPE_CHECKING:
     from fullconv.fcn import FCN
+    from fullconv.head import Head
     from fullconv.progress import Progress
 
 T = TypeVar("T")
@@ -39,24 +41,24 @@ class Summary:
     Attributes:
         images: how many inputs there were.
         failed: how many of them failed.
-        pixels: int64, how many pixels each class got.
+        pixels: int64 by the name of each head, how many pixels each class got.
     """
 
     images: int
     failed: int
-    pixels: NDArray[np.int64]
+    pixels: Mapping[str, NDArray[np.int64]]
 
-    @property
-    def dominant(self) -> int | None:
-        """The class that more than 99.9% of all pixels got, if there is one."""
-        most = int(self.pixels.argmax())
-        return most if self.pixels[most] > ALMOST_ALL * self.pixels.sum() else None
+    def dominant(self, head: str) -> int | None:
+        """Return the class that more than 99.9% of all pixels got, if there is one."""
+        pixels = self.pixels[head]
+        most = int(pixels.argmax())
+        return most if pixels[most] > ALMOST_ALL * pixels.sum() else None
 
 
 class _Labelled(NamedTuple):
-    image: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
-    probabilities: NDArray[np.float16] | None
+    image: Pixels
+    labels: dict[str, Labels]
+    probabilities: dict[str, NDArray[np.float16]]
 
 
 class _Failure(NamedTuple):
@@ -77,17 +79,21 @@ def label_files(
     others are done nevertheless. `bar` advances by one per input.
     """
 
-    def read(job: Job, _: None) -> NDArray[np.uint8]:
-        return read_image(job.source, max_pixels)
+    def read(job: Job, _: None) -> Pixels:
+        return read_inputs(job, net.inputs, max_pixels)
 
-    def label(job: Job, image: NDArray[np.uint8]) -> _Labelled:
+    def label(job: Job, image: Pixels) -> _Labelled:
         return _label(net, image, with_probabilities=job.with_scores)
 
-    def write(job: Job, labelled: _Labelled) -> NDArray[np.int64]:
+    def write(job: Job, labelled: _Labelled) -> dict[str, NDArray[np.int64]]:
         _write(job, labelled, net)
-        return np.bincount(labelled.labels.ravel(), minlength=net.num_classes)
+        return {
+            name: np.bincount(labels.ravel(), minlength=len(pixels[name]))
+            for name, labels in labelled.labels.items()
+        }
 
-    pixels, failed = np.zeros(net.num_classes, np.int64), 0
+    pixels = {name: np.zeros(head.num_classes, np.int64) for name, head in net.labelled()}
+    failed = 0
     images = ahead(_stage(read), ((job, None) for job in jobs), WORKERS)
     with inference(net, bf16=bf16):
         for _, result in ahead(_stage(write), map(_stage(label), images), WORKERS):
@@ -95,7 +101,8 @@ def label_files(
                 failed += 1
                 bar.say(" ".join(result.reason.split()))
             else:
-                pixels += result
+                for name, counts in result.items():
+                    pixels[name] += counts
             bar.advance()
     return Summary(len(jobs), failed, pixels)
 
@@ -128,19 +135,30 @@ def _is_lack_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "alloc" in str(error)
 
 
-def _label(net: FCN, image: NDArray[np.uint8], *, with_probabilities: bool) -> _Labelled:
-    scores = image_scores(net, image)
-    probabilities = scores.float().softmax(0).half().cpu().numpy() if with_probabilities else None
-    return _Labelled(image, highest(scores), probabilities)
+def _label(net: FCN, image: Pixels, *, with_probabilities: bool) -> _Labelled:
+    scores = head_scores(net, image)
+    labels = {name: highest(of_head) for name, of_head in scores.items()}
+    probabilities = {}
+    if with_probabilities:
+        for name, of_head in scores.items():
+            probabilities[name] = of_head.float().softmax(0).half().cpu().numpy()
+    return _Labelled(image, labels, probabilities)
 
 
 def _write(job: Job, labelled: _Labelled, net: FCN) -> None:
-    image, labels, probabilities = labelled
-    save_label_image(job.labels, labels, net.palette, net.ignore_index)
-    picture = Image.fromarray(overlay(image, labels, net.palette, net.ignore_index))
+    image = photograph(labelled.image, net.inputs)
+    for (name, head), results in zip(net.labelled(), job.results, strict=True):
+        _write_head(results, image, labelled.labels[name], head, net.ignore_index)
+        if results.scores is not None:
+            with replacing(results.scores) as temporary, temporary.open("wb") as file:
+                np.save(file, labelled.probabilities[name])
+
+
+def _write_head(
+    results: Results, image: NDArray[np.uint8], labels: Labels, head: Head, ignore_index: int
+) -> None:
+    save_label_image(results.labels, labels, head.palette, ignore_index)
+    picture = Image.fromarray(overlay(image, labels, head.palette, ignore_index))
     picture.thumbnail((JPEG_SIDE, JPEG_SIDE))
-    with replacing(job.overlay) as temporary:
+    with replacing(results.overlay) as temporary:
         picture.save(temporary, "JPEG", quality=90)
-    if probabilities is not None:
-        with replacing(job.scores) as temporary, temporary.open("wb") as file:
-            np.save(file, probabilities)

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from fullconv.data.loading import CachedSplit
 from fullconv.evaluation import Evaluation
 from fullconv.fcn import FCN
 from fullconv.model_folder import load
-from fullconv.predict.labels import label_image
+from fullconv.predict.labels import head_labels
+from fullconv.predict.reading import photograph
 from fullconv.report.page import Head, Report, Scene, Stage
 from fullconv.train import checkpoint
 from fullconv.train.record import Record
@@ -46,10 +48,16 @@ def summarise(
     stages, predictions = [], []
     for name in record.names:  # one net in memory at a time
         net = load(record.folder(name))
-        stages.append(_stage(record, name, net, split.name, measured[name] if measured else None))
-        predictions.append([{"labels": label_image(net, sample.image)} for _, sample in chosen])
+        stages.append(_stage(record, name, net, measured[name] if measured else None))
+        predictions.append([head_labels(net, sample.image) for _, sample in chosen])
     scenes = (
-        Scene(sample.name, caption, sample.image, {"labels": sample.labels[0]}, tuple(labelled))
+        Scene(
+            sample.name,
+            caption,
+            photograph(sample.image, net.inputs),
+            dict(zip(net.heads, sample.labels, strict=True)),
+            tuple(labelled),
+        )
         for (caption, sample), *labelled in zip(chosen, *predictions, strict=True)
     )
     course = (
@@ -58,8 +66,11 @@ def summarise(
     return Report(
         title=f"{_title(last)} on {info.name}",
         intro=f"{len(stages)} {course}; measured on {split.name}, {len(split)} images.",
-        heads=(Head("labels", info.classes, net.palette),),
-        ignore_index=info.ignore_index,
+        heads=tuple(
+            Head(name, head.classes, head.palette, own.unscored)
+            for (name, head), own in zip(net.labelled(), split.heads.values(), strict=True)
+        ),
+        ignore_index=net.ignore_index,
         stages=tuple(stages),
         scenes=tuple(scenes),
         facts=_facts(record, net),
@@ -76,15 +87,15 @@ def read_log(path: Path) -> tuple[dict[str, float | None], ...]:
 
 
 def _title(name: str) -> str:
-    return name.upper().replace("FCN", "FCN-").replace("S", "s")
+    return re.sub(r"fcn(\d+)s", r"FCN-\1s", name)
 
 
-def _stage(record: Record, name: str, net: FCN, split: str, measured: Evaluation | None) -> Stage:
+def _stage(record: Record, name: str, net: FCN, measured: Evaluation | None) -> Stage:
     folder = record.folder(name)
     if measured is None:
         metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
     else:
-        metrics = measured.metrics.to_dict(split, measured.images, net.classes)
+        metrics = measured.to_dict(net)
     return Stage(
         name=_title(name),
         log=read_log(folder / "log.csv"),
@@ -114,12 +125,16 @@ def _facts(record: Record, net: FCN) -> tuple[tuple[str, str], ...]:
     plans = {name: net["plan"] for name, net in record.nets.items()}
     epochs = (f"{plan['steps'] / plan['steps_per_epoch']:.3g}" for plan in plans.values())
     plan = plans[record.names[-1]]
+    crop = plan["crop"]
+    shown = "whole images" if crop == "whole" else f"crops of {crop[0]} x {crop[1]} pixels"
+    inputs = f"{', '.join(net.inputs)} ({net.arguments['fusion']} fusion)"
     return (
         ("data", str(settings.data)),
         ("backbone", str(net.arguments["trunk"])),
         ("weights", settings.weights),
+        *([("inputs", inputs)] if len(net.inputs) > 1 else []),
         ("epochs", " + ".join(epochs)),
-        ("batch", f"{recipe.batch_size} x {recipe.accumulate} crops, {plan['crop']} pixels"),
+        ("batch", f"{recipe.batch_size} x {recipe.accumulate} {shown}"),
         ("optimizer", f"{recipe.optimizer}, learning rate {recipe.lr:g}, {recipe.schedule}"),
         ("precision", plan["precision"]),
         ("seed", str(recipe.seed)),
