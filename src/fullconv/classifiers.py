@@ -31,7 +31,8 @@ def build_classifier(
             ``caffe:caffenet`` or ``caffe:googlenet``.
         weights: None (random), "imagenet" (the library's own pretrained weights, downloaded or
             from its cache) or a safetensors file of the whole classifier, whose metadata names the
-            ``architecture`` ("torchvision mobilenet_v2") and the preprocessing.
+            ``architecture`` ("torchvision mobilenet_v2") and the preprocessing; for one of Caffe's
+            also a caffemodel.
 
     Raises:
         FullconvError: unknown name; weights that can't be had, or of another architecture.
@@ -41,6 +42,8 @@ def build_classifier(
     if weights == "imagenet":
         return _pretrained(name)
     path = Path(weights)
+    if path.suffix == ".caffemodel":
+        return _from_caffemodel(name, path), default_preprocessing(name)
     state, metadata = read_weights(path)
     _check_architecture(name, metadata.get("architecture"), path)
     classifier = _untrained(name)
@@ -107,7 +110,25 @@ def _untrained(name: str) -> nn.Module:
     return classifier
 
 
+def _from_caffemodel(name: str, path: Path) -> nn.Module:
+    from fullconv.caffe.weights import read_classifier
+
+    if not name.startswith(CAFFE):
+        raise FullconvError(
+            f"{path}: a caffemodel is for Caffe's classifiers (caffe:vgg16, say), not for {name}"
+        )
+    with torch.device("meta"):  # no time and memory for weights that are replaced
+        classifier = _untrained(name)
+    classifier.load_state_dict(read_classifier(path, classifier), assign=True)
+    return classifier.requires_grad_(True)
+
+
 def _pretrained(name: str) -> tuple[nn.Module, Preprocessing]:
+    if name.startswith(CAFFE):
+        from fullconv.caffe.zoo import pretrained
+
+        _caffe_classifier(name)  # knows the name
+        return _from_caffemodel(name, pretrained(name)), default_preprocessing(name)
     if name.startswith(TIMM):
         try:
             return _timm_model(name, pretrained=True), default_preprocessing(name)
