@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,19 +31,27 @@ def command(
         str, typer.Option("--model", help="With a backbone: fcn32s, fcn16s, fcn8s or fcn4s.")
     ] = "fcn8s",
     classes: Annotated[int, typer.Option(help="With a backbone: number of classes.")] = 21,
+    drawing: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw it to scale, as .svg, .png or .pdf, besides."),
+    ] = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Print a net's layers, strides, receptive fields, derived crops, parameters and cost."""
     from fullconv.description import describe
+    from fullconv.reference.nets import PAPER_NETS
 
     described = _net(model, net, classes)
     _show(described, describe(described, _size(size)))
+    if drawing is not None:
+        from fullconv.report.drawing import draw, save
+
+        title = model if model in PAPER_NETS else f"FCN-{described.stride}s on {Path(model).name}"
+        save(draw(described, _size(size), title), drawing)
 
 
 def _net(model: str, kind: str, classes: int) -> FCN:
-    from pathlib import Path
-
     from fullconv.fcn import FCN
     from fullconv.model_folder import load
     from fullconv.reference.nets import PAPER_NETS, paper
