@@ -9,9 +9,20 @@ import pytest
 import yaml
 from PIL import Image
 
-from dataset_folders import CLASSES, add_sample, labels, picture, write_dataset, write_yaml
+from dataset_folders import (
+    CLASSES,
+    GEOMETRY,
+    RICH,
+    add_sample,
+    depth,
+    labels,
+    picture,
+    write_dataset,
+    write_rich,
+    write_yaml,
+)
 from fullconv.data.folder import DatasetFolder
-from fullconv.data.info import DatasetInfo
+from fullconv.data.info import DatasetInfo, HeadInfo, read_info
 from fullconv.errors import FullconvError
 
 
@@ -91,7 +102,59 @@ NAMES_256 = [f"c{i}" for i in range(256)]
         ("name: a\nclasses: [r, t]\nignore_index: 1", "key 'ignore_index': 1 is also the id of"),
         ("name: a\nclasses: [r, t]\nignore_index: 256", "key 'ignore_index': should be less"),
         ("name: a\nclasses: [r, t]\nignore_index: -1", "key 'ignore_index'"),
-        ("name: a\nclasses: [r]\nignore_idx: 9", "key 'ignore_idx': is unknown; did you mean"),
+        (
+            "name: a\nclasses: [r]\nignore_idx: 9",
+            "key 'ignore_idx': is unknown; did you mean ignore_index? (known: name, inputs, heads, "
+            "ignore_index, classes, palette, unscored)",
+        ),
+        ("name: a\nclasses: [r, t]\nunscored: [s]", "key 'unscored': 's' is none of the classes"),
+        ("name: a\nclasses: [r, t]\nunscored: [t, r]", "key 'unscored': names every class"),
+        ("name: a\nclasses: [r]\ninputs: {}", "key 'inputs': is empty; name at least one"),
+        ("name: a\nclasses: [r]\ninputs: [images]", "key 'inputs': should be keys and values"),
+        ("name: a\nclasses: [r]\ninputs:", "key 'inputs': should be keys and values"),
+        ("name: a\nclasses: [r]\ninputs: {1: i}", "key 'inputs[1]': should be text but is 1"),
+        ("name: a\nclasses: [r]\ninputs: {a.b: c}", "key 'inputs.a.b': may hold letters, digits"),
+        ("name: a\nclasses: [r]\ninputs: {../b: c}", "key 'inputs.../b': may hold letters"),
+        ("name: a\nclasses: [r]\ninputs: {c: 3}", "key 'inputs.c': should be text but is 3"),
+        ("name: a\nclasses: [r]\ninputs: {c: ..}", "key 'inputs.c': '..' should be the name of a"),
+        ("name: a\nclasses: [r]\ninputs: {c: /etc}", "key 'inputs.c': '/etc' should be"),
+        ("name: a\nclasses: [r]\ninputs: {c: a/b}", "key 'inputs.c': 'a/b' should be"),
+        ("name: a\nclasses: [r]\ninputs: {c: 'a\\b'}", "key 'inputs.c': 'a\\\\b' should be"),
+        ("name: a\nclasses: [r]\ninputs: {c: 'C:a'}", "key 'inputs.c': 'C:a' should be"),
+        ("name: a\nclasses: [r]\ninputs: {c: ''}", "key 'inputs.c': '' should be"),
+        ("name: a\nclasses: [r]\ninputs: {c: .git}", "key 'inputs.c': '.git' should be"),
+        ('name: a\nclasses: [r]\ninputs: {c: "a\\0"}', "key 'inputs.c': 'a\\x00' should be"),
+        ("name: a\nclasses: [r]\ninputs: {c: x, d: X}", "the folder 'x' serves 2 times"),
+        ("name: a\nclasses: [r]\ninputs: {c: masks}", "the folder 'masks' serves 2 times"),
+        (
+            "name: a\nheads: {s: {masks: m, classes: [r]}, t: {masks: m, classes: [r]}}",
+            "the folder 'm' serves 2 times; give each input and each head its own",
+        ),
+        ("name: a\nheads: {}", "key 'heads': is empty; name at least one"),
+        ("name: a\nheads:", "key 'heads': should be keys and values"),
+        ("name: a\nheads: {s: [r, t]}", "key 'heads.s': should be keys and values: masks, classes"),
+        ("name: a\nheads: {s: {classes: [r]}}", "key 'heads.s.masks': is missing"),
+        ("name: a\nheads: {s: {masks: m}}", "key 'heads.s.classes': is missing"),
+        ("name: a\nheads: {labels: {masks: m}}", "key 'heads.labels.classes': is missing"),
+        ("name: a\nheads: {s: {masks: ../m, classes: [r]}}", "key 'heads.s.masks': '../m' should"),
+        ("name: a\nheads: {s: {masks: m, classes: [r, r]}}", "key 'heads.s.classes': names 'r' tw"),
+        (
+            "name: a\nheads: {s: {masks: m, classes: [r], palette: [[0, 0, 0], [1, 1, 1]]}}",
+            "key 'heads.s.palette': has 2 colours for 1 classes",
+        ),
+        (
+            "name: a\nheads: {s: {masks: m, classes: [r], palete: []}}",
+            "key 'heads.s.palete': is unknown; did you mean palette? (known: masks, classes, palet",
+        ),
+        (
+            "name: a\nheads: {s: {masks: m, classes: [r]}, t: {masks: n, classes: [r, v]}}\n"
+            "ignore_index: 1",
+            "key 'ignore_index': 1 is also the id of class 'v' of head 't'; use 2 or more",
+        ),
+        (
+            "name: a\nclasses: [r]\nheads: {s: {masks: m, classes: [r]}}",
+            "key 'classes': stands beside 'heads'; write it into each head instead",
+        ),
     ],
 )
 def test_a_wrong_yaml_is_refused_by_file_key_and_problem(tmp_path, text, problem):
@@ -229,3 +292,244 @@ def test_a_test_set_alone_holds_nothing_out(tmp_path):
     add_sample(tmp_path, "test", "a", 0)
     folder = DatasetFolder(tmp_path)
     assert folder.splits == ("test",) and not folder.held_out
+
+
+def rewrite(root, *pairs: tuple[str, str]) -> None:
+    """Change the text of dataset.yaml."""
+    path = root / "dataset.yaml"
+    text = path.read_text()
+    for old, new in pairs:
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
+
+
+def test_inputs_and_heads_read_in_the_order_asked_for(tmp_path):
+    folder = DatasetFolder(write_rich(tmp_path / "d"))
+    assert list(folder.info.inputs) == ["color", "depth", "hha"]
+    assert list(folder.info.heads) == ["sem", "geo"]
+    sem, geo = labels(2001), labels(2201, count=len(GEOMETRY))
+    plain = folder.split("test")[1]
+    assert plain.image.dtype == np.uint8
+    np.testing.assert_array_equal(plain.image, picture(2001))
+    np.testing.assert_array_equal(plain.labels, [sem, geo])
+    split = folder.split("test", ("depth", "hha", "color"), ("geo",))
+    assert [each.channels for each in split.inputs.values()] == [1, 3, 3]
+    assert list(split.heads) == ["geo"] and split.heads["geo"].classes == GEOMETRY
+    read = split[1]
+    assert read.image.dtype == np.float32 and read.labels.dtype == np.uint8
+    expected = [depth(2001)[..., None], picture(2101), picture(2001)]
+    np.testing.assert_array_equal(read.image, np.concatenate(expected, 2))
+    np.testing.assert_array_equal(read.labels, geo[None])
+    bytes_alone = folder.split("test", ["hha"], ["geo", "sem"])[0]
+    assert bytes_alone.image.dtype == np.uint8
+    np.testing.assert_array_equal(bytes_alone.image, picture(2100))
+    np.testing.assert_array_equal(bytes_alone.labels[1], labels(2000))
+    assert folder.split("train", ["depth"]).size(1) == (5, 13)
+    sample = split.samples[1]
+    assert sample.images == tuple(
+        folder.root / kind / "test/test1.png" for kind in ("depth", "hha", "images")
+    )
+    assert sample.masks == (folder.root / "masks_geo/test/test1.png",)
+
+
+def test_color_stands_for_the_first_input_and_labels_for_the_only_head(tmp_path):
+    root = write_rich(tmp_path / "d")
+    rewrite(root, ("color: images", "photo: images"))
+    folder = DatasetFolder(root)
+    split = folder.split("val", ("depth", "color"))
+    assert list(split.inputs) == ["depth", "color"]
+    np.testing.assert_array_equal(split[0].image[..., 1:], picture(1000))
+    assert "the heads sem, geo, none called 'labels'" in refusal(
+        folder.split, "val", ("color",), ("labels",)
+    )
+    assert "the inputs photo, depth, hha, none called 'dept'; did you mean depth?" in refusal(
+        folder.split, "val", ("dept",)
+    )
+    assert "none called 'ge'; did you mean geo?" in refusal(folder.split, "val", ("hha",), ("ge",))
+    only = {"s": HeadInfo(masks="masks", classes=("a", "b"), palette=((0, 0, 0), (9, 9, 9)))}
+    info = DatasetInfo(name="x", heads=only)
+    assert info.head("labels") == info.head("s") == info.head() == only["s"]
+    assert info.classes == ("a", "b") and info.palette[1] == (9, 9, 9)
+
+
+def test_several_heads_have_no_classes_in_common(tmp_path):
+    info = DatasetFolder(write_rich(tmp_path / "d")).info
+    for attribute in ("classes", "palette"):
+        assert "the dataset 'rich' has the heads sem, geo" in refusal(getattr, info, attribute)
+    assert info.heads["geo"].classes == GEOMETRY
+    assert info.heads["sem"].unscored == ("tree",) and info.heads["geo"].unscored == ()
+    ids = np.arange(256, dtype=np.uint8)
+    assert set(np.flatnonzero(~info.foreign(ids, "sem"))) == {0, 1, 2, 255}
+    assert set(np.flatnonzero(~info.foreign(ids, "geo"))) == {0, 1, 2, 3, 255}
+    assert info.describe_ids("geo") == "4 classes (0..3, 255 = ignore)"
+
+
+def test_dataset_yaml_is_written_as_it_is_read(tmp_path):
+    plain = DatasetInfo.plain("a", ("x", "y"), ((0, 0, 0), (1, 2, 3)), ignore_index=9)
+    assert plain == DatasetInfo(
+        name="a", classes=["x", "y"], palette=[[0, 0, 0], [1, 2, 3]], ignore_index=9
+    )
+    assert plain.to_dict() == {
+        "name": "a",
+        "classes": ["x", "y"],
+        "palette": [[0, 0, 0], [1, 2, 3]],
+        "ignore_index": 9,
+    }
+    assert dict(plain.inputs) == {"color": "images"}
+    assert plain.heads["labels"].masks == "masks"
+    assert DatasetInfo.plain("a", ("x", "y"), unscored=("y",)).to_dict()["unscored"] == ["y"]
+    (tmp_path / "dataset.yaml").write_text(RICH)
+    rich = read_info(tmp_path)
+    assert rich.to_dict() == yaml.safe_load(RICH)
+    deep = DatasetInfo(name="a", classes=("x",), inputs={"color": "images", "depth": "depth"})
+    assert deep.to_dict()["inputs"] == {"color": "images", "depth": "depth"}
+    assert deep.to_dict()["classes"] == ["x"]
+    other = DatasetInfo(name="a", heads={"labels": HeadInfo(masks="m", classes=("x",))})
+    for info in (plain, rich, deep, other):
+        assert DatasetInfo.model_validate(yaml.safe_load(yaml.safe_dump(info.to_dict()))) == info
+
+
+@pytest.mark.parametrize(
+    ("folder", "what"),
+    [("hha", "no image of the same name in hha/train"), ("masks_geo", "no mask")],
+)
+def test_what_is_asked_for_must_be_complete_and_nothing_else(tmp_path, folder, what):
+    root = write_rich(tmp_path / "d", train=6)
+    for index in range(5):
+        (root / folder / "train" / f"train{index}.png").unlink()
+    data = DatasetFolder(root)
+    message = refusal(data.split, "train", ("color", "hha"), ("sem", "geo"))
+    assert f"{root}: 5 images of split 'train' have {what}" in message
+    assert f"{folder}/train (train0.png, train1.png, train2.png and 2 more)" in message
+    assert len(data.split("train", ("color", "depth"), ("sem",))) == 6
+    missing = data.listing("train").missing
+    assert {each.image for each in missing} == {
+        root / "images/train" / f"train{index}.png" for index in range(5)
+    }
+    assert {each.folder for each in missing} == {folder}
+
+
+def test_the_first_input_decides_which_images_there_are(tmp_path):
+    root = write_rich(tmp_path / "d")
+    for folder in ("depth", "masks_geo"):
+        shutil.copy(root / folder / "train/train0.png", root / folder / "train/extra.png")
+    (root / "depth/train/notes.txt").touch()
+    folder = DatasetFolder(root)
+    assert folder.listing("train").orphans == (
+        root / "depth/train/extra.png",
+        root / "masks_geo/train/extra.png",
+    )
+    assert folder.listing("train").strangers == (root / "depth/train/notes.txt",)
+    assert folder.listing("train", ("hha",), ("sem",)).orphans == ()
+    assert len(folder.split("train", ("depth",), ("geo",))) == 3  # extra is no image
+    (root / "hha/train/train1.png").unlink()
+    message = refusal(folder.split, "train", ("hha",), ("geo",))  # nor is train1 left out
+    assert "1 images of split 'train' have no image of the same name in hha/train" in message
+
+
+def test_twins_in_a_further_input(tmp_path):
+    root = write_rich(tmp_path / "d")
+    Image.fromarray(picture(5)).save(root / "hha/train/train1.jpg")
+    message = refusal(DatasetFolder(root).split, "train", ("color", "hha"))
+    assert f"{root}/hha/train: train1.jpg, train1.png have the same name" in message
+    assert len(DatasetFolder(root).split("train", ("color", "depth"))) == 3
+
+
+@pytest.mark.parametrize("folder", ["depth", "masks_geo"])
+def test_inputs_and_masks_of_another_size_are_refused(tmp_path, folder):
+    root = write_rich(tmp_path / "d")
+    kind = np.uint16 if folder == "depth" else np.uint8
+    Image.fromarray(np.zeros((10, 8), kind)).save(root / folder / "val/val1.png")
+    split = DatasetFolder(root).split("val", ("color", "depth"))
+    assert split[0].name == "val0"
+    wrong, first = root / folder / "val/val1.png", root / "images/val/val1.png"
+    assert f"{wrong}: is 8 x 10 but its image {first} is 10 x 8" in refusal(split.__getitem__, 1)
+
+
+def test_ids_outside_the_classes_of_one_head(tmp_path):
+    root = write_rich(tmp_path / "d")
+    path = root / "masks/val/val0.png"
+    shutil.copy(root / "masks_geo/val/val0.png", path)  # its class 3 is none of sem's
+    message = refusal(DatasetFolder(root).split("val").__getitem__, 0)
+    count = int((labels(1200, count=len(GEOMETRY)) == 3).sum())
+    assert f"{path}: the mask has value 3 ({count} pixels) but head 'sem' has 3 classes" in message
+    assert DatasetFolder(root).split("val", heads=("geo",))[0].labels.max() == 255
+
+
+def test_the_first_readable_file_tells_what_an_input_holds(tmp_path):
+    root = write_rich(tmp_path / "d")
+    folder = DatasetFolder(root)
+    assert [folder.input(name).channels for name in ("color", "depth", "hha")] == [3, 1, 3]
+    (root / "depth/train/a-note.txt").write_text("no image")
+    (root / "depth/train/train0.png").write_bytes(b"")
+    assert folder.input("depth").channels == 1
+    Image.fromarray(picture(3)).save(root / "depth/train/train1.png")
+    assert folder.input("depth").channels == 3
+    shutil.rmtree(root / "depth/train")
+    assert folder.input("depth").channels == 1  # val's
+    shutil.rmtree(root / "depth")
+    assert folder.input("depth").channels == 3
+
+
+def test_files_of_another_kind_than_their_input_are_refused(tmp_path):
+    root = write_rich(tmp_path / "d")
+    Image.fromarray(picture(7)).save(root / "depth/val/val0.png")
+    Image.fromarray(depth(7)).save(root / "hha/val/val0.png")
+    folder = DatasetFolder(root)
+    depths, others = "16-bit grey (distances)", "colours or 8-bit grey"
+    for name, own, theirs in (("depth", depths, others), ("hha", others, depths)):
+        split = folder.split("val", (name,))
+        for read in (split.__getitem__, split.size):
+            message = refusal(read, 0)
+            assert f"{root}/{name}/val/val0.png: holds {theirs} but the first file of" in message
+            assert f"{name} {own}; save all its files alike" in message
+        assert split[1].image.shape == (8, 10, 1 if name == "depth" else 3)
+
+
+def test_the_color_input_is_rgb_whatever_its_files_hold(tmp_path):
+    root = write_rich(tmp_path / "d")
+    for path in (root / "images/val").iterdir():
+        shutil.copy(root / "depth/val" / path.name, path)
+    split = DatasetFolder(root).split("val")
+    assert split.inputs["color"].channels == 3
+    expected = np.rint(depth(1000) / 257).astype(np.uint8)
+    np.testing.assert_array_equal(split[0].image, np.repeat(expected[..., None], 3, 2))
+    assert split.size(0) == (8, 10)
+
+
+def test_a_nets_inputs_must_be_the_folders(tmp_path):
+    root = write_rich(tmp_path / "d")
+    folder = DatasetFolder(root)
+    folder.require_inputs({"color": 3})
+    folder.require_inputs({"hha": 3, "depth": 1, "color": 3})
+    message = refusal(folder.require_inputs, {"color": 3, "depth": 3})
+    assert f"{root}/depth: the input 'depth' has 1 channels but the net's input 'depth' has 3" in (
+        message
+    )
+    assert "call it 'color' in dataset.yaml" in message
+    message = refusal(folder.require_inputs, {"hha": 1})
+    assert "'hha' has 3 channels but the net's input 'hha' has 1; distances are read" in message
+    assert "none called 'thermal'" in refusal(folder.require_inputs, {"thermal": 1})
+    rewrite(root, ("color: images, depth: depth", "depth: depth, x: images"))
+    assert "'depth' has 1 channels but the net's input 'color' has 3" in refusal(
+        DatasetFolder(root).require_inputs, {"color": 3}
+    )
+
+
+def test_held_out_scenes_have_all_inputs_and_heads(tmp_path):
+    root = write_rich(tmp_path / "d", train=30, val=0)
+    folder = DatasetFolder(root)
+    assert folder.held_out
+    asked = ("hha", "depth"), ("geo",)
+    train, val = (folder.split(name, *asked) for name in ("train", "val"))
+    names = [{sample.name for sample in split.samples} for split in (train, val)]
+    assert names[0] | names[1] == {f"train{i}" for i in range(30)} and not names[0] & names[1]
+    assert names[1] == {sample.name for sample in folder.split("val").samples}
+    index = int(val.samples[0].name.removeprefix("train"))
+    np.testing.assert_array_equal(val[0].image[..., :3], picture(index + 100, val.size(0)))
+    (root / "hha/train/train7.png").unlink()
+    for name in ("train", "val"):  # neither gets smaller in silence
+        assert "1 images of split 'train' have no image of the same name in hha/train" in refusal(
+            folder.split, name, *asked
+        )

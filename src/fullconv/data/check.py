@@ -347,6 +347,8 @@ def _misfits(image: Path, sizes: Mapping[Path, _Size]) -> Iterator[Finding]:
         return
     image_turned = is_turned(image)
     for path, size in sizes.items():
+        if path == image:
+            continue
         try:
             require_same_size((path, size), (image, sizes[image]))
         except FullconvError as problem:
@@ -402,11 +404,13 @@ def _labels_used(
             name for label, name in enumerate(classes) if name in needed and not pixels[label]
         ]
         if absent and pixels.any():
-            harm = "learnt" if split.name == "train" else "measured"
+            harm, ways = "learnt", "add images that show it or drop the class"
+            if split.name != "train":
+                harm, ways = "measured", f"{ways}, or list it under 'unscored'"
             yield _warning(
                 "splits without a class",
                 f"{masks / split.name}: has no pixel of {first_few(absent)}, which can't be {harm} "
-                "there; add images that show it or drop the class",
+                f"there; {ways}",
             )
 
 

@@ -7,7 +7,6 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,11 +70,11 @@ class Input(NamedTuple):
         return image_size(path, max_pixels)
 
     def _require_kind(self, path: Path, channels: int) -> None:
-        kinds = {1: "16-bit grey (distances)", 3: "not 16-bit grey but colours"}
+        kinds = {1: "16-bit grey (distances)", 3: "colours or 8-bit grey"}
         if channels != self.channels:
             raise FullconvError(
-                f"{path}: is {kinds[channels]}, while the input {self.name!r} is "
-                f"{kinds[self.channels]}, by its first file; save all files of {self.folder} alike"
+                f"{path}: holds {kinds[channels]} but the first file of {self.folder} "
+                f"{kinds[self.channels]}; save all its files alike"
             )
 
 
@@ -147,14 +146,13 @@ class Split:
         samples: Iterable[Sample],
         info: DatasetInfo,
         *,
-        inputs: Mapping[str, Input] | None = None,
-        heads: Mapping[str, HeadInfo] | None = None,
+        inputs: Mapping[str, Input],
+        heads: Mapping[str, HeadInfo],
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.name = name
         self.samples = tuple(samples)
-        self.inputs = dict(inputs or {COLOR: Input(COLOR, info.inputs[COLOR])})
-        self.heads = dict(heads or info.heads)
+        self.inputs, self.heads = dict(inputs), dict(heads)
         self._info = info
         self._max_pixels = max_pixels
 
@@ -245,10 +243,11 @@ class DatasetFolder:
             there = f"there are {', '.join(self.splits)}" if self.splits else "there is none"
             where = f"{self.images.name}/{name}"
             raise FullconvError(f"{self.root}: has no split {name!r} ({where}); {there}")
+        heads = tuple(self.info.heads) if heads is None else heads
         asked = {each: self.input(each) for each in inputs}
-        labellings = {each: self.info.head(each) for each in heads or self.info.heads}
+        labellings = {each: self.info.head(each) for each in heads}
         listing = self.listing(name, inputs, heads)
-        _require_pairs(self.root, name, listing, self.info)
+        _require_pairs(self.root, "train" if self._is_held_out(name) else name, listing, self.info)
         if not listing.samples:
             raise FullconvError(f"{self.root}: split {name!r} has no images; {self._cure(name)}")
         return Split(
@@ -273,22 +272,15 @@ class DatasetFolder:
         Raises:
             FullconvError: there is no such input or head.
         """
-        listed = partial(
-            _list_split,
-            images=[
-                self.root / self.info.inputs[self.info.input_name(each)]
-                for each in inputs or self.info.inputs
-            ],
-            masks=[self.root / self.info.head(each).masks for each in heads or self.info.heads],
-            first=self.images,
-        )
+        names = [self.info.input_name(each) for each in inputs or self.info.inputs]
+        images = [self.root / self.info.inputs[each] for each in names]
+        masks = [self.root / self.info.head(each).masks for each in heads or self.info.heads]
         if not (self.held_out and name in ("train", "val")):
-            return listed(name)
-        whole = listed("train")
+            return _list_split(name, images, masks, self.images)
+        whole = _list_split("train", images, masks, self.images)
         held = _hold_out([sample.name for sample in whole.samples])
-        if name == "val":
-            return Listing(tuple(s for s in whole.samples if s.name in held))
-        return replace(whole, samples=tuple(s for s in whole.samples if s.name not in held))
+        own = tuple(s for s in whole.samples if (s.name in held) == (name == "val"))
+        return replace(whole, samples=own)
 
     def input(self, name: str) -> Input:
         """Return what an input holds; "color" also stands for the first one.

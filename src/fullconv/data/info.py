@@ -34,7 +34,7 @@ _PLAIN_KEYS = ("classes", "palette", "unscored")
 
 def _is_name(name: str) -> str:
     if not re.fullmatch("[A-Za-z][A-Za-z0-9_-]*", name):
-        raise ValueError("names have letters, digits, _ and - only, a letter first")
+        raise ValueError("may hold letters, digits, _ and - only, a letter first")
     return name
 
 
@@ -203,8 +203,9 @@ class DatasetInfo(BaseModel):
             return next(iter(self.heads.values()))
         there = f"the dataset {self.name!r} has the heads {', '.join(self.heads)}"
         if name is None:
-            raise FullconvError(f"{there}: one of them must be named")
-        raise FullconvError(f"{there}, none called {name!r}{nearest(name, self.heads)}")
+            raise FullconvError(f"{there}; what is asked for needs a dataset with one")
+        close = nearest(name, self.heads)
+        raise FullconvError(f"{there}, none called {name!r}{close}; see its dataset.yaml")
 
     def input_name(self, name: str) -> str:
         """Return under which name an input stands here; "color" stands for the first one.
@@ -218,7 +219,7 @@ class DatasetInfo(BaseModel):
             return next(iter(self.inputs))
         raise FullconvError(
             f"the dataset {self.name!r} has the inputs {', '.join(self.inputs)}, none called "
-            f"{name!r}{nearest(name, self.inputs)}"
+            f"{name!r}{nearest(name, self.inputs)}; see its dataset.yaml"
         )
 
     def foreign(self, labels: NDArray[np.uint8], head: str | None = None) -> NDArray[np.bool_]:
@@ -292,10 +293,11 @@ def _validation_problem(error: ValidationError, *, plain: bool) -> str:
     fields = HeadInfo.model_fields if within else DatasetInfo.model_fields
     known = [*fields, *_PLAIN_KEYS] if plain and not within else [*fields]
     words = {
-        "extra_forbidden": f"is unknown{nearest(str(loc[-1:]), known)} (known: {', '.join(known)})",
+        "extra_forbidden": f"is unknown{nearest(str(*loc[-1:]), known)} "
+        f"(known: {', '.join(known)})",
         "missing": "is missing",
         "tuple_type": "should be a list, written [a, b]",
-        "mapping_type": "should be keys and values",
+        "dict_type": "should be keys and values",
         "model_type": "should be keys and values: masks, classes and so on",
         "too_short": "is empty; name at least one",
         "string_type": f"should be text but is {first['input']!r}; put it in quotes",
