@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,7 @@ import fullconv
 from coloured_scenes import write_scenes
 from dataset_folders import write_dataset
 from fullconv import model_folder
-from fullconv.data.folder import DatasetFolder
-from fullconv.data.info import DatasetInfo
+from fullconv.data.folder import DatasetFolder, DatasetInfo
 from fullconv.data.loading import Batch, CachedSplit, Part
 from fullconv.errors import FullconvError, WorkFailedError
 from fullconv.fcn import FCN
@@ -37,7 +37,8 @@ from fullconv.train.loop import Task, validation_loss
 from fullconv.train.plan import SLACK, Pace, Plan
 from fullconv.train.recipe import Recipe, read_recipe
 from fullconv.train.run import run
-from fullconv.train.stages import grown_net, is_model, stride_of
+from fullconv.train.stages import grown_net, stride_of
+from fullconv.train.start import is_model
 from fullconv.train.state import TrainingState, make_optimizer
 from fullconv.train.step import take_step
 from fullconv.upsample import Upscore
@@ -79,15 +80,26 @@ def net() -> FCN:
 
 
 def batch(
-    count: int = 4, seed: int = 0, size: tuple[int, int] = (16, 24), part: int | None = None
+    count: int = 4, seed: int = 0, size: tuple[int, int] = (16, 24), *, heads: int = 1
 ) -> Batch:
+    """One part of random images."""
     random = torch.Generator().manual_seed(seed)
     images = torch.randint(256, (count, 3, *size), generator=random).byte()
-    labels = torch.randint(4, (count, *size), generator=random).byte()
+    labels = torch.randint(4, (count, heads, *size), generator=random).byte()
     labels[labels == 3] = 255
-    labels[0, :10] = 255  # so that the images count differently
-    parts = zip(images.split(part or count), labels[:, None].split(part or count), strict=True)
-    return Batch([Part(*each) for each in parts], [f"image{index}" for index in range(count)])
+    labels[0, :, :10] = 255  # so that the images count differently
+    return Batch([Part(images, labels)], [f"image{index}" for index in range(count)])
+
+
+def in_parts(whole: Batch, size: int) -> Batch:
+    (part,) = whole.parts
+    parts = zip(part.images.split(size), part.labels.split(size), strict=True)
+    return Batch([Part(*each) for each in parts], whole.names)
+
+
+def ignored(whole: Batch, label: int = 255) -> Batch:
+    parts = [Part(each.images, torch.full_like(each.labels, label)) for each in whole.parts]
+    return Batch(parts, whole.names)
 
 
 def weights_of(net: nn.Module) -> dict[str, Tensor]:
@@ -108,31 +120,29 @@ SGD = Recipe(optimizer="sgd", lr=0.1, momentum=0, weight_decay=0, clip=None)
 
 def test_the_loss_is_the_mean_over_valid_pixels(net: FCN) -> None:
     some = batch()
-    ((images, labels),) = some.parts
+    images, (labels,) = some.parts[0].images, some.parts[0].labels.unbind(1)
     scores = net(net.preprocessing(images))
     chances = scores.detach().double().softmax(1)
-    valid = labels[:, 0] != 255
-    picked = chances.permute(0, 2, 3, 1)[valid].gather(1, labels[:, 0][valid].long()[:, None])
+    valid = labels != 255
+    picked = chances.permute(0, 2, 3, 1)[valid].gather(1, labels[valid].long()[:, None])
     expected = float(-picked.log().mean())
-    loss = take_step(net, make_optimizer(net, SGD), some, SGD)
-    assert loss == pytest.approx(expected, rel=1e-5)
+    for kind in ("mean", "image_mean", "sum"):
+        recipe = SGD.model_copy(update={"loss": kind, "lr": 1e-9})
+        loss = take_step(net, make_optimizer(net, recipe), some, recipe)
+        assert loss == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("class_weights", [None, torch.tensor([0.5, 1.0, 4.0])])
-def test_accumulation_equals_one_bigger_batch(net: FCN, class_weights: Tensor | None) -> None:
-    other = deepcopy(net)
-    whole = SGD.model_copy(update={"batch_size": 6, "clip": 0.1})
-    parts = SGD.model_copy(update={"batch_size": 2, "accumulate": 3, "clip": 0.1})
+@pytest.mark.parametrize("kind", ["mean", "image_mean", "sum"])
+@pytest.mark.parametrize("class_weights", [None, [torch.tensor([0.5, 1.0, 4.0])]])
+def test_accumulation_equals_one_bigger_batch(
+    net: FCN, class_weights: list[Tensor] | None, kind: str
+) -> None:
+    other, some = deepcopy(net), batch(6)
+    recipe = SGD.model_copy(update={"clip": 0.1, "loss": kind})
     before = weights_of(net)
     losses = [
-        take_step(
-            each,
-            make_optimizer(each, recipe),
-            batch(6, part=recipe.batch_size),
-            recipe,
-            class_weights=class_weights,
-        )
-        for each, recipe in ((net, whole), (other, parts))
+        take_step(each, make_optimizer(each, recipe), its, recipe, class_weights=class_weights)
+        for each, its in ((net, some), (other, in_parts(some, 2)))
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert changed(net, before)
@@ -140,30 +150,125 @@ def test_accumulation_equals_one_bigger_batch(net: FCN, class_weights: Tensor | 
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
 
 
+def gradient(net: FCN, some: Batch, recipe: Recipe, **options: Any) -> Tensor:
+    """What a step of plain descent at rate 1 takes from the parameters."""
+    moved = deepcopy(net)
+    plain = recipe.model_copy(update={"optimizer": "sgd", "lr": 1.0, "clip": None})
+    plain = plain.model_copy(update={"momentum": 0.0, "weight_decay": 0.0})
+    take_step(moved, make_optimizer(moved, plain), some, plain, **options)
+    pairs = zip(net.parameters(), moved.parameters(), strict=True)
+    return torch.cat([(one - other).detach().reshape(-1) for one, other in pairs])
+
+
+def test_losses_differ_by_what_they_divide_by(net: FCN) -> None:
+    """The gradients of a batch follow from those of its images, each taken alone."""
+    some = batch(3)
+    recipes = {
+        kind: SGD.model_copy(update={"loss": kind}) for kind in ("mean", "image_mean", "sum")
+    }
+    alone = [Batch([part], [""]) for part in in_parts(some, 1).parts]
+    sums = torch.stack([gradient(net, each, recipes["sum"]) for each in alone])
+    pixels = torch.tensor([int((each.parts[0].labels != 255).sum()) for each in alone])
+    expected = {
+        "mean": sums.sum(0) / pixels.sum(),
+        "image_mean": (sums / pixels[:, None]).mean(0),
+        "sum": sums.mean(0),
+    }
+    for kind, recipe in recipes.items():
+        found = gradient(net, in_parts(some, 2), recipe)
+        torch.testing.assert_close(found, expected[kind], rtol=1e-3, atol=1e-4 * found.abs().max())
+
+
+def test_images_of_several_sizes_in_one_step(net: FCN) -> None:
+    small, large = batch(1, 1, (9, 14)), batch(1, 2, (20, 31))
+    both = Batch([*small.parts, *large.parts], ["small", "large"])
+    recipe = SGD.model_copy(update={"loss": "image_mean"})
+    expected = (gradient(net, small, recipe) + gradient(net, large, recipe)) / 2
+    torch.testing.assert_close(gradient(net, both, recipe), expected, rtol=1e-3, atol=1e-6)
+
+
 def test_class_weights_weigh_as_in_torch(net: FCN) -> None:
     weights, some = torch.tensor([0.5, 1.0, 4.0]), batch()
-    ((images, labels),) = some.parts
+    images, labels = some.parts[0]
     scores = net(net.preprocessing(images))
     expected = F.cross_entropy(scores, labels[:, 0].long(), weights, ignore_index=255)
+    loss = take_step(net, make_optimizer(net, SGD), some, SGD, class_weights=[weights])
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["mean", "image_mean", "sum"])
+def test_a_batch_of_ignored_pixels_changes_nothing(net: FCN, kind: str) -> None:
+    before = weights_of(net)
+    recipe = SGD.model_copy(update={"loss": kind})
+    assert take_step(net, make_optimizer(net, recipe), ignored(batch()), recipe) == 0.0
+    assert not changed(net, before)
+
+
+def two_headed() -> FCN:
+    torch.manual_seed(0)
+    net = FCN(Classifier(), 4, heads={"sem": 3, "geo": ["flat", "steep"]}).train()
+    for _, head in net.labelled():
+        for score in head.scores.values():
+            nn.init.normal_(score.weight)
+    return net
+
+
+@pytest.mark.parametrize("kind", ["mean", "image_mean", "sum"])
+def test_the_losses_of_heads_add_up(kind: str) -> None:
+    net, some = two_headed(), batch(heads=2)
+    images, labels = some.parts[0]
+    labels[:, 1][labels[:, 1] == 2] = 255
+    scores = net(net.preprocessing(images))
+    expected = sum(
+        F.cross_entropy(scores[name], labels[:, layer].long(), ignore_index=255).item()
+        for layer, name in enumerate(("sem", "geo"))
+    )
+    recipe = SGD.model_copy(update={"loss": kind})
+    one, other = labels.clone(), labels.clone()
+    one[:, 1], other[:, 0] = 255, 255
+    apart = [
+        gradient(net, Batch([Part(images, each)], some.names), recipe) for each in (one, other)
+    ]
+    together = gradient(net, some, recipe)
+    torch.testing.assert_close(together, sum(apart), rtol=1e-3, atol=1e-4 * together.abs().max())
+    assert all(each.abs().max() > 0 for each in apart)
+    loss = take_step(net, make_optimizer(net, recipe), some, recipe)
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_class_weights_of_heads() -> None:
+    net, some = two_headed(), batch(heads=2)
+    images, labels = some.parts[0]
+    labels[:, 1][labels[:, 1] == 2] = 255
+    weights = [torch.tensor([0.5, 1.0, 4.0]), torch.tensor([3.0, 0.1])]
+    scores = net(net.preprocessing(images))
+    expected = sum(
+        F.cross_entropy(scores[name], labels[:, layer].long(), weights[layer], ignore_index=255)
+        for layer, name in enumerate(("sem", "geo"))
+    )
     loss = take_step(net, make_optimizer(net, SGD), some, SGD, class_weights=weights)
     assert loss == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_a_batch_of_ignored_pixels_changes_nothing(net: FCN) -> None:
-    some = batch()
-    some.parts[0].labels.fill_(255)
-    before = weights_of(net)
-    loss = take_step(net, make_optimizer(net, SGD), some, SGD)
-    assert loss == 0.0
-    assert not changed(net, before)
+def test_sampled_cells(net: FCN) -> None:
+    """Only pixels of sampled cells, 8 x 8 each, count; the draws are those of torch's generator."""
+    some = batch(2)
+    recipe = SGD.model_copy(update={"sampled_cells": 0.5, "loss": "sum"})
+    torch.manual_seed(3)
+    found = gradient(net, some, recipe)
+    torch.manual_seed(3)
+    kept = (torch.rand(2, 2, 3) < 0.5).repeat_interleave(8, 1).repeat_interleave(8, 2)
+    images, labels = some.parts[0]
+    other = Batch([Part(images, labels.where(kept[:, None], 255))], some.names)
+    assert 0 < kept.float().mean() < 1
+    torch.testing.assert_close(found, gradient(net, other, SGD.model_copy(update={"loss": "sum"})))
 
 
 def test_another_ignore_index() -> None:
     torch.manual_seed(0)
     net = FCN(Classifier(), 4, 3, ignore_index=77).train()
     some = batch()
-    (labels,) = (part.labels for part in some.parts)
-    labels[labels == 255] = 77
+    some.parts[0].labels[some.parts[0].labels == 255] = 77
     assert take_step(net, make_optimizer(net, SGD), some, SGD) == (
         pytest.approx(math.log(3))  # scores start at zero
     )
@@ -297,7 +402,9 @@ def test_balanced_weights_by_hand(tmp_path: Path) -> None:
     split = CachedSplit(DatasetFolder(root).split("train"), 1 << 20)
     frequency = np.array([68 / 84, 16 / 80])
     expected = [*(np.median(frequency) / frequency), 1.0]
-    assert median_frequency_weights(split)["labels"].tolist() == pytest.approx(expected)
+    weights = median_frequency_weights(split)
+    assert list(weights) == ["labels"]
+    assert weights["labels"].tolist() == pytest.approx(expected)
 
 
 # Growing -------------------------------------------------------------------------------------
@@ -324,7 +431,7 @@ def test_classes_are_taken_over_by_name() -> None:
     source = seeded("squeezenet1_1", 8, ("blue", "road", "red"))
     net = grown_net(source, 8, INFO, Recipe(learn_upscores="all"))
     for name in ("scores.16.weight", "scores.8.bias", "upscores.16-8.weight"):
-        old, new = source.state_dict()[name], net.state_dict()[name]
+        old, new = source.head.state_dict()[name], net.head.state_dict()[name]
         assert torch.equal(new[0], old[2])
         assert torch.equal(new[2], old[0])
     assert not net.scores["16"].weight[1].any()
@@ -576,14 +683,14 @@ def test_fine_tuning_a_model_of_ones_own(tmp_path: Path) -> None:
 
 def nan_from(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the loss become NaN in a step."""
-    made, real = 0, step_module.pixel_loss
+    made, real = 0, step_module.image_losses
 
-    def pixel_loss(*args: Any) -> Tensor:
+    def image_losses(*args: Any) -> Tensor:
         nonlocal made
         made += args[0].requires_grad
         return real(*args) * (math.nan if made >= step else 1.0)
 
-    monkeypatch.setattr(step_module, "pixel_loss", pixel_loss)
+    monkeypatch.setattr(step_module, "image_losses", image_losses)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(
@@ -628,10 +735,9 @@ def test_a_full_disk_leaves_the_best_model_as_it_was(
 
     def validated(task: Task, state: TrainingState, row: dict[str, Any]) -> None:
         evaluation = real_evaluate(state.evaluated, task.val)
-        metrics = type(evaluation.metrics)(**{**vars(evaluation.metrics), "mean_iu": next(scores)})
-        monkeypatch.setattr(
-            loop, "evaluate", lambda *_, **__: type(evaluation)(metrics, 2, evaluation.per_image)
-        )
+        metrics = replace(evaluation.metrics, mean_iu=next(scores))
+        worse = replace(evaluation, heads={"labels": metrics})
+        monkeypatch.setattr(loop, "evaluate", lambda *_, **__: worse)
         real_validate(task, state, row)
 
     real_evaluate, real_validate = loop.evaluate, loop.validate

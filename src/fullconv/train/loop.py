@@ -14,20 +14,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fullconv.data.loading import Batch, Batches, CachedSplit, TrainingDataset, training_batches
 from fullconv.data.transforms import training_transform
 from fullconv.errors import WorkFailedError
 from fullconv.evaluation import evaluate
 from fullconv.files import write_json, write_text
-from fullconv.predict.labels import image_scores, inference
+from fullconv.predict.labels import head_scores, inference
 from fullconv.progress import Progress, progress
 from fullconv.train import checkpoint
 from fullconv.train.plan import Plan
 from fullconv.train.recipe import Recipe
 from fullconv.train.state import Row, TrainingState
-from fullconv.train.step import pixel_loss, take_step
+from fullconv.train.step import ClassWeights, image_losses, take_step
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -58,7 +57,7 @@ class Task:
         recipe: the settings.
         folder: becomes the model folder and holds last.pt and log.csv.
         device: where it is trained.
-        class_weights: float32 (classes,), or None for all alike.
+        class_weights: float32 (classes,) of each head, or None for all alike.
         rate: factor on the recipe's learning rate, such as a stage's own.
         quiet: no progress is shown.
     """
@@ -69,7 +68,7 @@ class Task:
     recipe: Recipe
     folder: Path
     device: torch.device
-    class_weights: Tensor | None = None
+    class_weights: ClassWeights | None = None
     rate: float = 1.0
     quiet: bool = False
 
@@ -119,15 +118,19 @@ def train(task: Task, state: TrainingState) -> None:
 
 
 def validate(task: Task, state: TrainingState, row: Row) -> None:
-    """Measure the net on val, note the result in `row`, and keep the net if it is the best."""
+    """Measure the net on val, note the result in `row`, and keep the net if it is the best.
+
+    Of several heads accuracy and mean IU are averaged.
+    """
     net = state.evaluated
     result = evaluate(net, task.val, device=task.device)
     row["val_loss"] = _finite(validation_loss(net, task.val))
-    row["val_pixel_accuracy"] = _finite(result.metrics.pixel_accuracy)
-    row["val_mean_iu"] = _finite(result.metrics.mean_iu)
+    accuracies = [of_head.pixel_accuracy for of_head in result.heads.values()]
+    row["val_pixel_accuracy"] = _finite(sum(accuracies) / len(accuracies))
+    row["val_mean_iu"] = _finite(result.mean_iu)
     score = row["val_mean_iu"] or 0.0
     if state.best is None or score > state.best:
-        metrics = result.metrics.to_dict("val", result.images, net.classes)
+        metrics = result.to_dict(net)
         with checkpoint.saving_in(task.folder):
             net.save_pretrained(task.folder, metrics)
             write_json(task.folder / "metrics.json", metrics)
@@ -135,17 +138,21 @@ def validate(task: Task, state: TrainingState, row: Row) -> None:
 
 
 def validation_loss(net: FCN, val: CachedSplit) -> float:
-    """Return the mean loss over the valid pixels of at most 16 images, evenly chosen."""
+    """Return the mean loss over the valid pixels of at most 16 images, evenly chosen.
+
+    Of several heads it is the sum of their means.
+    """
     device = next(net.parameters()).device
-    total, pixels = 0.0, 0
+    total = torch.zeros(len(net.heads), device=device)
+    pixels = torch.zeros_like(total)
     with inference(net):
         for index in np.linspace(0, len(val) - 1, min(len(val), LOSS_IMAGES)).round():
             sample = val[int(index)]
-            labels = torch.from_numpy(sample.labels).to(device)
-            scores = image_scores(net, sample.image)[None]
-            total += float(pixel_loss(scores, labels, net.ignore_index))
-            pixels += int((labels != net.ignore_index).sum())
-    return total / max(pixels, 1)
+            labels = torch.from_numpy(sample.labels)[None].to(device)
+            scores = {name: each[None] for name, each in head_scores(net, sample.image).items()}
+            total += image_losses(scores, labels, net.ignore_index)[0]
+            pixels += (labels != net.ignore_index).sum((0, 2, 3))
+    return float((total / pixels.clamp(min=1)).sum())
 
 
 def save(task: Task, state: TrainingState) -> None:
@@ -162,14 +169,24 @@ def save(task: Task, state: TrainingState) -> None:
 def batches(task: Task, net: FCN, plan: Plan, start: int = 0) -> Generator[Batch]:
     """Yield the batches of `plan` from step `start` on, without end."""
     recipe = task.recipe
-    assert plan.crop != "whole"
     transform = training_transform(
-        plan.crop, recipe.scale_jitter, recipe.flip, recipe.color, ignore_index=net.ignore_index
+        None if plan.crop == "whole" else plan.crop,
+        recipe.scale_jitter,
+        recipe.flip,
+        recipe.color,
+        ignore_index=net.ignore_index,
+        inputs=net.inputs,
     )
     size = recipe.batch_size * recipe.accumulate
     return training_batches(
         TrainingDataset(task.train, transform),
-        Batches(len(task.train), size, recipe.seed, start),
+        Batches(
+            len(task.train),
+            size,
+            recipe.seed,
+            start,
+            replacement=recipe.sampling == "replacement",
+        ),
         part=recipe.batch_size,
         workers=plan.workers,
         device=task.device,

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 import fullconv
 from fullconv.data.images import MAX_PIXELS
+from fullconv.data.info import COLOR
 from fullconv.errors import FullconvError
 from fullconv.files import write_text
 from fullconv.train.checkpoint import saving_in
@@ -34,10 +35,12 @@ class Settings(BaseModel):
 
     Attributes:
         data: the dataset folder.
-        model: fcn32s, fcn16s, fcn8s or fcn4s.
+        model: fcn32s, fcn16s, fcn8s or fcn4s, or one of the paper's nets.
         staged: whether the coarser nets are trained before it.
-        backbone: a classifier's name; None: that of the model in `weights`, else mobilenet_v2.
-        weights: imagenet, none, a safetensors file or a model.
+        backbone: a classifier's name; None: the paper net's own, that of the model in `weights`,
+            or else mobilenet_v2.
+        weights: imagenet, none, a classifier's file (safetensors or caffemodel), a model, or one
+            for each input: ``color=MODEL,hha=MODEL``.
         device: auto, cpu, cuda or mps.
         max_pixels: larger images are refused.
         recipe: all other settings.
@@ -69,11 +72,13 @@ class Record:
         settings: what was asked for.
         nets: of each net in order what became of it: its plan, then its seconds; empty until the
             run has begun.
+        inputs: what the nets see of each image, in their order.
     """
 
     out: Path
     settings: Settings
     nets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    inputs: tuple[str, ...] = (COLOR,)
 
     @classmethod
     def open(cls, out: Path, asked: Mapping[str, Any], *, resume: bool) -> Record:
@@ -107,6 +112,7 @@ class Record:
             values = yaml.safe_load(path.read_text("utf-8"))
             settings = Settings.model_validate({k: values[k] for k in Settings.model_fields})
             nets = {str(name): dict(net or {}) for name, net in values["nets"].items()}
+            inputs = tuple(map(str, values["inputs"]))
         except (yaml.YAMLError, ValidationError, KeyError, TypeError, AttributeError) as error:
             raise FullconvError(
                 f"{path}: not the record of a run ({' '.join(str(error).split())}); was it edited?"
@@ -122,7 +128,7 @@ class Record:
             changed["data"] = Path(changed["data"]).absolute()
         for leftover in out.rglob(".*.tmp"):  # of a process that was killed while it wrote
             leftover.unlink(missing_ok=True)
-        return cls(out, settings.model_copy(update=changed), nets)
+        return cls(out, settings.model_copy(update=changed), nets, inputs)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -190,6 +196,7 @@ class Record:
         """Write recipe.yaml, whole or not at all."""
         values = {
             **self.settings.model_dump(mode="json"),
+            "inputs": list(self.inputs),
             "nets": self.nets,
             **_circumstances(),
         }

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from fullconv.data.folder import DatasetFolder
 from fullconv.data.info import DatasetInfo
 from fullconv.data.loading import CachedSplit, cache_budget, default_workers, mixed_seed
 from fullconv.devices import pick_device
-from fullconv.errors import FullconvError
 from fullconv.fcn import FCN
 from fullconv.model_folder import load
 from fullconv.progress import duration
@@ -29,14 +28,15 @@ from fullconv.train.calibrate import calibrate
 from fullconv.train.loop import Task, save, train
 from fullconv.train.plan import Plan, make_plan
 from fullconv.train.record import Record, Settings
-from fullconv.train.stages import DEFAULT_BACKBONE, grown_net, is_model, new_net, saved_net
+from fullconv.train.stages import grown_net, saved_net
+from fullconv.train.start import target_net
 from fullconv.train.state import TrainingState
 from fullconv.train.summary import summarise
 
 
 @dataclass(frozen=True)
 class _Data:
-    """The dataset as training uses it."""
+    """The dataset as training uses it: with the inputs of the nets."""
 
     info: DatasetInfo
     train: CachedSplit
@@ -66,68 +66,65 @@ def run(out: Path, asked: Mapping[str, Any], *, resume: bool, quiet: bool = Fals
     record = Record.open(out, asked, resume=resume)
     settings = record.settings
     device = pick_device(settings.device)
-    data = _read_data(settings, device, quiet)
+    folder, sizes = _sound_folder(settings, quiet)
     target = None
     if not record.nets:
-        target = _target_net(settings, data.info)  # found wrong, if so, before anything is written
+        target = target_net(settings, folder.info)
+        folder.require_inputs(target.inputs)
+        record.inputs = tuple(target.inputs)
+    data = _read_data(settings, folder, record.inputs, sizes, device)
+    if target is not None:  # what is wrong was found before anything is written
         strides = [tap.stride for tap in target.taps] if settings.staged else [settings.stride]
         record.begin([f"fcn{stride}s" for stride in strides])
     for name in record.unfinished():
         task = _task(record, name, data, device, quiet)
         state = _state(record, task, data, target, begun)
+        target = None  # of a training to come only its own net stays in memory
         record.note(name, state)
         train(task, state)
         record.note(name, state)
-        target, begun = None, time.monotonic()
+        begun = time.monotonic()
     write_report(out / "report.html", summarise(record, data.info, data.val))
     return record.folder(record.names[-1])
 
 
-def _read_data(settings: Settings, device: torch.device, quiet: bool) -> _Data:
-    """Judge the dataset folder by its headers, and prepare to read it."""
+def _sound_folder(
+    settings: Settings, quiet: bool
+) -> tuple[DatasetFolder, Counter[tuple[int, int]]]:
+    """Judge the dataset folder by its headers; return it, and the sizes of its training images."""
     report = check_folder(settings.data, settings.max_pixels, quick=True, quiet=quiet)
     report.require_sound()
     if not quiet:
         for warning in report.warnings:
             print(f"note: {warning}", file=sys.stderr)
-    folder = DatasetFolder(settings.data, settings.max_pixels)
+    sizes = {split.name: split.sizes for split in report.splits}
+    return DatasetFolder(settings.data, settings.max_pixels), sizes["train"]
+
+
+def _read_data(
+    settings: Settings,
+    folder: DatasetFolder,
+    inputs: Sequence[str],
+    sizes: Counter[tuple[int, int]],
+    device: torch.device,
+) -> _Data:
+    """Prepare to read what a net of these inputs needs."""
     workers = settings.recipe.workers
     workers = default_workers(device) if workers is None else workers
     shared = workers > 0
-    training = CachedSplit(folder.split("train"), cache_budget(shared=shared), shared=shared)
+    budget = cache_budget(shared=shared)
+    training = CachedSplit(folder.split("train", inputs), budget, shared=shared)
     left = cache_budget(shared=False) - training.kept_bytes
-    sizes = {split.name: split.sizes for split in report.splits}
-    return _Data(
-        folder.info, training, CachedSplit(folder.split("val"), left), sizes["train"], workers
-    )
-
-
-def _target_net(settings: Settings, info: DatasetInfo) -> FCN:
-    """Build the net that was asked for, as it is before any training."""
-    torch.manual_seed(settings.recipe.seed)
-    if is_model(settings.weights):
-        source = load(settings.weights)
-        _same_backbone(settings, source)
-        return grown_net(source, settings.stride, info, settings.recipe)
-    backbone = settings.backbone or DEFAULT_BACKBONE
-    return new_net(backbone, settings.stride, info, settings.recipe, settings.weights)
-
-
-def _same_backbone(settings: Settings, source: FCN) -> None:
-    trunk = source.arguments["trunk"]
-    if settings.backbone not in (None, trunk):
-        raise FullconvError(
-            f"{settings.weights}: its backbone is {trunk}, not {settings.backbone}; leave "
-            "--backbone out"
-        )
+    val = CachedSplit(folder.split("val", inputs), left)
+    return _Data(folder.info, training, val, sizes, workers)
 
 
 def _task(record: Record, name: str, data: _Data, device: torch.device, quiet: bool) -> Task:
     """Say what the net `name` is trained for, on and into."""
     recipe, weights = record.settings.recipe, None
     if recipe.class_weights == "balanced":
-        (weights,) = median_frequency_weights(data.train).values()
-        weights = weights.to(device)
+        by_head = median_frequency_weights(data.train)
+        weights = [of_head.to(device) for of_head in by_head.values()]
     return Task(
         name,
         data.train,
@@ -168,13 +165,13 @@ def _placed(net: FCN, device: torch.device) -> FCN:
 def _untrained_net(record: Record, name: str, info: DatasetInfo, target: FCN | None) -> FCN:
     """Build a net of the run as it is before its own training; the same whenever it is called.
 
-    `target` is what `_target_net` gives, where it was called already.
+    `target` is what `target_net` gives, where it was called already.
     """
     settings, stage = record.settings, record.names.index(name)
     if stage:
         source = load(record.folder(record.names[stage - 1]))
     else:
-        source = target or _target_net(settings, info)
+        source = target or target_net(settings, info)
     torch.manual_seed(mixed_seed(settings.recipe.seed, stage))
     if source.stride == record.stride(name):
         return source

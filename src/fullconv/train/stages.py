@@ -1,77 +1,94 @@
-"""The nets of a run: built from a classifier, or grown from another net, as each stage is."""
+"""The nets of a run: made from a classifier, or grown from another net, as each stage is."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from torch import nn
 
 from fullconv.data.info import DatasetInfo
 from fullconv.errors import FullconvError, nearest
-from fullconv.fcn import FCN
+from fullconv.fcn import FCN, ONLY_HEAD
+from fullconv.head import Head
 from fullconv.preprocessing import Preprocessing
-from fullconv.surgery import expand_score, transplant
+from fullconv.reference.nets import PAPER_NETS
+from fullconv.surgery import expand_score, transplant, with_channels
 from fullconv.train.recipe import Recipe
+from fullconv.trunk import LateFusion
 
 STRIDES = {"fcn32s": 32, "fcn16s": 16, "fcn8s": 8, "fcn4s": 4}
 DEFAULT_BACKBONE = "mobilenet_v2"
 
 
 def stride_of(model: str) -> int:
-    """Return the stride of a net by its name: 8 for fcn8s.
+    """Return the stride of a net by its name: 8 for fcn8s and for voc-fcn8s.
 
     Raises:
         FullconvError: no net is called so.
     """
+    if model in PAPER_NETS:
+        return PAPER_NETS[model].stride
     if model not in STRIDES:
         raise FullconvError(
-            f"model {model!r} is none of {', '.join(STRIDES)}{nearest(model, STRIDES)}"
+            f"model {model!r} is none of {', '.join(STRIDES)}, nor one of the paper's nets"
+            f"{nearest(model, (*STRIDES, *PAPER_NETS))}"
         )
     return STRIDES[model]
 
 
-def is_model(weights: str) -> bool:
-    """Tell whether ``--weights`` names a model (a folder or a Hub id), not a classifier's weights.
-
-    Raises:
-        FullconvError: it names nothing at all.
-    """
-    if weights in ("imagenet", "none") or Path(weights).is_file():
-        return False
-    if Path(weights).is_dir():
-        return True
-    if weights.endswith(".safetensors"):
-        raise FullconvError(f"{weights}: no such weights file")
-    if weights.count("/") == 1:  # owner/name
-        return True
-    raise FullconvError(
-        f"weights {weights!r} are neither imagenet nor none, nor a file or model folder"
-        f"{nearest(weights, ('imagenet', 'none'))}"
-    )
-
-
 def new_net(
-    backbone: str, stride: int, info: DatasetInfo, recipe: Recipe, weights: str | None
+    model: str, backbone: str | None, info: DatasetInfo, recipe: Recipe, weights: str | None
 ) -> FCN:
-    """Build a net for a dataset on a classifier, whose weights are imagenet, none or a file."""
+    """Build a net for a dataset on a classifier, whose weights are imagenet, none or a file.
+
+    Args:
+        model: fcn32s, fcn16s, fcn8s, fcn4s or one of the paper's nets.
+        backbone: the classifier's name; the paper's nets have their own.
+        info: tells the classes.
+        recipe: tells what is learnt.
+        weights: of the classifier.
+    """
     given = None if weights in (None, "none") else weights
-    return FCN(backbone, stride, **_for_data(info), **_learning(recipe), weights=given)
+    own = (
+        PAPER_NETS[model].arguments()
+        if model in PAPER_NETS
+        else {"trunk": backbone or DEFAULT_BACKBONE, "stride": stride_of(model)}
+    )
+    return FCN(**{**own, **_for_data(info), **_learning(recipe), "weights": given})
 
 
 def grown_net(source: FCN, stride: int, info: DatasetInfo, recipe: Recipe) -> FCN:
-    """Build a net of another stride, or for other classes, that takes over what `source` learnt.
-
-    The trunk is transplanted. The scores and upscores that both nets have are taken over for the
-    classes that both know by name; the others start anew (scores at zero).
-    """
+    """Build a net of another stride, or for other classes, that takes over what `source` learnt."""
     net = _like(source.arguments, source.preprocessing, stride, info, recipe)
-    done = transplant(source.trunk, net.trunk)
-    if done.missing or done.misfit:
-        raise FullconvError(
-            f"the trunk's {(done.missing + done.misfit)[0]} can't be taken over from the source"
-        )
-    known = {name: label for label, name in enumerate(source.classes)}
-    expand_score(source.head.state_dict(), net.head, [known.get(name) for name in net.classes])
+    take_over(source, net)
     return net
+
+
+def take_over(source: FCN, net: FCN, input_: str | None = None) -> None:
+    """Transplant what `source` learnt into `net`, in place.
+
+    That is the trunk, whose first layer may have further channels, and the scores and upscores
+    that both nets have, for the classes that both know by name; the others stay as they are
+    (scores at zero). Heads are matched by name, or as the only ones.
+
+    Args:
+        source: stays as it is.
+        net: is filled.
+        input_: of several trunks (late fusion), the input whose trunk `source` is to fill.
+
+    Raises:
+        FullconvError: the trunks differ.
+    """
+    _take_trunk(source.trunk, net.trunk if input_ is None else net.trunk.get_submodule(input_))
+    for name, head in net.labelled():
+        theirs = _same_head(source, name, len(net.heads))
+        if theirs is not None:
+            known = {label: number for number, label in enumerate(theirs.classes)}
+            state = theirs.state_dict()
+            if input_ is not None:
+                state = {_of_input(name, input_): value for name, value in state.items()}
+            expand_score(state, head, [known.get(label) for label in head.classes])
 
 
 def saved_net(saved: dict[str, Any], info: DatasetInfo, recipe: Recipe) -> FCN:
@@ -81,8 +98,47 @@ def saved_net(saved: dict[str, Any], info: DatasetInfo, recipe: Recipe) -> FCN:
     return _like(arguments, preprocessing, arguments["stride"], info, recipe)
 
 
+def _take_trunk(source: nn.Module, target: nn.Module) -> None:
+    """Transplant a trunk, wholly."""
+    if isinstance(target, LateFusion) and not isinstance(source, LateFusion):
+        named = ",".join(f"{name}=MODEL" for name in target.channels)
+        raise FullconvError(
+            f"the net has a trunk for each of {', '.join(target.channels)}: --weights {named} says "
+            "what each starts from"
+        )
+    done = transplant(source, target)
+    unlike = [*done.missing, *(name for name in done.misfit if not _widened(source, target, name))]
+    if unlike:
+        raise FullconvError(f"the trunk's {unlike[0]} can't be taken over from the source")
+
+
+def _widened(source: nn.Module, target: nn.Module, name: str) -> bool:
+    """Fill a convolution's weights where only its input channels differ; tell whether they do."""
+    path, _, kind = name.rpartition(".")
+    theirs, own = source.get_submodule(path), target.get_submodule(path)
+    if kind != "weight" or not isinstance(theirs, nn.Conv2d) or not isinstance(own, nn.Conv2d):
+        return False
+    if theirs.groups != 1 or theirs.weight[:, :1].shape != own.weight[:, :1].shape:
+        return False
+    own.load_state_dict(with_channels(theirs, own.in_channels).state_dict())
+    return True
+
+
+def _same_head(source: FCN, name: str, count: int) -> Head | None:
+    heads = dict(source.labelled())
+    if count == len(heads) == 1:
+        return source.head
+    return heads.get(name)
+
+
+def _of_input(name: str, input_: str) -> str:
+    """Return the name of a score's tensor among those of several trunks: scores.32.hha.bias."""
+    layer, _, kind = name.rpartition(".")
+    return f"{layer}.{input_}.{kind}" if layer.startswith("scores.") else name
+
+
 def _like(
-    arguments: dict[str, Any],
+    arguments: Mapping[str, Any],
     preprocessing: Preprocessing,
     stride: int,
     info: DatasetInfo,
@@ -96,12 +152,14 @@ def _like(
 
 
 def _for_data(info: DatasetInfo) -> dict[str, Any]:
-    return {
-        "num_classes": len(info.classes),
-        "classes": info.classes,
-        "palette": info.palette,
-        "ignore_index": info.ignore_index,
-    }
+    """Return the arguments of `FCN` that a dataset decides."""
+    classes: dict[str, Sequence[str]] = {name: head.classes for name, head in info.heads.items()}
+    common = {"ignore_index": info.ignore_index}
+    if tuple(classes) == (ONLY_HEAD,):
+        count = len(info.classes)
+        return {"num_classes": count, "classes": info.classes, "palette": info.palette, **common}
+    palettes = {name: head.palette for name, head in info.heads.items() if head.palette}
+    return {"heads": classes, "palette": palettes, **common}
 
 
 def _learning(recipe: Recipe) -> dict[str, Any]:

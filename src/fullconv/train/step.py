@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -12,10 +13,14 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from fullconv.data.loading import Batch
+from fullconv.fcn import by_head
+from fullconv.reference.patch_sampling import sampled_labels
 from fullconv.train.recipe import Recipe
 
 if TYPE_CHECKING:
     from fullconv.fcn import FCN
+
+ClassWeights = Sequence[Tensor]  # float32 (classes,) of each head
 
 
 def take_step(
@@ -25,29 +30,36 @@ def take_step(
     recipe: Recipe,
     *,
     precision: Literal["fp32", "bf16"] = "fp32",
-    class_weights: Tensor | None = None,
+    class_weights: ClassWeights | None = None,
 ) -> float:
-    """Make one step of the optimizer and return the loss, the mean over the batch's valid pixels.
+    """Make one step of the optimizer, which lowers the recipe's loss, of several heads their sum.
 
-    The batch passes the net in its parts, whose gradients add up to that of the whole. Where every
-    label is ignored the loss is 0.
+    The parts of the batch pass the net one after the other; their gradients add up to that of the
+    whole.
+
+    Returns:
+        The mean cross entropy over the batch's valid pixels (of several heads the sum), whatever
+        the recipe's loss, so that trainings can be compared; 0 where every label is ignored.
 
     Raises:
         FloatingPointError: the loss or the gradient is infinite or NaN; no weight was changed.
     """
     device = next(net.parameters()).device
-    labels = [part.labels[:, 0].to(device, non_blocking=True) for part in batch.parts]
-    every = torch.cat([each.flatten() for each in labels])
-    pixels = _weight(every, net.ignore_index, class_weights)
+    labels = [
+        _counted(part.labels.to(device, non_blocking=True), net, recipe) for part in batch.parts
+    ]
+    weights = [_weights(each, net.ignore_index, class_weights) for each in labels]
+    whole = torch.cat(weights).sum(0).clamp(min=1)
     total = torch.zeros((), device=device)
     optimizer.zero_grad()
-    for (images, _), truth in zip(batch.parts, labels, strict=True):
-        values = net.preprocessing(images.to(device, non_blocking=True))
+    for part, truth, weight in zip(batch.parts, labels, weights, strict=True):
+        values = net.preprocessing(part.images.to(device, non_blocking=True))
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             scores = net(values.contiguous(memory_format=torch.channels_last))
-        loss = pixel_loss(scores, truth, net.ignore_index, class_weights) / pixels
+        losses = image_losses(scores, truth, net.ignore_index, class_weights)
+        loss = (losses / _divisor(recipe, weight, whole, len(batch.names))).sum()
         loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
+        total += (losses.detach() / whole).sum()
     norm = clip_grad_norm_(net.parameters(), recipe.clip or math.inf)
     if not (total + norm).isfinite():
         raise FloatingPointError("loss" if not total.isfinite() else "gradient")
@@ -55,24 +67,63 @@ def take_step(
     return float(total)
 
 
-def pixel_loss(
-    scores: Tensor, labels: Tensor, ignore_index: int, class_weights: Tensor | None = None
+def image_losses(
+    scores: Tensor | dict[str, Tensor],
+    labels: Tensor,
+    ignore_index: int,
+    class_weights: ClassWeights | None = None,
 ) -> Tensor:
-    """Return the summed cross entropy of scores N,C,H,W and labels N,H,W, without ignored pixels.
+    """Return each image's cross entropy for each head, summed over its valid pixels: float32 N,K.
 
-    It is worked out in float32; a pixel counts as much as the weight of its class.
+    Args:
+        scores: N,C,H,W of the only head, or of each of K by name.
+        labels: N,K,H,W.
+        ignore_index: the label of pixels that don't count.
+        class_weights: what a pixel counts by its class; None: all alike.
     """
-    return F.cross_entropy(
-        scores.float(),
-        labels.long(),
-        class_weights,
-        ignore_index=ignore_index,
-        reduction="sum",
-    )
+    losses = [
+        F.cross_entropy(
+            of_head.float(),
+            truth.long(),
+            None if class_weights is None else class_weights[head],
+            ignore_index=ignore_index,
+            reduction="none",
+        )
+        for head, (of_head, truth) in enumerate(
+            zip(by_head(scores).values(), labels.unbind(1), strict=True)
+        )
+    ]
+    return torch.stack([loss.flatten(1).sum(1) for loss in losses], 1)
 
 
-def _weight(labels: Tensor, ignore_index: int, class_weights: Tensor | None) -> Tensor:
-    """Return what the summed loss of `labels` is divided by to give a mean; at least 1."""
+def _counted(labels: Tensor, net: FCN, recipe: Recipe) -> Tensor:
+    """Ignore what patch sampling leaves out of labels N,K,H,W."""
+    return sampled_labels(labels, recipe.sampled_cells, net.taps[0].stride, net.ignore_index)
+
+
+def _weights(labels: Tensor, ignore_index: int, class_weights: ClassWeights | None) -> Tensor:
+    """Return what the valid pixels of labels N,K,H,W weigh together: float32 N,K."""
     valid = labels != ignore_index
-    weight = valid.sum() if class_weights is None else class_weights[labels[valid].long()].sum()
-    return weight.clamp(min=1)
+    if class_weights is None:
+        return valid.sum((2, 3)).float()
+    weights = [
+        of_head[truth.where(known, 0).long()] * known
+        for of_head, truth, known in zip(
+            class_weights, labels.unbind(1), valid.unbind(1), strict=True
+        )
+    ]
+    return torch.stack([weight.sum((1, 2)) for weight in weights], 1)
+
+
+def _divisor(recipe: Recipe, weights: Tensor, whole: Tensor, images: int) -> Tensor | int:
+    """Return what the losses of a part's images are divided by.
+
+    Args:
+        recipe: names the loss.
+        weights: of the part's images, N,K.
+        whole: of all images of the step, K.
+        images: how many those are.
+    """
+    if recipe.loss == "mean":
+        return whole
+    return images if recipe.loss == "sum" else weights.clamp(min=1) * images
