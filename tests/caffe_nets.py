@@ -270,17 +270,17 @@ def _alexnet(net: CaffeNet, widths: Widths) -> CaffeNet:
 # --- random weights ---------------------------------------------------------------------------
 
 
-def random_weights(layers: Sequence[Layer], seed: int, folder: Path | None = None) -> Weights:
+def random_weights(layers: Sequence[Layer], seed: int, path: Path | None = None) -> Weights:
     """Draw weights that keep activations of ordinary size; upscores are bilinear.
 
-    With a `folder` they lie in a memory map there.
+    With a `path` they lie there, in a memory map.
     """
     random = np.random.default_rng(seed)
     layers = [layer for layer in layers if layer.blobs]
     total = sum(prod(shape) for layer in layers for shape in layer.blobs)
     values: Blob = (
-        np.lib.format.open_memmap(folder / f"weights-{seed}.npy", "w+", np.float32, (total,))
-        if folder
+        np.lib.format.open_memmap(path, "w+", np.float32, (total,))
+        if path
         else np.empty(total, np.float32)
     )
     weights: dict[str, tuple[Blob, ...]] = {}
@@ -328,6 +328,26 @@ def on_diagonal(kernels: Blob, classes: int) -> Blob:
     full = np.zeros((classes, classes, *kernels.shape[-2:]), np.float32)
     full[np.arange(classes), np.arange(classes)] = kernels
     return full
+
+
+def trunk(name: str) -> list[Layer]:
+    """Return the layers of a net with one trunk that are not specific to its classes."""
+    return [layer for layer in paper_net(name).layers if layer.name.startswith(("conv", "fc"))]
+
+
+def weights_on(net: CaffeNet, trunk: Weights, seed: int = 1) -> Weights:
+    """Complete a trunk's weights to those of `net`, whose own ones are drawn.
+
+    A second trunk gets the same filters in the reverse order, which makes it another net.
+    """
+    weights: dict[str, Sequence[Blob]] = {}
+    for layer in net.layers:
+        name = layer.name.removesuffix("color").removesuffix("hha")
+        if name in trunk:
+            reverse = layer.name.endswith("hha")
+            weights[layer.name] = [blob[::-1] if reverse else blob for blob in trunk[name]]
+    own = [layer for layer in net.layers if layer.name not in weights]
+    return weights | dict(random_weights(own, seed))
 
 
 def random_diagonals(net: CaffeNet, seed: int) -> Weights:
