@@ -57,7 +57,9 @@ def convert_file(source: Path, name: str, out: Path) -> Converted:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FullconvError(f"{out}: exists already; name a new folder")
     net = paper(name)
-    load_layers(net, caffe_names(net), _layers(source), source, name)
+    torch_wrote_it = source.suffix in CHECKPOINTS
+    layers = read_checkpoint(source) if torch_wrote_it else read_layers(source)
+    load_layers(net, caffe_names(net), layers, source, name, scale_layers=not torch_wrote_it)
     net.save_pretrained(out)
     heads = {head: labelling.classes for head, labelling in net.labelled()}
     return _converted(net, heads, tuple(net.inputs))
@@ -69,6 +71,8 @@ def load_layers(
     layers: Iterable[Layer],
     source: Path,
     model: str | None = None,
+    *,
+    scale_layers: bool = True,
 ) -> None:
     """Fill a net from Caffe's layers, in place (see `caffe.weights.fill`).
 
@@ -78,6 +82,8 @@ def load_layers(
         layers: all of a file.
         source: that file, for messages.
         model: the net's name in the paper, for messages.
+        scale_layers: whether skips' scales are layers there, as Caffe has them; pytorch-fcn has
+            them in its code.
 
     Raises:
         FullconvError: layers are missing, surplus or misshapen, or scale skips otherwise.
@@ -86,7 +92,7 @@ def load_layers(
     factors = {
         f"scale_{tap.layer}": (scales[tap.stride], tap.channels)
         for tap in net.taps
-        if tap.stride in scales
+        if scale_layers and tap.stride in scales
     }
     fill(
         net.state_dict(),
@@ -139,10 +145,6 @@ def _upscore_name(net: FCN, tap: Tap, finer: Tap | None) -> str:
     return "upscore2" if tap is net.taps[0] else f"upscore_{tap.layer}"
 
 
-def _layers(source: Path) -> Iterator[Layer]:
-    return read_checkpoint(source) if source.suffix in CHECKPOINTS else read_layers(source)
-
-
 def _convert_classifier(source: Path, name: str, out: Path) -> Converted:
     import json
 
@@ -150,10 +152,10 @@ def _convert_classifier(source: Path, name: str, out: Path) -> Converted:
 
     from fullconv.classifiers import architecture_of, build_classifier
 
-    if out.suffix != ".safetensors" or out.exists():
-        raise FullconvError(f"{out}: name a new file that ends in .safetensors")
     with torch.device("meta"):  # only names and shapes are needed
         classifier, preprocessing = build_classifier(name)
+    if out.suffix != ".safetensors" or out.exists():
+        raise FullconvError(f"{out}: name a new file that ends in .safetensors")
     state = read_classifier(source, classifier)
     expected = {key: json.dumps(value) for key, value in preprocessing.to_dict().items()}
     with replacing(out) as temporary:
