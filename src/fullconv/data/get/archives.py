@@ -163,7 +163,7 @@ def _tar_members(archive: Path) -> Iterator[_Member]:
     with archive.open("rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        content = gzip.GzipFile(fileobj=raw) if packed else raw
+        content = cast("IO[bytes]", gzip.GzipFile(fileobj=raw) if packed else raw)
         with tarfile.open(fileobj=cast("IO[bytes]", _Bounded(content)), mode="r:") as opened:
             for info in opened:
                 yield _Member(
@@ -174,12 +174,21 @@ def _tar_members(archive: Path) -> Iterator[_Member]:
                     open=lambda info=info: opened.extractfile(info) or io.BytesIO(),  # type: ignore[misc]
                     position=raw.tell(),
                 )
+            _require_end(content, opened.offset)
+
+
+def _require_end(content: IO[bytes], offset: int) -> None:
+    """Read on from where the last member ended: zeros to the end, where gzip has its checksum."""
+    content.seek(offset)
+    rest = content.read(_MOST_AT_ONCE)
+    if len(rest) < tarfile.BLOCKSIZE or len(rest) == _MOST_AT_ONCE or any(rest):
+        raise tarfile.ReadError("it ends early or goes on past its end")
 
 
 class _Bounded:
     """A file that refuses to be read in large pieces."""
 
-    def __init__(self, file: IO[bytes] | gzip.GzipFile) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.seek, self.tell = file.seek, file.tell
 

@@ -82,7 +82,7 @@ def fetch(
 
 def verify(path: Path, source: Source, *, quiet: bool = False) -> None:
     """Raise FullconvError where the checksum of `path` is not the one published of `source`."""
-    found = _md5(path, quiet) if source.md5 else ""
+    found = _md5(path, source, quiet) if source.md5 else ""
     if found != source.md5:
         raise FullconvError(
             f"{path}: its md5 is {found} but {source.published or 'its publisher'} states "
@@ -92,7 +92,7 @@ def verify(path: Path, source: Source, *, quiet: bool = False) -> None:
 
 def _told(source: Source, folder: Path, part: Path, reasons: Sequence[str]) -> str:
     if not reasons:
-        return f"{source.file}: has no public address; {source.by_hand}"
+        return f"{source.file}: has no public address; put it into {folder} by hand"
     have = f", {_megabytes(part)} MB of it are kept" if part.exists() else ""
     return (
         f"{source.file}: could not be fetched{have} ({'; '.join(reasons)}); run the same command "
@@ -231,18 +231,18 @@ def _validator_for(part: Path, address: str) -> str:
 def _require_checksum(part: Path, source: Source, quiet: bool) -> None:
     if not source.md5:
         return
-    found = _md5(part, quiet)
+    found = _md5(part, source, quiet)
     if found != source.md5:
         part.unlink()
         states = f"{source.published or 'its publisher'} states {source.md5}"
         raise _RefusedError(f"gave a file of md5 {found} but {states}")
 
 
-def _md5(path: Path, quiet: bool) -> str:
+def _md5(path: Path, source: Source, quiet: bool) -> str:
     digest = hashlib.md5(usedforsecurity=False)
     total = -(-_size(path) // MEGABYTE)
     with (
-        progress(total, f"check {path.name}", unit="MB", quiet=quiet) as bar,
+        progress(total, f"check {source.file}", unit="MB", quiet=quiet) as bar,
         path.open("rb") as file,
     ):
         while chunk := file.read(_CHUNK):

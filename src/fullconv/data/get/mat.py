@@ -35,7 +35,11 @@ def read_mat(path: Path, variable: str, field: str = "") -> NDArray[Any]:
 
     try:
         value: NDArray[Any] = loadmat(path, variable_names=[variable])[variable]
-        part: NDArray[Any] = value[field][0, 0] if field else value
+        if not field:
+            return value
+        if value.dtype.names is None or field not in value.dtype.names:
+            raise KeyError(field)
+        part: NDArray[Any] = value[field][0, 0]
         return part
     except FileNotFoundError:
         raise FullconvError(f"{path}: is missing, though the dataset's list names it") from None

@@ -78,7 +78,8 @@ def read_class_table(path: Path) -> NDArray[np.uint8]:
     Raises:
         FullconvError: the file is damaged, or its classes are not these 40.
     """
-    names = tuple(str(name[0]) for name in read_mat(path, "className").ravel())
+    cells = read_mat(path, "className").ravel()
+    names = tuple("".join(map(str, np.ravel(cell))) for cell in cells)
     if names != NYUD_CLASSES:
         raise FullconvError(f"{path}: its className are not the 40 classes; it is another file")
     stored = read_ids(path, "mapClass").ravel()

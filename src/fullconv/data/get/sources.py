@@ -23,7 +23,6 @@ class Source:
             none: the file is used as it is.
         marker: a path below the right one of `roots`, by which it is recognised.
         wanted: patterns of the archive's members that are unpacked; "*" also matches "/".
-        by_hand: how to get it where no address works.
     """
 
     key: str
@@ -35,7 +34,6 @@ class Source:
     roots: tuple[str, ...] = ()
     marker: str = ""
     wanted: tuple[str, ...] = ("*",)
-    by_hand: str = ""
 
     def root_in(self, folder: Path) -> Path | None:
         """Return the folder in `folder` that holds this file's contents unpacked, if any does."""

@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,6 +114,7 @@ def listed_names(path: Path) -> tuple[str, ...]:
         raise FullconvError(f"{path}: is no list of image names") from None
 
 
+@cache
 def voc_palette(colours: int = 256) -> tuple[tuple[int, int, int], ...]:
     """Return the colours of PASCAL VOC's label images (VOClabelcolormap.m of its devkit).
 

@@ -1,0 +1,165 @@
+"""Fetching over HTTP: whole files, broken transfers, changed files, refusals; never half a file."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+import pytest
+
+from file_server import serving
+from fullconv.data.get.download import fetch
+from fullconv.data.get.sources import Source
+from fullconv.errors import FullconvError, WorkFailedError
+
+BODY = random.Random(0).randbytes(3_000_000)
+MD5 = hashlib.md5(BODY).hexdigest()
+
+
+def source(*addresses: str, md5: str = MD5) -> Source:
+    return Source("a", "a.tar", addresses, 3, md5=md5, published="somebody")
+
+
+def get(where: Source, folder) -> bytes:
+    path = fetch(where, folder, quiet=True, pauses=(0.0, 0.0))
+    assert path == folder / "a.tar"
+    assert sorted(file.name for file in folder.iterdir()) == ["a.tar"]
+    return path.read_bytes()
+
+
+@pytest.fixture
+def server():
+    with serving(files={"/a.tar": BODY}) as state:
+        yield state
+
+
+def test_a_file_is_fetched_once(tmp_path, server):
+    where = source(f"{server.address}/a.tar")
+    assert get(where, tmp_path / "new") == BODY
+    assert get(where, tmp_path / "new") == BODY
+    assert server.requests == [("/a.tar", None, None)]
+
+
+@pytest.mark.parametrize("md5", [MD5, ""])
+def test_a_broken_transfer_continues_where_it_broke_off(tmp_path, server, md5):
+    server.breaks = [1_000_001, 500_000]
+    assert get(source(f"{server.address}/a.tar", md5=md5), tmp_path) == BODY
+    condition = '"v1"'
+    assert server.requests == [
+        ("/a.tar", None, None),
+        ("/a.tar", "bytes=1000001-", condition),
+        ("/a.tar", "bytes=1500001-", condition),
+    ]
+    assert server.sent == len(BODY)
+
+
+def test_a_later_run_continues_too(tmp_path, server):
+    """Three attempts without a byte give up; what came before stays and the rest comes later."""
+    server.breaks = [2_000_000, 0, 0, 0]
+    where = source(f"{server.address}/a.tar")
+    with pytest.raises(WorkFailedError) as caught:
+        fetch(where, tmp_path, quiet=True, pauses=(0.0, 0.0))
+    assert "2 MB of it are kept" in str(caught.value) and "same command" in str(caught.value)
+    assert "broke off after 2,000,000 of 3,000,000 bytes" in str(caught.value)
+    assert not (tmp_path / "a.tar").exists()
+    assert get(where, tmp_path) == BODY
+    assert server.sent == len(BODY)
+
+
+@pytest.mark.parametrize("validator", ["etag", "last_modified"])
+def test_a_file_that_changed_meanwhile_is_fetched_anew(tmp_path, server, validator):
+    """Without a checksum only the server's version tells; the two halves must not be joined."""
+    old, new = ('"v1"', '"v2"') if validator == "etag" else ("Mon, 1 Jan", "Tue, 2 Jan")
+    server.etag = ""
+    setattr(server, validator, old)
+    server.breaks = [1_000_000, 0, 0, 0]
+    where = source(f"{server.address}/a.tar", md5="")
+    with pytest.raises(WorkFailedError):
+        fetch(where, tmp_path, quiet=True, pauses=(0.0, 0.0))
+    setattr(server, validator, new)
+    server.files["/a.tar"] = BODY[::-1]
+    assert get(where, tmp_path) == BODY[::-1]
+
+
+@pytest.mark.parametrize("etag", ["", 'W/"weak"'])
+def test_where_nothing_tells_the_version_it_begins_anew(tmp_path, server, etag):
+    server.etag, server.breaks = etag, [1_000_000]
+    assert get(source(f"{server.address}/a.tar", md5=""), tmp_path) == BODY
+    assert [asked for _, asked, _ in server.requests] == [None, None]
+
+
+def test_a_server_without_ranges_begins_anew(tmp_path, server):
+    server.ranges, server.breaks = False, [1_000_000]
+    assert get(source(f"{server.address}/a.tar"), tmp_path) == BODY
+    assert server.sent == 1_000_000 + len(BODY)
+
+
+def test_a_part_that_was_complete_is_taken(tmp_path, server):
+    (tmp_path / "a.tar.part").write_bytes(BODY)
+    assert get(source(f"{server.address}/a.tar"), tmp_path) == BODY
+    assert server.sent == 0
+
+
+def test_a_part_longer_than_the_file_is_dropped(tmp_path, server):
+    (tmp_path / "a.tar.part").write_bytes(BODY + b"more")
+    assert get(source(f"{server.address}/a.tar"), tmp_path) == BODY
+
+
+def test_a_wrong_checksum_keeps_nothing(tmp_path, server):
+    where = source(f"{server.address}/a.tar", md5="0" * 32)
+    with pytest.raises(WorkFailedError) as caught:
+        fetch(where, tmp_path, quiet=True, pauses=())
+    assert MD5 in str(caught.value) and "somebody states 000" in str(caught.value)
+    assert not list(tmp_path.glob("a.tar*t")) and not (tmp_path / "a.tar").exists()
+
+
+def test_a_file_of_another_checksum_is_told_and_left(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"by hand")
+    with pytest.raises(FullconvError) as caught:
+        fetch(source(), tmp_path, quiet=True)
+    assert f"{tmp_path / 'a.tar'}: its md5 is" in str(caught.value)
+    assert caught.value.exit_code == 2
+    assert (tmp_path / "a.tar").read_bytes() == b"by hand"
+
+
+def test_the_next_address_is_tried(tmp_path, server):
+    where = source(f"{server.address}/gone.tar", f"{server.address}/a.tar")
+    assert get(where, tmp_path) == BODY
+    with serving(files={"/a.tar": b"other"}) as mirror:
+        where = source(f"{mirror.address}/a.tar", f"{server.address}/a.tar")
+        assert get(where, tmp_path / "second") == BODY
+
+
+def test_what_to_do_where_no_address_works(tmp_path, server):
+    with pytest.raises(WorkFailedError) as caught:
+        fetch(source(f"{server.address}/b"), tmp_path, quiet=True, pauses=())
+    message = str(caught.value)
+    assert f"{server.address}/b: 404" in message and f"put it into {tmp_path}" in message
+    assert "\n" not in message and caught.value.exit_code == 1
+
+
+def test_a_busy_server_is_asked_again(tmp_path, server):
+    server.statuses = [503, 429]
+    assert get(source(f"{server.address}/a.tar"), tmp_path) == BODY
+    assert len(server.requests) == 3
+
+
+def test_a_server_that_is_not_there(tmp_path):
+    with serving() as gone:
+        address = gone.address
+    with pytest.raises(WorkFailedError, match="can't be reached"):
+        fetch(source(f"{address}/a.tar"), tmp_path, quiet=True, pauses=(0.0,))
+
+
+def test_a_web_page_is_no_archive(tmp_path, server):
+    server.content_type = "text/html; charset=utf-8"
+    with pytest.raises(WorkFailedError, match="gives a web page instead"):
+        fetch(source(f"{server.address}/a.tar", md5=""), tmp_path, quiet=True, pauses=())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_counts_from_where_it_broke_off(tmp_path, server, capsys):
+    (tmp_path / "a.tar.part").write_bytes(BODY[:2_000_000])
+    fetch(source(f"{server.address}/a.tar"), tmp_path)
+    told = capsys.readouterr().err
+    assert "fetch a.tar: 3/3" in told and "check a.tar: 3/3" in told
