@@ -312,6 +312,15 @@ def test_a_layer_that_stands_there_twice(tmp_path):
     assert "conv1_1 stands there twice" in refusal(loaded)
 
 
+def test_hostile_names_are_shown_tamely(tmp_path):
+    drawing, weights, loaded = random_net(tmp_path)
+    for name in ("\x1b[2J\nlayer", "long" * 1000):
+        drawing.layers.append(caffe_nets.Layer(name, "Convolution", (), name))
+        weights[name] = (ONES,)
+    told = refusal(loaded)
+    assert r"'\x1b[2J\nlayer'" in told and told.isprintable() and len(told) < 400
+
+
 def test_nets_are_not_taken_for_each_other(tmp_path):
     for given, asked in (
         ("voc-fcn8s", "voc-fcn16s"),
@@ -434,7 +443,7 @@ def test_checkpoints_run_nothing(tmp_path, zipped):
     [
         ([1, 2, 3], "holds a list"),
         ({}, "not a net's state dict"),
-        ({"conv1_1.weight": 3.5}, "conv1_1.weight is a float, not a tensor"),
+        ({"conv1_1.weight": 3.5}, "'conv1_1.weight' is a float, not a tensor"),
         ({"conv1_1.weight": torch.zeros(2).bfloat16()}, "not a plain tensor of floats"),
         ({"conv1_1.weight": torch.zeros(2, 2).to_sparse()}, "not a plain tensor of floats"),
         ({"conv1_1.weight": torch.zeros(2, dtype=torch.int64)}, "not a plain tensor of floats"),

@@ -59,7 +59,8 @@ class Blob:
         """
         source, flat = self.values.reshape(-1), target.reshape(-1)
         for start in range(0, flat.size, PIECE):
-            flat[start : start + PIECE] = source[start : start + PIECE]
+            with np.errstate(over="ignore"):  # doubles beyond float32 become infinite, as in Caffe
+                flat[start : start + PIECE] = source[start : start + PIECE]
             if self.file is not None and hasattr(mmap, "MADV_DONTNEED"):
                 self.file.madvise(mmap.MADV_DONTNEED)
 
@@ -156,7 +157,7 @@ class _Walk:
         try:
             blobs = [self.blob(each) for each in fields if each.number == kind.blobs]
         except _DamagedError as error:
-            raise _DamagedError(f"layer {name[:80]!r}: {error}") from error
+            raise _DamagedError(f"layer {name[:80]!a}: {error}") from error
         return Layer(name, _type(about.type), tuple(blobs))
 
     def blob(self, field: _Field) -> Blob:

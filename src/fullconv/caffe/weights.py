@@ -15,7 +15,8 @@ from fullconv.caffe.classifiers import GoogLeNet
 from fullconv.errors import FullconvError
 
 CLASSIFIERS_LAST = {"fc8", "loss3/classifier"}  # the layers that only a classifier has
-MOST_NAMED = 3  # of layers in a message
+MOST_NAMED = 3  # layers in a message
+LONGEST_NAME = 80  # characters
 
 
 def weighted_layers(network: nn.Module) -> list[str]:
@@ -61,14 +62,14 @@ def fill(
             continue
         try:
             if layer.name in found:
-                raise _UnfitError(f"{layer.name} stands there twice")
+                raise _UnfitError(f"{_shown(layer.name)} stands there twice")
             found.add(layer.name)
             if layer.name in names:
                 _fill_layer(state, names[layer.name], layer)
             elif layer.name in factors:
                 _check_factor(layer, *factors[layer.name])
             else:
-                surplus.append(layer.name)
+                surplus.append(_shown(layer.name))
         except _UnfitError as error:
             unfit.append(str(error))
     missing = [name for name in (*names, *factors) if name not in found]
@@ -150,6 +151,11 @@ def _bare(shape: Sequence[int]) -> tuple[int, ...]:
 
 def _sizes(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape)) or "a single number"
+
+
+def _shown(name: str) -> str:
+    """Return a layer's name as it is safe to print: a file may hold any."""
+    return name if name.isprintable() and len(name) <= LONGEST_NAME else ascii(name[:LONGEST_NAME])
 
 
 def _enumerated(items: Sequence[str]) -> str:

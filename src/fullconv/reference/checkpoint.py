@@ -31,7 +31,7 @@ def read_checkpoint(path: Path) -> Iterator[Layer]:
     layers: dict[str, dict[str, Blob]] = {}
     for name, value in _state(path).items():
         layer, _, parameter = str(name).rpartition(".")
-        layers.setdefault(layer, {})[parameter] = _blob(value, name, path)
+        layers.setdefault(layer, {})[parameter] = _blob(value, str(name), path)
     for name, parameters in layers.items():
         blobs = [parameters.pop(kind) for kind in ("weight", "bias") if kind in parameters]
         yield Layer(name, "", (*blobs, *parameters.values()))
@@ -49,6 +49,7 @@ def _state(path: Path) -> Mapping[str, Any]:
             )
     except Exception as error:  # of nearly any kind, if the file is damaged
         reason = str(error).split("\n")[0][:200] or type(error).__name__
+        reason = "".join(letter if letter.isprintable() else "?" for letter in reason)
         raise FullconvError(
             f"{path}: not a whole file of plain tensors as torch.save writes it ({reason})"
         ) from error
@@ -60,9 +61,9 @@ def _state(path: Path) -> Mapping[str, Any]:
 
 def _blob(value: Any, name: str, path: Path) -> Blob:
     if not isinstance(value, Tensor):
-        raise FullconvError(f"{path}: {name} is a {type(value).__name__}, not a tensor")
+        raise FullconvError(f"{path}: {name[:80]!a} is a {type(value).__name__}, not a tensor")
     if value.layout != torch.strided or value.dtype not in NUMPY_DTYPES or value.is_meta:
-        raise FullconvError(f"{path}: {name} is not a plain tensor of floats")
+        raise FullconvError(f"{path}: {name[:80]!a} is not a plain tensor of floats")
     return Blob(value.detach().numpy())
 
 
