@@ -8,6 +8,7 @@ a skip is a straight way down from the layer it scores, and a crop is what hangs
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +30,8 @@ from fullconv.geometry import Grid, Window
 # Lengths are inches, but for those of maps, which are pixels of the image.
 PITCH = 1.68  # between neighbouring columns
 ROW = 3.6  # height of the longest map
-LEFT, RIGHT, TOP, BETWEEN, BOTTOM = 0.95, 0.75, 1.42, 1.86, 0.85
+LEFT, RIGHT, TOP, BETWEEN, BOTTOM = 0.95, 1.3, 1.25, 1.86, 0.85
+LINE, CHARACTER = 0.17, 0.078  # of the notes, generously
 FUSE = 0.38  # between the three maps of a fuse
 FINEST_CELL = 0.018  # smaller ones are drawn as one piece
 
@@ -158,17 +160,17 @@ def draw(net: FCN, size: tuple[int, int], name: str) -> Figure:
     own = _layers_of(described.layers, f"{first}." if first else "")
     head_name, head = net.labelled()[0]
     joined = joins(described, head.num_classes)
-    sheet = _Sheet(stages(own, described.scored), joined, described)
     notes = [
         "Maps, cut along the height: a cell stands at the pixels that it is centred on, and a map "
         "of more channels is wider."
     ]
     if len(net.trunks) > 1:
-        notes.append(f"The trunk of {first} is drawn, of {', '.join(net.trunks)}.")
+        notes.append(f"Drawn is {first}; there is a trunk for each of {', '.join(net.trunks)}.")
     if len(net.heads) > 1:
-        notes.append(f"The head {head_name} is drawn, of {', '.join(net.heads)}.")
-    sheet.title(f"{name} at {size[0]} × {size[1]} pixels", " ".join(notes))
-    sheet.image(sum(net.inputs.values()))
+        notes.append(f"Drawn is {head_name}; there are scores for each of {', '.join(net.heads)}.")
+    sheet = _Sheet(stages(own, described.scored), joined, described, " ".join(notes))
+    sheet.title(f"{name} at {size[0]} × {size[1]} pixels")
+    sheet.image(net.inputs[first] if first else sum(net.inputs.values()))
     sheet.trunk()
     sheet.scores()
     return sheet.figure
@@ -187,7 +189,7 @@ class _Sheet:
     """The paper that a net is drawn on: inches, from the lower left."""
 
     def __init__(
-        self, columns: Sequence[Stage], joined: Sequence[Join], described: Description
+        self, columns: Sequence[Stage], joined: Sequence[Join], described: Description, notes: str
     ) -> None:
         self.columns, self.joined, self.described = columns, joined, described
         strips = [self._strip(column) for column in columns]
@@ -196,21 +198,25 @@ class _Sheet:
         self.high = max(strip.ends[1] for strip in strips)
         self.scale = ROW / (self.high - self.low)
         width = LEFT + PITCH * len(columns) + RIGHT
-        height = TOP + ROW + BETWEEN + ROW + BOTTOM
+        self.notes = textwrap.wrap(notes, int((width - 0.6) / CHARACTER))
+        top = TOP + LINE * len(self.notes)
+        height = top + ROW + BETWEEN + ROW + BOTTOM
         self.figure = Figure(figsize=(width, height), facecolor="white")
         FigureCanvasAgg(self.figure)
         self.axes: Axes = self.figure.add_axes((0, 0, 1, 1))
         self.axes.set(xlim=(0, width), ylim=(0, height))
         self.axes.axis("off")
-        self.upper, self.lower = height - TOP, height - TOP - ROW - BETWEEN  # tops of the rows
+        self.upper, self.lower = height - top, height - top - ROW - BETWEEN  # tops of the rows
         self.width, self.height = width, height
         self._bands()
 
     # What is drawn ---------------------------------------------------------------------------
 
-    def title(self, text: str, note: str) -> None:
-        self._text(LEFT - 0.55, self.height - 0.3, text, size=15, weight="bold", ha="left")
-        self._text(LEFT - 0.55, self.height - 0.58, note, color=MUTED, ha="left")
+    def title(self, text: str) -> None:
+        """Write what it is, and the notes below."""
+        left, top = LEFT - 0.55, self.height - 0.3
+        self._text(left, top, text, size=15, weight="bold", ha="left")
+        self._text(left, top - 0.3, "\n".join(self.notes), color=MUTED, ha="left")
 
     def image(self, channels: int) -> None:
         """Draw the image, with the zeros that are put around it or below it."""
@@ -295,10 +301,8 @@ class _Sheet:
         """Draw the way down from a trunk's column to its scores."""
         top = self.lower - (strip.ends[0] - self.low) * self.scale
         self._arrow((x, self.lower + 0.8), (x, top + 0.02), SKIP)
-        label = "{}\n{}\n{} × {}".format(kind, _short(scored.layer), *scored.size)
-        last = self._column_of(scored) == len(self.columns) - 1
-        side, ha = (-0.08, "right") if last else (0.08, "left")
-        self._text(x + side, self.lower + 0.77, label, color=SKIP, ha=ha)
+        label = "{}\n{}\n{} × {}".format(kind, _short(scored.layer, 17), *scored.size)
+        self._text(x + 0.08, self.lower + 0.77, label, color=SKIP, ha="left")
 
     def _draw(self, strip: Strip, x: float, top: float, color: str, note: str = "") -> None:
         """Draw a map's cells, alternately lighter and darker; what is cropped is hatched.
@@ -373,8 +377,8 @@ class _Sheet:
         self.axes.text(x, y, text, parse_math=False, **{**plain, **style})
 
 
-def _short(name: str) -> str:
-    return name if len(name) < 23 else f"…{name[-21:]}"
+def _short(name: str, most: int = 22) -> str:
+    return name if len(name) <= most else f"…{name[1 - most :]}"
 
 
 def _crop(strip: Strip) -> str:
