@@ -16,7 +16,16 @@ import pytest
 from PIL import Image
 
 import fullconv.cli
-from dataset_folders import add_sample, labels, picture, write_dataset, write_yaml
+from dataset_folders import (
+    GEOMETRY,
+    add_sample,
+    depth,
+    labels,
+    picture,
+    write_dataset,
+    write_rich,
+    write_yaml,
+)
 from fullconv.data import check as check_module
 from fullconv.data.check import check_folder
 from fullconv.errors import FullconvError
@@ -319,6 +328,142 @@ def test_quick_decodes_nothing(root, monkeypatch):
     report = check_folder(root, quick=True, quiet=True)
     assert report.errors == () and report.splits[0].sizes == {(8, 10): 4}
     assert len(report.tables()) == 1
+
+
+# Several inputs and heads ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def rich(tmp_path) -> Path:
+    return write_rich(tmp_path / "rooms")
+
+
+def test_all_heads_are_counted_and_all_inputs_told(rich):
+    report = check_folder(rich, quiet=True)
+    assert report.errors == () and report.warnings == ()
+    assert [(each.name, each.channels) for each in report.inputs] == [
+        ("color", 3),
+        ("depth", 1),
+        ("hha", 3),
+    ]
+    train = report.splits[0]
+    assert train.sizes == {(8, 10): 2, (5, 13): 1}
+    sizes = [(8, 10), (5, 13), (8, 10)]
+    masks = {
+        "sem": [labels(seed, sizes[seed]) for seed in range(3)],
+        "geo": [labels(seed + 200, sizes[seed], len(GEOMETRY)) for seed in range(3)],
+    }
+    for head, arrays in masks.items():
+        for label in range(256):
+            pixels, images = train.labels[head].pixels[label], train.labels[head].images[label]
+            assert pixels == sum(int((array == label).sum()) for array in arrays)
+            assert images == sum(bool((array == label).any()) for array in arrays)
+
+
+def test_the_command_prints_a_table_a_head(rich, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100")
+    code, out, _ = run(monkeypatch, capsys, "data", "check", rich, "--quiet")
+    assert code == 0
+    assert re.search(r"depth +depth +1 \(16-bit distances\)", out)
+    assert re.search(r"hha +hha +3", out)
+    assert re.search(r"sem +geo *\n.*ignored +ignored", out)
+    assert out.index("head sem") < out.index("head geo")
+    porous = sum(int((labels(1200 + i, count=len(GEOMETRY)) == 3).sum()) for i in range(2))
+    geo = out[out.index("head geo") :]
+    assert re.search(rf"3 +porous +\d+ +3 +{porous} +2 ", geo)
+    assert "tree" not in geo and "tree" in out
+    assert len(check_folder(rich, quick=True, quiet=True).tables()) == 2
+
+
+def test_missing_files_of_inputs_and_heads(rich):
+    (rich / "depth/val/val1.png").unlink()
+    line = one_error(rich, quick_too=True)
+    assert f"{rich}/images/val/val1.png: has no image in depth; add one of the same name to" in line
+    assert "depth/val" in line
+    Image.fromarray(depth(3)).save(rich / "depth/val/val1.png")
+    (rich / "masks_geo/val/val1.png").unlink()
+    line = one_error(rich, quick_too=True)
+    assert f"{rich}/images/val/val1.png: has no mask; add val1.png to masks_geo/val" in line
+
+
+def test_files_that_belong_to_no_image(rich):
+    Image.fromarray(depth(3)).save(rich / "depth/val/val9.png")
+    line = one_error(rich, quick_too=True)
+    assert f"{rich}/depth/val/val9.png: belongs to no image in {rich}/images/val" in line
+    (rich / "depth/val/val9.png").rename(rich / "masks_geo/val/val9.png")
+    line = one_error(rich, quick_too=True)
+    assert f"{rich}/masks_geo/val/val9.png: the mask belongs to no image" in line
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind"), [("depth", np.uint16), ("hha", np.uint8), ("masks_geo", np.uint8)]
+)
+def test_inputs_and_masks_of_another_size(rich, folder, kind):
+    path = rich / folder / "test/test1.png"
+    shape = (8, 9, 3) if folder == "hha" else (8, 9)
+    Image.fromarray(np.zeros(shape, kind)).save(path)
+    line = one_error(rich, quick_too=True)
+    assert f"{path}: is 9 x 8 but its image {rich}/images/test/test1.png is 10 x 8" in line
+
+
+def test_an_input_of_two_kinds(rich):
+    shutil.copy(rich / "hha/test/test1.png", rich / "depth/test/test1.png")
+    line = one_error(rich, quick_too=True)
+    assert f"{rich}/depth/test/test1.png: holds colours or 8-bit grey but the first file" in line
+
+
+def test_a_damaged_input_and_ids_outside_one_heads_classes(rich):
+    path = rich / "depth/train/train0.png"  # the one that tells what the input holds
+    path.write_bytes(path.read_bytes()[:60])
+    assert f"{path}: is damaged or truncated" in one_error(rich, quick_too=False)
+    shutil.copy(rich / "depth/train/train2.png", path)
+    shutil.copy(rich / "masks_geo/test/test0.png", rich / "masks/test/test0.png")
+    line = one_error(rich, quick_too=False)
+    assert "masks/test/test0.png: the mask has value 3" in line
+    assert "head 'sem' has 3 classes (0..2" in line
+
+
+def test_a_further_input_turned_by_exif(rich):
+    path = rich / "hha/train/train0.png"
+    Image.fromarray(picture(100)).save(path, exif=exif(3))
+    (line,) = check_folder(rich, quiet=True).warnings
+    assert f"{path}: is turned by its EXIF data but {rich}/images/train/train0.png is not" in line
+
+
+def test_the_same_hha_in_two_splits_is_no_picture_twice(rich):
+    shutil.copy(rich / "hha/train/train0.png", rich / "hha/test/test0.png")
+    assert check_folder(rich, quiet=True).errors == ()
+    shutil.copy(rich / "images/train/train0.png", rich / "images/test/test0.png")
+    assert "is the same picture as" in one_error(rich, quick_too=False)
+
+
+def test_classes_without_a_pixel_by_head_unless_unscored(rich):
+    for folder, label in (("masks", 1), ("masks", 2), ("masks_geo", 3)):
+        for path in (rich / folder / "test").iterdir():
+            ids = np.asarray(Image.open(path)).copy()
+            ids[ids == label] = 0
+            Image.fromarray(ids).save(path)
+    report = check_folder(rich, quiet=True)
+    assert report.errors == () and len(report.warnings) == 2
+    assert "masks/test: has no pixel of sky, which" in report.warnings[0]  # tree is unscored
+    assert "masks_geo/test: has no pixel of porous, which can't be measured" in report.warnings[1]
+    for path in (rich / "masks/train").iterdir():
+        ids = np.asarray(Image.open(path)).copy()
+        ids[ids == 1] = 0
+        Image.fromarray(ids).save(path)
+    assert any(
+        "masks/train: has no pixel of tree, which can't be learnt" in line
+        for line in check_folder(rich, quiet=True).warnings
+    )
+
+
+def test_what_is_not_used_beside_further_folders(rich):
+    (rich / "hha/trian").mkdir()
+    Image.fromarray(labels(0)).save(rich / "masks_geo/loose.png")
+    warnings = check_folder(rich, quiet=True).warnings
+    assert len(warnings) == 2
+    assert f"{rich}/hha/trian: is not used" in warnings[0] and "did you mean train?" in warnings[0]
+    assert f"{rich}/masks_geo/loose.png: is not used" in warnings[1]
 
 
 def test_few_images_are_read_ahead(monkeypatch):

@@ -14,7 +14,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fullconv.data.images import image_size, is_turned, mask_size, read_image, read_mask
+from fullconv.data.images import (
+    image_size,
+    input_channels,
+    is_turned,
+    mask_size,
+    read_image,
+    read_input,
+    read_mask,
+)
 from fullconv.errors import FullconvError
 
 # Upright array from the stored one, by the EXIF standard's table of orientations.
@@ -387,3 +395,76 @@ def test_16_bit_and_jpeg_masks_are_refused_with_advice(tmp_path):
     assert "is 16-bit: save the label ids as 8-bit" in refusal(read_mask, tmp_path / "a.png")
     Image.new("L", (8, 8), 3).save(tmp_path / "b.png", "JPEG")
     assert "alters label ids" in refusal(read_mask, tmp_path / "b.png")
+
+
+# Inputs: 16-bit grey keeps its values ---------------------------------------------------------
+
+
+def assert_values(path: Path, expected: np.ndarray) -> None:
+    read = read_input(path)
+    assert read.dtype == np.float32 and read.flags.c_contiguous
+    np.testing.assert_array_equal(read, expected[..., None])
+    assert input_channels(path) == 1
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_16_bit_inputs_keep_every_value(tmp_path, suffix):
+    assert cv2.imwrite(str(tmp_path / f"a{suffix}"), EVERY_16_BIT_VALUE)
+    assert_values(tmp_path / f"a{suffix}", EVERY_16_BIT_VALUE)
+
+
+@pytest.mark.parametrize(("order", "photometric"), [("<", 0), ("<", 1), (">", 1)])
+def test_16_bit_inputs_are_as_stored_whatever_a_tiff_calls_white(tmp_path, order, photometric):
+    data = EVERY_16_BIT_VALUE.astype(f"{order}u2").tobytes()
+    write_tiff(tmp_path / "a.tif", data, 16, photometric, order)
+    assert_values(tmp_path / "a.tif", EVERY_16_BIT_VALUE)
+
+
+def test_16_bit_inputs_in_32_bit_integers(tmp_path):
+    Image.fromarray(EVERY_16_BIT_VALUE.astype(np.int32)).save(tmp_path / "a.tif")
+    assert_values(tmp_path / "a.tif", EVERY_16_BIT_VALUE)
+    Image.fromarray(np.full((2, 2), 65536, np.int32)).save(tmp_path / "a.tif")
+    assert "outside 0..65535" in refusal(read_input, tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_16_bit_inputs_stand_upright(tmp_path, suffix, orientation):
+    values = NOISE[..., 0].astype(np.uint16) * 200 + 1
+    Image.fromarray(values).save(tmp_path / f"a{suffix}", exif=exif(orientation))
+    assert_values(tmp_path / f"a{suffix}", UPRIGHT[orientation](values))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "1"])
+def test_all_other_inputs_are_read_as_images(tmp_path, mode):
+    path = tmp_path / "a.png"
+    Image.fromarray(NOISE).convert(mode).save(path)
+    read = read_input(path)
+    assert read.dtype == np.uint8
+    np.testing.assert_array_equal(read, read_image(path))
+    assert input_channels(path) == 3
+
+
+def test_16_bit_colours_are_an_image_as_ever(tmp_path):
+    values = np.random.default_rng(2).integers(0, 65536, (5, 6, 3), dtype=np.uint16)
+    assert cv2.imwrite(str(tmp_path / "a.png"), values[..., ::-1])
+    np.testing.assert_array_equal(read_input(tmp_path / "a.png"), values >> 8)
+    assert input_channels(tmp_path / "a.png") == 3
+
+
+def test_inputs_are_refused_as_images_are(tmp_path):
+    bomb = announced(tmp_path / "bomb.png", 30_000, 30_000)
+    (tmp_path / "text.png").write_text("no image")
+    Image.fromarray(np.zeros((2, 2), np.float32), "F").save(tmp_path / "f.tif")
+    for read in (read_input, input_channels):
+        assert "--max-pixels" in refusal(read, bomb)
+        assert "is no readable" in refusal(read, tmp_path / "text.png")
+        assert "floating-point" in refusal(read, tmp_path / "f.tif")
+        assert "gone.png: no such file" in refusal(read, tmp_path / "gone.png")
+    lying = announced(tmp_path / "a.png", 100, 100)  # a header and no pixels
+    assert input_channels(lying) == 3
+    cv2.imwrite(str(tmp_path / "b.png"), EVERY_16_BIT_VALUE)
+    whole = (tmp_path / "b.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(whole[: len(whole) // 2])
+    assert input_channels(tmp_path / "b.png") == 1
+    assert "damaged or truncated" in refusal(read_input, tmp_path / "b.png")
