@@ -180,6 +180,12 @@ def test_the_table_of_classes(tmp_path):
     assert table.shape == (895,) and table[0] == 255
     for number, stored in enumerate(MAPPING, 1):
         assert table[number] == (stored - 1 if stored else 255)
+    spelled = [
+        {"refridgerator": "refrigerator", "floor mat": "floor-mat"}.get(c, c) for c in CLASSES
+    ]
+    np.testing.assert_array_equal(
+        read_class_table(written(tmp_path / "a.mat", mapping(spelled))), table
+    )
     swapped = (CLASSES[1], CLASSES[0], *CLASSES[2:])
     for content, problem in (
         (mapping(swapped), "are not the 40 classes"),

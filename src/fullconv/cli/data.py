@@ -145,6 +145,9 @@ def get_public(
     voc-fcn is what the paper's nets were trained and measured on: SBD's train, and the images of
     VOC 2011's val that are not in it. What was fetched is kept in DIR.downloads, where files
     fetched by hand are found too. Interrupted, the same command continues.
+
+    nyudv2 with --from also reads the layout of the FCN authors: data/images, data/depth and
+    data/hha with img_NUMBER.png, segmentation/img_NUMBER.mat, trainval.txt and test.txt.
     """
     from fullconv.data.get.catalogue import public_dataset
     from fullconv.data.get.public import get_dataset

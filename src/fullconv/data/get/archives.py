@@ -178,11 +178,10 @@ def _tar_members(archive: Path) -> Iterator[_Member]:
 
 
 def _require_end(content: IO[bytes], offset: int) -> None:
-    """Read on from where the last member ended: zeros to the end, where gzip has its checksum."""
+    """Require zeros after the last member, and read on to where gzip has its checksum."""
     content.seek(offset)
-    rest = content.read(_MOST_AT_ONCE)
-    if len(rest) < tarfile.BLOCKSIZE or len(rest) == _MOST_AT_ONCE or any(rest):
-        raise tarfile.ReadError("it ends early or goes on past its end")
+    if content.read(_MOST_AT_ONCE)[: tarfile.BLOCKSIZE] != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("it ends early")
 
 
 class _Bounded:

@@ -22,6 +22,7 @@ The layout that the authors' data layers read is accepted too, with --from: data
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ MAPPING = Source(
         f"{GITHUB}/VainF/nyuv2-python-toolkit/master/classMapping40.mat",
     ),
 )
-HHA = Source(key="hha", file="hha", roots=("data/hha", "hha"))
+HHA = Source(key="hha", file="hha", roots=("data/hha", "nyud/data/hha", "hha"))
 AUTHORS = Source(key="authors", file="nyud", roots=(".", "nyud"), marker="segmentation")
 
 
@@ -80,12 +81,17 @@ def read_class_table(path: Path) -> NDArray[np.uint8]:
     """
     cells = read_mat(path, "className").ravel()
     names = tuple("".join(map(str, np.ravel(cell))) for cell in cells)
-    if names != NYUD_CLASSES:
+    if [_most_like(name) for name in names] != list(NYUD_CLASSES):
         raise FullconvError(f"{path}: its className are not the 40 classes; it is another file")
     stored = read_ids(path, "mapClass").ravel()
     if stored.min() < 0 or stored.max() > len(NYUD_CLASSES):
         raise FullconvError(f"{path}: its mapClass has ids outside 0..40; it is damaged")
     return np.append(0, stored).astype(np.uint8) - np.uint8(1)  # 0 becomes 255
+
+
+def _most_like(name: str) -> str:
+    """Return the one of the 40 classes that is spelled most like `name`: copies differ."""
+    return next(iter(get_close_matches(name, NYUD_CLASSES, n=1, cutoff=0.5)), "")
 
 
 def read_split(path: Path) -> dict[int, str]:
