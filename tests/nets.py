@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 
 import pytest
 import torch
 import torchvision.models as tv
 from torch import Tensor, nn
+
+from fullconv.caffe.classifiers import VGG16
 
 TORCHVISION = (
     "alexnet",
@@ -158,3 +161,28 @@ class NarrowVGG(tv.VGG):
         for part in self.modules():
             if isinstance(part, nn.Conv2d):  # as torchvision does, lest the signal dies out
                 nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+
+
+def narrow_caffe_vgg(width: int = 8) -> nn.Module:
+    """Return Caffe's VGG16, few channels wide."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    before = 3
+    for block, repeats in enumerate((2, 2, 3, 3, 3), start=1):
+        for index in range(1, repeats + 1):
+            layers[f"conv{block}_{index}"] = nn.Conv2d(before, width, 3, padding=1)
+            layers[f"relu{block}_{index}"] = nn.ReLU(inplace=True)
+            before = width
+        layers[f"pool{block}"] = nn.MaxPool2d(2, 2, ceil_mode=True)
+    layers["flatten"] = nn.Flatten()
+    layers["fc6"], layers["relu6"] = nn.Linear(49 * width, 2 * width), nn.ReLU(inplace=True)
+    layers["drop6"] = nn.Dropout()
+    layers["fc7"], layers["relu7"] = nn.Linear(2 * width, 2 * width), nn.ReLU(inplace=True)
+    layers["drop7"] = nn.Dropout()
+    layers["fc8"] = nn.Linear(2 * width, 10)
+    net = VGG16.__new__(VGG16)  # its kind decides which skips are the default
+    nn.Sequential.__init__(net, layers)
+    for part in net.modules():
+        if isinstance(part, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(part.weight)
+            nn.init.normal_(part.bias, std=0.1)
+    return net

@@ -5,8 +5,6 @@ Weights and scores are compared with Caffe's own arithmetic in test_parity.py.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import numpy as np
 import pytest
 import torch
@@ -21,6 +19,7 @@ from fullconv.fcn import by_head
 from fullconv.geometry import GeometryError, Window, least_padding
 from fullconv.reference.nets import PAPER_NETS, paper_net
 from fullconv.upsample import bilinear_kernel
+from nets import narrow_caffe_vgg
 
 # name: classes by head, kernels, crops of enlarged maps, crops of skips, trunks (fcn-facts)
 S32, S16, S8 = ([64], [19], [0]), ([4, 32], [0, 27], [5, 0]), ([4, 4, 16], [0, 0, 31], [5, 9, 0])
@@ -44,34 +43,12 @@ FACTS = {
 }
 
 
-def narrow_vgg(width=8):
-    """Return Caffe's VGG16, few channels wide."""
-    layers, before = OrderedDict(), 3
-    for block, repeats in enumerate((2, 2, 3, 3, 3), start=1):
-        for index in range(1, repeats + 1):
-            layers[f"conv{block}_{index}"] = nn.Conv2d(before, width, 3, padding=1)
-            layers[f"relu{block}_{index}"] = nn.ReLU(inplace=True)
-            before = width
-        layers[f"pool{block}"] = nn.MaxPool2d(2, 2, ceil_mode=True)
-    layers["flatten"] = nn.Flatten()
-    layers["fc6"], layers["relu6"] = nn.Linear(49 * width, 2 * width), nn.ReLU(inplace=True)
-    layers["drop6"] = nn.Dropout()
-    layers["fc7"], layers["relu7"] = nn.Linear(2 * width, 2 * width), nn.ReLU(inplace=True)
-    layers["drop7"] = nn.Dropout()
-    layers["fc8"] = nn.Linear(2 * width, 10)
-    net = VGG16.__new__(VGG16)  # its kind decides which skips are the default
-    nn.Sequential.__init__(net, layers)
-    for part in net.modules():
-        if isinstance(part, (nn.Conv2d, nn.Linear)):
-            nn.init.kaiming_normal_(part.weight)
-            nn.init.normal_(part.bias, std=0.1)
-    return net
-
-
 def narrow(stride, num_classes=None, **arguments):
     """Return a paper net on the narrow VGG16 in float64, with random scores."""
     torch.manual_seed(0)
-    net = FCN(narrow_vgg(), stride, num_classes, padding=100, learn_upscores=False, **arguments)
+    net = FCN(
+        narrow_caffe_vgg(), stride, num_classes, padding=100, learn_upscores=False, **arguments
+    )
     for head in net.heads.values():
         for part in head.scores.modules():
             if isinstance(part, nn.Conv2d):
@@ -154,6 +131,16 @@ def test_two_heads_share_a_trunk(size):
             getattr(net, attribute)
 
 
+def test_an_only_head_of_another_name():
+    net = narrow(16, heads={"sem": 3})
+    images = torch.randn(1, 3, 40, 50).double()
+    with torch.no_grad():
+        scores = net(images)
+        assert scores.shape == (1, 3, 40, 50)
+        assert net.upsample({"sem": net.coarse(images)}, (40, 50)).equal(scores)
+    assert net.num_classes == 3 and "heads.sem.scores.32.weight" in net.state_dict()
+
+
 def test_late_fusion_averages_the_scores_of_two_trunks():
     net = narrow(32, 4, inputs={"color": 3, "hha": 3}, fusion="late")
     state = net.state_dict()
@@ -184,7 +171,7 @@ def test_late_fusion_with_skips_and_scales():
 
 
 def test_early_fusion_starts_depth_at_the_mean_of_the_colours():
-    trunk = narrow_vgg()
+    trunk = narrow_caffe_vgg()
     before = trunk.conv1_1.weight.clone()
     net = FCN(trunk, 32, 4, inputs={"color": 3, "depth": 1}, padding=100)
     first = net.trunk.layers.conv1_1
@@ -205,7 +192,7 @@ def test_model_folders_of_such_nets(kind, tmp_path):
     }[kind]
     net = narrow(**arguments).float()
     net.save_pretrained(tmp_path)
-    again = fullconv.model_folder.load(tmp_path, classifier=narrow_vgg())
+    again = fullconv.model_folder.load(tmp_path, classifier=narrow_caffe_vgg())
     assert again.arguments == net.arguments and again.inputs == net.inputs
     assert [(n, h.classes, h.palette) for n, h in again.labelled()] == [
         (n, h.classes, h.palette) for n, h in net.labelled()
@@ -243,13 +230,15 @@ def test_predicting_with_several_heads_and_inputs():
         ({}, "give num_classes, or heads"),
         ({"num_classes": 3, "heads": {"a": 2}}, "heads tell numbers and names"),
         ({"heads": {}}, "heads tell numbers and names"),
+        ({"heads": {"/tmp/evil": 2, "b": 3}}, "head '/tmp/evil': a name holds letters"),
+        ({"num_classes": 3, "inputs": {"a.b": 3}}, "input 'a.b': a name holds letters"),
         ({"heads": {"a": 0}}, "num_classes must be 1 to 255, not 0"),
         ({"heads": {"a": 2}, "palette": {"a": [(0, 0, 0)]}}, "1 colours for 2 classes"),
     ],
 )
 def test_arguments_that_do_not_fit(arguments, message):
     with pytest.raises((FullconvError, GeometryError), match=message):
-        FCN(narrow_vgg(), 32, **arguments)
+        FCN(narrow_caffe_vgg(), 32, **arguments)
 
 
 def test_padding_needs_one_convolution_that_reads_the_image():

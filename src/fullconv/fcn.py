@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from fullconv.classifiers import build_classifier
 from fullconv.errors import FullconvError
+from fullconv.files import is_plain_name
 from fullconv.geometry import GeometryError, Grid, least_padding
 from fullconv.head import Head, Joints
 from fullconv.palette import Colour, default_palette
@@ -33,7 +34,7 @@ Scores = Tensor | dict[str, Tensor]  # the latter: of several heads, by name
 
 
 def by_head(scores: Scores) -> dict[str, Tensor]:
-    """Return scores by the name of their head, also where there is only one ("labels")."""
+    """Return scores by the name of their head; those of an only head as "labels"."""
     return {ONLY_HEAD: scores} if isinstance(scores, Tensor) else scores
 
 
@@ -111,6 +112,7 @@ class FCN(nn.Module):
         super().__init__()
         classifier, expected = _classifier(trunk, weights)
         self.inputs = dict(inputs or COLOR)
+        _require_plain_names("input", self.inputs)
         self.ignore_index = ignore_index
         self.preprocessing = preprocessing or _for_channels(expected, sum(self.inputs.values()))
         self.arguments: dict[str, Any] = {
@@ -219,7 +221,7 @@ class FCN(nn.Module):
 
     def upsample(self, coarse: Scores, size: tuple[int, int]) -> Scores:
         """Upscore coarse scores to an image of `size` (H, W) pixels (see `forward`)."""
-        scores = by_head(coarse)
+        scores = dict.fromkeys(self.heads, coarse) if isinstance(coarse, Tensor) else coarse
         return self._each(lambda head, name: head.upsample(scores[name], size))
 
     def labelled(self) -> list[tuple[str, Head]]:
@@ -355,12 +357,22 @@ def _labellings(
         return [(ONLY_HEAD, *_names_and_colours(num_classes, classes, palette))]
     if num_classes is not None or classes is not None or not heads:
         raise FullconvError("heads tell numbers and names of classes: give nothing besides")
+    _require_plain_names("head", heads)
     palettes = palette if isinstance(palette, Mapping) else {}
     made = []
     for name, given in heads.items():
         count, names = (given, None) if isinstance(given, int) else (len(given), given)
         made.append((name, *_names_and_colours(count, names, palettes.get(name))))
     return made
+
+
+def _require_plain_names(what: str, names: Iterable[str]) -> None:
+    """Refuse names that could not be part of a path, as those of heads and inputs are."""
+    for name in names:
+        if not is_plain_name(name):
+            raise FullconvError(
+                f"{what} {name!r}: a name holds letters, digits, _ and - only, a letter first"
+            )
 
 
 def _names_and_colours(

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+
+def is_plain_name(name: str) -> bool:
+    """Tell whether a name may become part of a path: letters, digits, _ and -, a letter first."""
+    return re.fullmatch("[A-Za-z][A-Za-z0-9_-]*", name) is not None
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from fullconv.errors import FullconvError, nearest
+from fullconv.files import is_plain_name
 
 COLOR, LABELS = "color", "labels"  # the only input and the only head of a plain folder
 MAX_CLASSES = 255  # ids 0..254; masks are 8-bit and one value is left to mean "ignore"
@@ -33,7 +34,7 @@ _PLAIN_KEYS = ("classes", "palette", "unscored")
 
 
 def _is_name(name: str) -> str:
-    if not re.fullmatch("[A-Za-z][A-Za-z0-9_-]*", name):
+    if not is_plain_name(name):
         raise ValueError("may hold letters, digits, _ and - only, a letter first")
     return name
 

@@ -1,0 +1,6 @@
+"""Fused ends of a net: labels and losses from coarse scores, without full-resolution ones."""
+
+from fullconv.kernels.argmax import upsample_argmax
+from fullconv.kernels.cross_entropy import upsample_cross_entropy
+
+__all__ = ["upsample_argmax", "upsample_cross_entropy"]
