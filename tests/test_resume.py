@@ -24,6 +24,18 @@ from fullconv.train.run import run
 SETTINGS = ["epochs=6", "batch_size=2", "precision=fp32", "workers=0", "lr=0.003"]
 
 
+AS_THE_PAPER = (
+    "crop=whole",
+    "batch_size=1",
+    "accumulate=2",
+    "sampling=replacement",
+    "sampled_cells=0.5",
+    "loss=image_mean",
+    "optimizer=sgd",
+    "doubled_biases=all",
+)
+
+
 def assert_same(one: Any, other: Any) -> None:
     """Compare nested tensors and values exactly, NaN with NaN."""
     assert type(one) is type(other)
@@ -99,8 +111,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ({"backbone": "squeezenet1_1", "model": "fcn16s"}, ("ema=0.9", "accumulate=3")),  # dropout
         ({"backbone": "shufflenet_v2_x0_5"}, ("optimizer=sgd", "lr=0.1", "class_weights=balanced")),
+        ({"backbone": "squeezenet1_1", "model": "fcn16s"}, AS_THE_PAPER),
     ],
-    ids=["dropout-ema-accumulation", "batch_norm-sgd-balanced"],
+    ids=["dropout-ema-accumulation", "batch_norm-sgd-balanced", "whole-replacement-sampled"],
 )
 def test_resumed_within_an_epoch(
     data: Path,

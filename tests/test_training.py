@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import math
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -657,6 +658,30 @@ def test_staged_nets_follow_each_other(tmp_path: Path) -> None:
     page = (tmp_path / "run" / "report.html").read_text()
     assert "FCN-16s" in page
     assert "FCN-8s" in page
+
+
+def test_whole_images_of_two_labellings(tmp_path: Path) -> None:
+    """Images of several sizes; one net learns both labellings, in stages."""
+    data = write_scenes(tmp_path / "data", train=2, val=1)
+    write_scenes(tmp_path / "other", train=3, val=0, size=(23, 40))
+    for kind in ("images", "masks"):
+        path = Path(kind) / "train" / "train2.png"
+        (tmp_path / "other" / path).rename(data / path)
+    shutil.copytree(data / "masks", data / "more")
+    heads = {"one": {"masks": "masks"}, "two": {"masks": "more"}}
+    for head in heads.values():
+        head["classes"] = list(INFO.classes)
+    (data / "dataset.yaml").write_text(yaml.safe_dump({"name": "both", "heads": heads}))
+    settings = ("batch_size=1", "crop=whole", "accumulate=2", "steps=2", "class_weights=balanced")
+    wanted = asked(data, *settings, model="fcn8s", staged=True)
+    folder = run(tmp_path / "run", wanted, resume=False, quiet=True)
+    net = fullconv.load(folder)
+    assert {name: head.classes for name, head in net.labelled()} == dict.fromkeys(
+        ("one", "two"), INFO.classes
+    )
+    metrics = json.loads((folder / "metrics.json").read_text())
+    ious = [head["mean_iu"] for head in metrics["heads"].values()]
+    assert float(rows(folder)[-1]["val_mean_iu"]) == pytest.approx(sum(ious) / 2)
 
 
 def test_steps_of_each_stage(tmp_path: Path) -> None:

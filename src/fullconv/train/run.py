@@ -29,7 +29,7 @@ from fullconv.train.loop import Task, save, train
 from fullconv.train.plan import Plan, make_plan
 from fullconv.train.record import Record, Settings
 from fullconv.train.stages import grown_net, saved_net
-from fullconv.train.start import target_net
+from fullconv.train.start import advice, target_net
 from fullconv.train.state import TrainingState
 from fullconv.train.summary import summarise
 
@@ -71,6 +71,9 @@ def run(out: Path, asked: Mapping[str, Any], *, resume: bool, quiet: bool = Fals
     if not record.nets:
         target = target_net(settings, folder.info)
         folder.require_inputs(target.inputs)
+        hint = advice(settings)
+        if hint and not quiet:
+            print(f"note: {hint}", file=sys.stderr)
         record.inputs = tuple(target.inputs)
     data = _read_data(settings, folder, record.inputs, sizes, device)
     if target is not None:  # what is wrong was found before anything is written

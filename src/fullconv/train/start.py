@@ -43,6 +43,19 @@ def target_net(settings: Settings, info: DatasetInfo) -> FCN:
     return net
 
 
+def advice(settings: Settings) -> str | None:
+    """Return what to tell who trains a later stage by itself, from a classifier; None mostly."""
+    rates = settings.recipe.stage_lr
+    if settings.model not in PAPER_NETS or settings.staged or rates[0] == rates[-1]:
+        return None
+    if models_by_input(settings.weights) or is_model(settings.weights):
+        return None
+    return (
+        f"{settings.model} learns at the rate of a last stage ({settings.recipe.lr:g}): start it "
+        "from the coarser net (--weights MODEL), or train all stages (--staged)"
+    )
+
+
 def is_model(weights: str) -> bool:
     """Tell whether ``--weights`` names a model (a folder or a Hub id), not a classifier's weights.
 
