@@ -29,6 +29,7 @@ from fullconv.reference.nets import paper_net
 Image = NDArray[np.uint8] | NDArray[np.float32]
 Scores = NDArray[np.floating[Any]]
 SIZES = ((1, 1), (33, 47), (65, 81), (97, 130))
+TRUE_SIZES = ((1, 1), (33, 47), (97, 130))  # seconds each
 MEANS = {
     "voc": (104.00699, 116.66877, 122.67892),
     "siftflow": (114.578, 115.294, 108.353),
@@ -166,14 +167,10 @@ def test_opencv_has_the_sizes_of_the_facts(tmp_path):
     """500 -> 698, 349, 175, 88, 44, 22 -> 16 coarse cells -> 544 upscored -> 500."""
     net = narrow("voc-fcn32s")
     run = OpenCV(net, caffe_nets.random_weights(net.layers, 0), tmp_path)
-    run.outputs = {
-        name: name
-        for name in "conv1_1 pool1 pool2 pool3 pool4 pool5 score_fr upscore score".split()
-    }
-    widths = [
-        scores.shape[3]
-        for scores in run(caffe_inputs(net.name, photographs(net, 60, 500))).values()
-    ]
+    layers = "conv1_1 pool1 pool2 pool3 pool4 pool5 score_fr upscore score".split()
+    run.outputs = {layer: layer for layer in layers}
+    maps = run(caffe_inputs(net.name, photographs(net, 60, 500)))
+    widths = [each.shape[3] for each in maps.values()]
     assert widths == [698, 349, 175, 88, 44, 22, 16, 544, 500]
 
 
@@ -191,7 +188,7 @@ def assert_same(
         assert np.abs(actual[head] - scores).max() <= allowed, (what, head)
         second, first = np.sort(scores, axis=1)[:, -2:].swapaxes(0, 1)
         same = actual[head].argmax(1) == scores.argmax(1)
-        assert (same | (first - second < 2 * allowed)).all(), (what, head)
+        assert (same | (first - second < allowed)).all(), (what, head)
 
 
 # --- fullconv against OpenCV ------------------------------------------------------------------
@@ -229,7 +226,7 @@ def test_true_nets_agree(tmp_path, command_line):
     for name in caffe_nets.NAMES:
         net = caffe_nets.paper_net(name)
         weights = caffe_nets.weights_on(net, shared.get(name) or shared["voc-fcn32s"])
-        images = [photographs(net, *size) for size in SIZES]
+        images = [photographs(net, *size) for size in TRUE_SIZES]
         run = OpenCV(net, weights, tmp_path)
         expected = [run(caffe_inputs(name, each)) for each in images]
         model, caffemodel = tmp_path / name, run.caffemodel
