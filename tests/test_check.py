@@ -423,6 +423,12 @@ def test_a_damaged_input_and_ids_outside_one_heads_classes(rich):
     assert "head 'sem' has 3 classes (0..2" in line
 
 
+def test_a_damaged_first_image_has_no_size(rich):
+    (rich / "images/train/train0.png").write_bytes(b"")
+    assert "train0.png: is empty (0 bytes)" in one_error(rich, quick_too=True)
+    assert check_folder(rich, quiet=True).splits[0].sizes == {(5, 13): 1, (8, 10): 1}
+
+
 def test_a_further_input_turned_by_exif(rich):
     path = rich / "hha/train/train0.png"
     Image.fromarray(picture(100)).save(path, exif=exif(3))

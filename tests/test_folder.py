@@ -434,6 +434,9 @@ def test_twins_in_a_further_input(tmp_path):
     message = refusal(DatasetFolder(root).split, "train", ("color", "hha"))
     assert f"{root}/hha/train: train1.jpg, train1.png have the same name" in message
     assert len(DatasetFolder(root).split("train", ("color", "depth"))) == 3
+    listed = DatasetFolder(root).listing("train")
+    assert [sample.name for sample in listed.samples] == ["train0", "train2"]
+    assert listed.missing == () and len(listed.twins) == 1
 
 
 @pytest.mark.parametrize("folder", ["depth", "masks_geo"])

@@ -201,7 +201,7 @@ def test_colour_changes_the_color_input_alone_and_as_it_would_without_others() -
     colour = torch.from_numpy(random.integers(0, 256, (3, 20, 20), dtype=np.uint8))
     others = torch.from_numpy(random.uniform(0, 6e4, (4, 20, 20)).astype(np.float32))
     mask = tv_tensors.Mask(torch.zeros(1, 20, 20, dtype=torch.uint8))
-    image = torch.cat([others[:1], colour.float() + 0.3, others[1:]])
+    image = torch.cat([others[:1], colour.float() - 0.4, others[1:]])
     torch.manual_seed(3)
     alone, _ = training_transform(None, color=0.5)(tv_tensors.Image(colour), mask)
     torch.manual_seed(3)
