@@ -26,7 +26,7 @@ from fullconv.data.info import DatasetInfo
 from fullconv.errors import FullconvError
 from fullconv.fcn import FCN, by_head
 from fullconv.reference.nets import PAPER_NETS, paper_net
-from fullconv.train import loop
+from fullconv.train import checkpoint, loop
 from fullconv.train.recipe import Recipe, read_recipe, shipped_recipes
 from fullconv.train.record import Settings
 from fullconv.train.run import run
@@ -342,6 +342,23 @@ def test_bad_usage_is_one_line_and_leaves_nothing(
 
 def test_every_net_has_its_recipe() -> None:
     assert set(PAPER_NETS) <= set(shipped_recipes())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["voc-fcn-alexnet", "voc-fcn-googlenet"])
+def test_the_other_trunks_as_they_are(tmp_path: Path, name: str) -> None:
+    """The paper's comparisons: all weights change but the upscores'."""
+    data = write_rooms(tmp_path / "data")
+    recipe = read_recipe(name, ["steps=2", "accumulate=2", "lr=0.01"])
+    asked = {"data": data, "model": name, "weights": "none", "recipe": recipe}
+    folder = run(tmp_path / "run", asked, resume=False, quiet=True)
+    state = checkpoint.load(folder / "last.pt")
+    torch.manual_seed(recipe.seed)
+    before = paper_net(name).build({"labels": CLASSES["sem"]}).state_dict()
+    weights = {key: value for key, value in before.items() if key.endswith("weight")}
+    same = {key for key, value in weights.items() if torch.equal(value, state["net"][key])}
+    assert same == {"heads.labels.upscores.32-1.weight"}
+    assert {row["step"] for row in state["rows"]} == {1, 2}
 
 
 STEP = """
