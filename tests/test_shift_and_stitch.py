@@ -98,8 +98,9 @@ def test_padded_nets_agree_inside_and_only_there() -> None:
     images = torch.randn(1, 3, 40, 52, dtype=torch.float64)
     stitched, dense = shift_and_stitch(net, images, 4), a_trous(net)(images)
     assert stitched.shape == dense.shape == (1, 2, 40, 52)
-    margin = _last(net).receptive_field  # no cell further inside sees any padding
-    inside = (..., slice(margin, -margin), slice(margin, -margin))
+    grid = _last(net)
+    start = grid.stride - 1 - grid.first  # the largest shift leaves these cells out of the padding
+    inside = (..., slice(start, 40 - grid.last), slice(start, 52 - grid.last))
     assert stitched[inside].numel() > 0
     torch.testing.assert_close(stitched[inside], dense[inside], rtol=1e-11, atol=1e-11)
     assert (stitched - dense).abs().max() > 1e-3
@@ -175,3 +176,15 @@ def test_functional_layers_and_explicit_padding() -> None:
     stitched = shift_and_stitch(net, images, 4)
     assert stitched.std() > 0.01
     torch.testing.assert_close(a_trous(net)(images), stitched, rtol=1e-11, atol=1e-11)
+
+
+@torch.no_grad()
+def test_pooling_that_rounds_up_has_cells_beyond_and_equal_ones_before() -> None:
+    pools = nn.MaxPool2d(3, 2, ceil_mode=True), nn.MaxPool2d(2, 2, ceil_mode=True)
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), pools[0], nn.Conv2d(4, 4, 2), pools[1])
+    net = trace(_random(layers), 12)
+    images = torch.randn(1, 3, 23, 26, dtype=torch.float64)
+    stitched, dense = shift_and_stitch(net, images, 4), a_trous(net)(images)
+    height, width = dense.shape[2:]
+    assert stitched.shape[2] > height == 23 - _last(net).receptive_field + 1
+    torch.testing.assert_close(stitched[..., :height, :width], dense, rtol=1e-11, atol=1e-11)

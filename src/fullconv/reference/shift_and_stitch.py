@@ -15,9 +15,10 @@ learned with the rest of the net, and a skip then adds what neither trick can: e
 that are fine by nature. So fullconv's nets have upscores and skips, and these two functions are
 here to be compared with.
 
-Both are exact where a cell's receptive field touches no zero padding. Inside the net, padding
-supplies zeros at the border of each layer's own map, and the maps of shifted images have their
-borders elsewhere.
+The two agree for every cell whose receptive field lies inside the image, and inside all its shifts.
+Nearer to the border, a padded layer supplies zeros beside its own map, and the maps of shifted images
+have their borders elsewhere. Likewise a pooling that rounds up makes cells of incomplete windows at
+the far border, and à trous has none there. A net without either is exact throughout.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ def a_trous(network: fx.GraphModule) -> fx.GraphModule:
         _RULES.get(kind, _unknown)(_Step(node, layer, sources[0]))
     dense.delete_all_unused_submodules()
     dense.recompile()
-    note_shapes(dense, next(iter(strides)).meta["shape"][-1])
+    _, channels, size, _ = next(iter(strides)).meta["shape"]
+    note_shapes(dense, 2 * size, channels)  # poolings that round up would leave less than a cell
     return dense
 
 
