@@ -16,9 +16,9 @@ that are fine by nature. So fullconv's nets have upscores and skips, and these t
 here to be compared with.
 
 The two agree for every cell whose receptive field lies inside the image, and inside all its shifts.
-Nearer to the border, a padded layer supplies zeros beside its own map, and the maps of shifted images
-have their borders elsewhere. Likewise a pooling that rounds up makes cells of incomplete windows at
-the far border, and à trous has none there. A net without either is exact throughout.
+Nearer to the border, a padded layer supplies zeros beside its own map, and the maps of shifted
+images have their borders elsewhere. Likewise a pooling that rounds up makes cells of incomplete
+windows at the far border, and à trous has none there. A net without either is exact throughout.
 """
 
 from __future__ import annotations
