@@ -507,7 +507,7 @@ def test_a_nets_inputs_must_be_the_folders(tmp_path):
     folder.require_inputs({"color": 3})
     folder.require_inputs({"hha": 3, "depth": 1, "color": 3})
     message = refusal(folder.require_inputs, {"color": 3, "depth": 3})
-    assert f"{root}/depth: the input 'depth' has 1 channels but the net's input 'depth' has 3" in (
+    assert f"{root}/depth: the input 'depth' has 1 channel but the net's input 'depth' has 3" in (
         message
     )
     assert "call it 'color' in dataset.yaml" in message
@@ -515,7 +515,7 @@ def test_a_nets_inputs_must_be_the_folders(tmp_path):
     assert "'hha' has 3 channels but the net's input 'hha' has 1; distances are read" in message
     assert "none called 'thermal'" in refusal(folder.require_inputs, {"thermal": 1})
     rewrite(root, ("color: images, depth: depth", "depth: depth, x: images"))
-    assert "'depth' has 1 channels but the net's input 'color' has 3" in refusal(
+    assert "'depth' has 1 channel but the net's input 'color' has 3" in refusal(
         DatasetFolder(root).require_inputs, {"color": 3}
     )
 

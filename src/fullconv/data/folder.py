@@ -306,12 +306,13 @@ class DatasetFolder:
             if own.channels == channels:
                 continue
             where = self.root / own.folder
+            number = "1 channel" if own.channels == 1 else f"{own.channels} channels"
             if own.channels == 1:
                 cure = f"call it {COLOR!r} in dataset.yaml if it is to be read as grey RGB images"
             else:
                 cure = "distances are read from 16-bit grey PNG or TIFF files, as one channel"
             raise FullconvError(
-                f"{where}: the input {own.name!r} has {own.channels} channels but the net's input "
+                f"{where}: the input {own.name!r} has {number} but the net's input "
                 f"{name!r} has {channels}; {cure}"
             )
 
