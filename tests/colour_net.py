@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +10,30 @@ from torch import Tensor, nn
 from fullconv.preprocessing import Preprocessing
 
 
+@dataclass(frozen=True)
+class PixelHead:
+    """What evaluation and prediction ask of a head whose coarse scores are those of pixels."""
+
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def upsample(self, coarse: Tensor, size: tuple[int, int]) -> Tensor:
+        return coarse[:, :, : size[0], : size[1]]
+
+    def labels(self, coarse: Tensor, size: tuple[int, int]) -> Tensor:
+        return self.upsample(coarse, size).argmax(1).byte()
+
+
 class ColourNet(nn.Module):
     """Has what evaluation and prediction ask of an FCN; its scores are the preprocessed pixels."""
 
     classes = ("red", "green", "blue")
     palette = ((200, 0, 0), (0, 200, 0), (0, 0, 200))
-    heads = {"labels": SimpleNamespace(classes=classes, palette=palette, num_classes=3)}  # noqa: RUF012
+    heads = {"labels": PixelHead(classes, palette)}  # noqa: RUF012
     inputs = {"color": 3}  # noqa: RUF012
     ignore_index = 255
     preprocessing = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -26,17 +44,14 @@ class ColourNet(nn.Module):
         nn.init.eye_(self.score.weight[:, :, 0, 0])
         self.dropout = nn.Dropout(0.9)  # wrecks the answer unless the mode is eval
 
-    def labelled(self) -> list[tuple[str, SimpleNamespace]]:
+    def labelled(self) -> list[tuple[str, PixelHead]]:
         return list(self.heads.items())
 
     def coarse(self, x: Tensor) -> Tensor:
         return self.dropout(self.score(x))
 
-    def upsample(self, coarse: Tensor, size: tuple[int, int]) -> Tensor:
-        return coarse[:, :, : size[0], : size[1]]
-
     def forward(self, x: Tensor) -> Tensor:
-        return self.upsample(self.coarse(x), (x.shape[-2], x.shape[-1]))
+        return self.coarse(x)
 
 
 class FarColourNet(ColourNet):
@@ -44,9 +59,7 @@ class FarColourNet(ColourNet):
 
     heads = {  # noqa: RUF012
         "sem": ColourNet.heads["labels"],
-        "geo": SimpleNamespace(
-            classes=("near", "far"), palette=((9, 9, 9), (99, 99, 99)), num_classes=2
-        ),
+        "geo": PixelHead(("near", "far"), ((9, 9, 9), (99, 99, 99))),
     }
     inputs = {"color": 3, "depth": 1}  # noqa: RUF012
     preprocessing = Preprocessing(
@@ -56,6 +69,3 @@ class FarColourNet(ColourNet):
     def coarse(self, x: Tensor) -> dict[str, Tensor]:
         far = self.dropout(x[:, 3:])
         return {"sem": super().coarse(x[:, :3]), "geo": torch.cat([-far, far], 1)}
-
-    def upsample(self, coarse: dict[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
-        return {name: super(FarColourNet, self).upsample(c, size) for name, c in coarse.items()}

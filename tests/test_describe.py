@@ -54,7 +54,10 @@ def test_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert run(monkeypatch, "squeezenet1_0", "--model", "fcn16s", "--size", "224x224") == 0
     shown = capsys.readouterr().out
     assert "padded right and bottom to 229x229" in shown
-    assert re.search(r"classifier\.0 +512 +16 +17 +x16 to stride 1 +31 +30 +2\+0 +frozen", shown)
+    assert re.search(
+        r"classifier\.0 +512 +16 +17 +14x14 +x16 to stride 1 +31 +271x271 +30 +0 +2\+0 +frozen",
+        shown,
+    )
 
 
 @pytest.mark.parametrize(

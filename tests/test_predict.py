@@ -18,7 +18,7 @@ from colour_net import ColourNet, FarColourNet
 from fullconv.errors import FullconvError
 from fullconv.predict.engines import check_engine, uses_bf16
 from fullconv.predict.inputs import further_folders, make_folders, plan
-from fullconv.predict.labels import highest, label_image
+from fullconv.predict.labels import label_image
 from fullconv.predict.reading import photograph
 from fullconv.predict.stream import Summary, label_files
 from fullconv.progress import Progress
@@ -483,13 +483,6 @@ def test_label_image_restores_modes_and_leaves_no_graph():
     pixels.setflags(write=False)  # as arrays of PIL images are; torch would warn
     with warnings.catch_warnings(action="error"):
         label_image(net, pixels)
-
-
-def test_of_equal_scores_the_first_wins():
-    scores = torch.tensor([[0.0, 1.0, 2.0], [0.0, 2.0, 2.0], [0.0, 2.0, 1.0]])[:, None]
-    assert highest(scores).tolist() == [[0, 1, 0]]
-    assert highest(torch.zeros(255, 4, 4)).max() == 0
-    assert highest(torch.eye(255)[:, None])[0].tolist() == list(range(255))
 
 
 def test_engines_and_precisions_that_are_not_there_are_refused():

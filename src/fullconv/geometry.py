@@ -222,6 +222,7 @@ class Alignment:
         finer_crop: offset of the result in the finer map, where the enlarged map begins inside it
             (then `crop` is 0): j counts from there. Only with "zero" edges.
         before, after: edge cells replicated at the low and high end.
+        edge: what lies beyond the coarse map, see `align`.
     """
 
     factor: int
@@ -231,6 +232,7 @@ class Alignment:
     finer_crop: int = 0
     before: int = 0
     after: int = 0
+    edge: Edge = "replicate"
 
     @property
     def enlargement(self) -> Enlargement:
@@ -274,7 +276,9 @@ def align(coarse: Grid, fine: Grid, edge: Edge = "replicate") -> Alignment:
     crop = int(Fraction(kernel - 1, 2) + shift)
     if edge == "zero":
         finer_crop = max(-crop, 0)
-        return Alignment(factor, shift + finer_crop, kernel, crop + finer_crop, finer_crop)
+        return Alignment(
+            factor, shift + finer_crop, kernel, crop + finer_crop, finer_crop, edge=edge
+        )
     before = max(0, math.ceil(-shift / factor))
     after = _cells_missing_after(coarse, fine, factor, shift)
     return Alignment(factor, shift, kernel, crop + factor * before, 0, before, after)

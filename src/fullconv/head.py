@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fullconv.geometry import Chain, Edge
+from fullconv.kernels import upsample_argmax, upsample_cross_entropy
 from fullconv.palette import Colour
 from fullconv.trunk import Tap
 from fullconv.upsample import Upscore
@@ -103,8 +105,58 @@ class Head(nn.Module):
 
     def upsample(self, coarse: Tensor, size: tuple[int, int]) -> Tensor:
         """Upscore coarse scores to an image of `size` (H, W) pixels."""
-        scores: Tensor = self.upscores[f"{self.strides[-1]}-1"](coarse, size)
+        scores: Tensor = self._last_upscore(coarse, size)
         return scores
+
+    def labels(self, coarse: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the class (the first of equals) with the highest score at each of H x W pixels.
+
+        Args:
+            coarse: scores N x classes x h x w.
+            size: height and width of the image.
+
+        Returns:
+            uint8 N x H x W; without full-resolution scores where the last upscore is frozen.
+        """
+        upscore = self._last_upscore
+        if upscore.interpolates:
+            return upsample_argmax(coarse, upscore.factor, size, upscore.shifts, upscore.edge)
+        return self.upsample(coarse, size).max(1).indices.byte()
+
+    def losses(
+        self, coarse: Tensor, truth: Tensor, ignore_index: int, weight: Tensor | None = None
+    ) -> Tensor:
+        """Return each image's cross entropy, summed over its pixels that count: float32 (N,).
+
+        Args:
+            coarse: scores N x classes x h x w.
+            truth: labels N x H x W.
+            ignore_index: the label of pixels that don't count.
+            weight: of each class; None for all alike.
+        """
+        upscore = self._last_upscore
+        if upscore.interpolates:  # no full-resolution scores then
+            return upsample_cross_entropy(
+                coarse,
+                truth,
+                upscore.factor,
+                upscore.shifts,
+                upscore.edge,
+                ignore_index,
+                weight,
+                reduction="none",
+            )
+        scores = self.upsample(coarse, (truth.shape[1], truth.shape[2])).float()
+        pixels = F.cross_entropy(
+            scores, truth.long(), weight, ignore_index=ignore_index, reduction="none"
+        )
+        return pixels.flatten(1).sum(1)
+
+    @property
+    def _last_upscore(self) -> Upscore:
+        upscore = self.upscores[f"{self.strides[-1]}-1"]
+        assert isinstance(upscore, Upscore)
+        return upscore
 
     def _score(self, stride: int, features: Features) -> Tensor:
         scale = self.scales.get(stride)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fullconv.geometry import Alignment
+from fullconv.geometry import Alignment, Edge
 
 
 def bilinear_kernel(height: int, width: int) -> Tensor:
@@ -41,6 +41,7 @@ class Upscore(nn.Module):
         self.vertical, self.horizontal = vertical, horizontal
         size = (num_classes, 1, vertical.kernel, horizontal.kernel)
         self.weight = nn.Parameter(torch.empty(size), requires_grad=learn)
+        self._checked: tuple[int, bool] | None = None  # which version of the weight, and the answer
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -48,6 +49,33 @@ class Upscore(nn.Module):
         kernel = bilinear_kernel(self.vertical.kernel, self.horizontal.kernel)
         with torch.no_grad():
             self.weight.copy_(kernel.expand_as(self.weight))
+
+    @property
+    def factor(self) -> int:
+        """Ratio of the strides."""
+        return self.vertical.factor
+
+    @property
+    def shifts(self) -> tuple[float, float]:
+        """Of both axes: pixel y samples the coarse coordinate ``(y + shift) / factor``."""
+        return float(self.vertical.shift), float(self.horizontal.shift)
+
+    @property
+    def edge(self) -> Edge:
+        """What lies beyond the coarse map."""
+        return self.vertical.edge
+
+    @property
+    def interpolates(self) -> bool:
+        """Whether it is frozen, and as bilinear interpolation: nothing was loaded but that."""
+        weight = self.weight
+        if weight.requires_grad:
+            return False
+        if self._checked is None or self._checked[0] != weight._version:
+            kernel = bilinear_kernel(self.vertical.kernel, self.horizontal.kernel)
+            same = bool((weight.detach().cpu() == kernel.to(weight.dtype)).all())
+            self._checked = weight._version, same
+        return self._checked[1]
 
     def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
         """Enlarge to `size` (H, W): cells of the finer grid, whose first is the image's first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numba
@@ -22,19 +23,27 @@ def labels_between(scores: Tensor, vertical: Axis, horizontal: Axis) -> Tensor:
     )
     rows, down = _blocks(vertical)
     columns, across = _blocks(horizontal)
+    # Within a full block, pixel by pixel in reading order: how far down, right, and both.
+    weights = np.stack(
+        [np.repeat(down, len(across)), np.tile(across, len(down)), np.outer(down, across).ravel()]
+    )
     for image, filled in zip(cells, labels.numpy(), strict=True):
-        _label(image, _best(image), rows, down, columns, across, filled)
+        _label(image, _best(image), rows, columns, weights, filled)
     return labels
 
 
 def _blocks(axis: Axis) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the first pixel of each block between two cells, and all pixels' fractions."""
-    lower = axis.lower().numpy()
-    starts = np.searchsorted(lower, np.arange(lower[-1] + 2))
-    return starts, axis.fraction().numpy()
+    """Return where the block between each two cells begins, and the fractions within a block.
+
+    The first begins before pixel 0 where part of it lies outside, as does the end of the last.
+    """
+    begun = axis.offset - axis.first * axis.factor  # how far pixel 0 is into the first block
+    missing = math.floor(begun)
+    within = (np.arange(axis.factor) + (begun - missing)) / axis.factor
+    return np.arange(axis.count) * axis.factor - missing, within
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"nsz", "reassoc"})
+@numba.njit(nogil=True, cache=True, fastmath={"nnan", "nsz", "reassoc"})
 def _best(cells: NDArray[np.float32]) -> NDArray[np.int32]:
     """Return the class (the first of equals) with the highest score of each cell."""
     height, width, classes = cells.shape
@@ -52,49 +61,62 @@ def _best(cells: NDArray[np.float32]) -> NDArray[np.int32]:
     return best
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, fastmath={"nnan", "nsz", "reassoc"})
 def _label(
     cells: NDArray[np.float32],
     best: NDArray[np.int32],
     rows: NDArray[np.int64],
-    down: NDArray[np.float64],
     columns: NDArray[np.int64],
-    across: NDArray[np.float64],
+    weights: NDArray[np.float64],
     labels: NDArray[Any],
 ) -> None:
     """Fill `labels`, block by block of the pixels between four cells."""
-    classes = cells.shape[2]
-    highest = np.empty(classes, np.float32)
-    widest = 0
-    for j in range(len(columns) - 1):
-        widest = max(widest, columns[j + 1] - columns[j])
-    value = np.empty(widest)
-    winner = np.empty(widest, np.int32)
+    height, width = labels.shape
+    side = columns[1] - columns[0]
+    value, winner = np.empty(weights.shape[1]), np.empty(weights.shape[1], np.int32)
+    highest = np.empty(cells.shape[2], np.float32)
     for i in range(len(rows) - 1):
+        top, bottom = max(rows[i], 0), min(rows[i + 1], height)
         for j in range(len(columns) - 1):
+            left, right = max(columns[j], 0), min(columns[j + 1], width)
             label = best[i, j]
             agreed = best[i, j + 1] == label
             if agreed and best[i + 1, j] == label and best[i + 1, j + 1] == label:
-                labels[rows[i] : rows[i + 1], columns[j] : columns[j + 1]] = label
+                labels[top:bottom, left:right] = label
                 continue
-            a, b, c, d = cells[i, j], cells[i, j + 1], cells[i + 1, j], cells[i + 1, j + 1]
-            # Some class is this high at all four cells, so also between them ...
-            threshold = np.float32(-np.inf)
-            for k in range(classes):
-                threshold = max(threshold, min(a[k], b[k], c[k], d[k]))
-                highest[k] = max(a[k], b[k], c[k], d[k])
-            for y in range(rows[i], rows[i + 1]):
-                value[:] = -np.inf
-                winner[:] = 0
-                for k in range(classes):
-                    if highest[k] < threshold:  # ... where this one stays below it
-                        continue
-                    left = a[k] + down[y] * (np.float64(c[k]) - a[k])
-                    step = b[k] + down[y] * (np.float64(d[k]) - b[k]) - left
-                    for x in range(columns[j], columns[j + 1]):
-                        score = left + across[x] * step
-                        if score > value[x - columns[j]]:
-                            value[x - columns[j]] = score
-                            winner[x - columns[j]] = k
-                for x in range(columns[j], columns[j + 1]):
-                    labels[y, x] = winner[x - columns[j]]
+            _decide(cells[i : i + 2, j : j + 2], weights, highest, value, winner)
+            for y in range(top, bottom):
+                start = (y - rows[i]) * side - columns[j]
+                for x in range(left, right):
+                    labels[y, x] = winner[start + x]
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"nnan", "nsz", "reassoc"})
+def _decide(
+    cells: NDArray[np.float32],
+    weights: NDArray[np.float64],
+    highest: NDArray[np.float32],
+    value: NDArray[np.float64],
+    winner: NDArray[np.int32],
+) -> None:
+    """Find the `winner` of each pixel between 2 x 2 cells; `highest` and `value` are scratch."""
+    a, b, c, d = cells[0, 0], cells[0, 1], cells[1, 0], cells[1, 1]
+    # Some class is this high at all four cells, so also between them ...
+    threshold = np.float32(-np.inf)
+    for k in range(len(a)):
+        threshold = max(threshold, min(a[k], b[k], c[k], d[k]))
+        highest[k] = max(a[k], b[k], c[k], d[k])
+    value[:] = -np.inf
+    winner[:] = 0
+    down, across, both = weights[0], weights[1], weights[2]
+    for k in range(len(a)):
+        if highest[k] < threshold:  # ... where this one stays below it
+            continue
+        here = np.float64(a[k])
+        to_right, to_below = b[k] - here, c[k] - here
+        bend = d[k] - c[k] - to_right
+        for pixel in range(len(value)):
+            score = here + down[pixel] * to_below + across[pixel] * to_right + both[pixel] * bend
+            better = score > value[pixel]
+            value[pixel] = score if better else value[pixel]
+            winner[pixel] = k if better else winner[pixel]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ def upsample_cross_entropy(
     edge: Edge = "replicate",
     ignore_index: int = 255,
     weight: Tensor | None = None,
-    reduction: Literal["mean", "sum"] = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
 ) -> Tensor:
     """Return the cross entropy of bilinearly enlarged scores, differentiable in the coarse ones.
 
@@ -40,10 +40,10 @@ def upsample_cross_entropy(
         ignore_index: pixels with this label count nowhere.
         weight: of each class, (C,); None for all alike.
         reduction: "sum" over the valid pixels, or "mean" (weighted, as torch's; NaN where none is
-            valid).
+            valid), or "none": the sum of each image.
 
     Returns:
-        A scalar of the precision of the computation.
+        A scalar, or (N,), of the precision of the computation.
 
     Raises:
         ValueError: the shapes do not fit, or a label is neither a class nor `ignore_index`.
@@ -57,8 +57,10 @@ def upsample_cross_entropy(
         scores if scores.dtype == torch.float64 else scores.float(), vertical, horizontal, edge
     )
     with torch.autocast(scores.device.type, enabled=False):
-        total, mass = _Fused.apply(values, target, vertical, horizontal, ignore_index, weight)
-    loss: Tensor = total if reduction == "sum" else total / mass
+        losses, masses = _Fused.apply(values, target, vertical, horizontal, ignore_index, weight)
+    if reduction == "none":
+        return cast(Tensor, losses)
+    loss: Tensor = losses.sum() if reduction == "sum" else losses.sum() / masses.sum()
     return loss
 
 
@@ -74,7 +76,7 @@ def _require_labels(target: Tensor, num_classes: int, ignore_index: int) -> None
 
 
 class _Fused(torch.autograd.Function):
-    """Sum of the losses, and of the weights of the pixels that count, of extended scores."""
+    """Each image's sum of losses, and of the weights of its pixels that count: both (N,)."""
 
     @staticmethod
     def forward(
@@ -87,7 +89,7 @@ class _Fused(torch.autograd.Function):
         weight: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Work out the gradient along with the loss, a band of rows at a time."""
-        total, mass = scores.new_zeros(()), scores.new_zeros(())
+        losses, masses = scores.new_zeros(len(scores)), scores.new_zeros(len(scores))
         down, across = _matrix(vertical, scores), _matrix(horizontal, scores)
         if weight is None:
             weight = scores.new_ones(scores.shape[1])
@@ -104,8 +106,8 @@ class _Fused(torch.autograd.Function):
                 each = weight.to(scores)[truth[:, 0]] * counts
                 values = to_pixels.T @ wide[:, :, cells]
                 loss = _softmax(values, truth)
-                total += (loss * each).sum()
-                mass += each.sum()
+                losses[some] += (loss * each).sum((1, 2))
+                masses[some] += each.sum((1, 2))
                 if wide_gradient is not None:
                     values *= each[:, None]
                     values.scatter_add_(1, truth, -each[:, None])
@@ -114,14 +116,14 @@ class _Fused(torch.autograd.Function):
                 gradient[some] = wide_gradient @ across.T
         if gradient is not None:
             ctx.save_for_backward(gradient)
-        ctx.mark_non_differentiable(mass)
-        return total, mass
+        ctx.mark_non_differentiable(masses)
+        return losses, masses
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Scale the gradient that `forward` found."""
+        """Scale the gradients of the images that `forward` found."""
         (gradient,) = ctx.saved_tensors
-        return gradient * gradients[0], None, None, None, None, None
+        return gradient * gradients[0][:, None, None, None], None, None, None, None, None
 
 
 def _softmax(values: Tensor, truth: Tensor) -> Tensor:

@@ -35,8 +35,8 @@ def inference(net: FCN, *, bf16: bool = False) -> Iterator[None]:
         yield
 
 
-def image_scores(net: FCN, image: Pixels) -> Tensor | dict[str, Tensor]:
-    """Return the scores of an image, C x H x W on the net's device; of several heads, by name.
+def coarse_scores(net: FCN, image: Pixels) -> dict[str, Tensor]:
+    """Return the coarse scores of an image, 1 x C x h x w on the net's device, by head.
 
     To be called within `inference`.
 
@@ -46,34 +46,23 @@ def image_scores(net: FCN, image: Pixels) -> Tensor | dict[str, Tensor]:
     """
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
     own = torch.from_numpy(image.copy())  # torch minds read-only arrays and negative strides
-    pixels = own.to(device).permute(2, 0, 1)
-    coarse = net.coarse(net.preprocessing(pixels[None]))
-    height, width = image.shape[:2]
-    scores = net.upsample(coarse, (height, width))
-    if isinstance(scores, Tensor):
-        return scores[0]
-    return {name: of_head[0] for name, of_head in scores.items()}
+    coarse = net.coarse(net.preprocessing(own.to(device).permute(2, 0, 1)[None]))
+    return coarse if isinstance(coarse, dict) else dict.fromkeys(net.heads, coarse)
 
 
 def head_scores(net: FCN, image: Pixels) -> dict[str, Tensor]:
-    """Return what `image_scores` does by the name of its head, also where there is only one."""
-    scores = image_scores(net, image)
-    return scores if isinstance(scores, dict) else dict.fromkeys(net.heads, scores)
-
-
-def highest(scores: Tensor) -> Labels:
-    """Return which of C x H x W scores is the highest at each pixel: HxW uint8, the first of ties.
-
-    `max` is asked because `argmax` over the first dimension takes ten times as long on CPUs.
-    """
-    labels: Labels = scores.max(0).indices.byte().cpu().numpy()
-    return labels
+    """Return the scores of every pixel, C x H x W, by head; see `coarse_scores`."""
+    coarse, size = coarse_scores(net, image), (image.shape[0], image.shape[1])
+    return {name: head.upsample(coarse[name], size)[0] for name, head in net.labelled()}
 
 
 def head_labels(net: FCN, image: Pixels, *, bf16: bool = False) -> dict[str, Labels]:
     """Return what `label_image` does by the name of its head, also where there is only one."""
     with inference(net, bf16=bf16):
-        return {name: highest(scores) for name, scores in head_scores(net, image).items()}
+        coarse, size = coarse_scores(net, image), (image.shape[0], image.shape[1])
+        return {
+            name: head.labels(coarse[name], size)[0].cpu().numpy() for name, head in net.labelled()
+        }
 
 
 def label_image(net: FCN, image: Pixels, *, bf16: bool = False) -> Labels | dict[str, Labels]:

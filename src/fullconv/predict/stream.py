@@ -18,7 +18,7 @@ from fullconv.files import replacing
 from fullconv.pipeline import ahead
 from fullconv.predict.inputs import Job, Results
 from fullconv.predict.label_images import overlay, save_label_image
-from fullconv.predict.labels import Labels, Pixels, head_scores, highest, inference
+from fullconv.predict.labels import Labels, Pixels, coarse_scores, inference
 from fullconv.predict.reading import photograph, read_inputs
 
 if TYPE_CHECKING:
@@ -136,12 +136,13 @@ def _is_lack_of_memory(error: Exception) -> bool:
 
 
 def _label(net: FCN, image: Pixels, *, with_probabilities: bool) -> _Labelled:
-    scores = head_scores(net, image)
-    labels = {name: highest(of_head) for name, of_head in scores.items()}
-    probabilities = {}
-    if with_probabilities:
-        for name, of_head in scores.items():
-            probabilities[name] = of_head.float().softmax(0).half().cpu().numpy()
+    coarse, size = coarse_scores(net, image), (image.shape[0], image.shape[1])
+    labels, probabilities = {}, {}
+    for name, head in net.labelled():
+        labels[name] = head.labels(coarse[name], size)[0].cpu().numpy()
+        if with_probabilities:
+            scores = head.upsample(coarse[name], size)[0]
+            probabilities[name] = scores.float().softmax(0).half().cpu().numpy()
     return _Labelled(image, labels, probabilities)
 
 
