@@ -20,7 +20,7 @@ from fullconv.data.transforms import training_transform
 from fullconv.errors import WorkFailedError
 from fullconv.evaluation import evaluate
 from fullconv.files import write_json, write_text
-from fullconv.predict.labels import head_scores, inference
+from fullconv.predict.labels import coarse_scores, inference
 from fullconv.progress import Progress, progress
 from fullconv.train import checkpoint
 from fullconv.train.plan import Plan
@@ -149,8 +149,7 @@ def validation_loss(net: FCN, val: CachedSplit) -> float:
         for index in np.linspace(0, len(val) - 1, min(len(val), LOSS_IMAGES)).round():
             sample = val[int(index)]
             labels = torch.from_numpy(sample.labels)[None].to(device)
-            scores = {name: each[None] for name, each in head_scores(net, sample.image).items()}
-            total += image_losses(scores, labels, net.ignore_index)[0]
+            total += image_losses(net, coarse_scores(net, sample.image), labels)[0]
             pixels += (labels != net.ignore_index).sum((0, 2, 3))
     return float((total / pixels.clamp(min=1)).sum())
 

@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from fullconv.data.loading import Batch
-from fullconv.fcn import by_head
 from fullconv.reference.patch_sampling import sampled_labels
 from fullconv.train.recipe import Recipe
 
 if TYPE_CHECKING:
-    from fullconv.fcn import FCN
+    from fullconv.fcn import FCN, Scores
 
 ClassWeights = Sequence[Tensor]  # float32 (classes,) of each head
 
@@ -55,8 +53,8 @@ def take_step(
     for part, truth, weight in zip(batch.parts, labels, weights, strict=True):
         values = net.preprocessing(part.images.to(device, non_blocking=True))
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            scores = net(values.contiguous(memory_format=torch.channels_last))
-        losses = image_losses(scores, truth, net.ignore_index, class_weights)
+            coarse = net.coarse(values.contiguous(memory_format=torch.channels_last))
+        losses = image_losses(net, coarse, truth, class_weights)
         loss = (losses / _divisor(recipe, weight, whole, len(batch.names))).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         total += (losses.detach() / whole).sum()
@@ -68,32 +66,25 @@ def take_step(
 
 
 def image_losses(
-    scores: Tensor | dict[str, Tensor],
-    labels: Tensor,
-    ignore_index: int,
-    class_weights: ClassWeights | None = None,
+    net: FCN, coarse: Scores, labels: Tensor, class_weights: ClassWeights | None = None
 ) -> Tensor:
     """Return each image's cross entropy for each head, summed over its valid pixels: float32 N,K.
 
     Args:
-        scores: N,C,H,W of the only head, or of each of K by name.
+        net: whose heads enlarge the scores.
+        coarse: its scores N,C,h,w, of several heads by name.
         labels: N,K,H,W.
-        ignore_index: the label of pixels that don't count.
         class_weights: what a pixel counts by its class; None: all alike.
     """
+    scores = coarse if isinstance(coarse, dict) else dict.fromkeys(net.heads, coarse)
+    weights: Sequence[Tensor | None] = class_weights or [None] * len(scores)
     losses = [
-        F.cross_entropy(
-            of_head.float(),
-            truth.long(),
-            None if class_weights is None else class_weights[head],
-            ignore_index=ignore_index,
-            reduction="none",
-        )
-        for head, (of_head, truth) in enumerate(
-            zip(by_head(scores).values(), labels.unbind(1), strict=True)
+        head.losses(scores[name], truth, net.ignore_index, weight)
+        for (name, head), truth, weight in zip(
+            net.labelled(), labels.unbind(1), weights, strict=True
         )
     ]
-    return torch.stack([loss.flatten(1).sum(1) for loss in losses], 1)
+    return torch.stack(losses, 1)
 
 
 def _counted(labels: Tensor, net: FCN, recipe: Recipe) -> Tensor:
