@@ -24,6 +24,7 @@ from fullconv.data.get.public import get_dataset
 from fullconv.data.get.siftflow import SIFTFLOW, split_names
 from fullconv.data.get.voc import SBD, VOC2011, VOC2012, VOC_FCN, seg11valid
 from fullconv.errors import FullconvError, WorkFailedError
+from fullconv.palette import voc_palette
 from fullconv.reference.classes import PASCAL_CONTEXT
 
 LISTS = {"train": ["2007_000032", "2007_000039"], "val": ["2007_000033", "2008_000123", "2009_1"]}
@@ -115,9 +116,9 @@ def test_the_palette_of_voc():
     stated = """0 0 0 128 0 0 0 128 0 128 128 0 0 0 128 128 0 128 0 128 128 128 128 128 64 0 0
     192 0 0 64 128 0 192 128 0 64 0 128 192 0 128 64 128 128 192 128 128 0 64 0 128 64 0 0 192 0
     128 192 0 0 64 128"""
-    flat = [str(value) for colour in writing.voc_palette(21) for value in colour]
+    flat = [str(value) for colour in voc_palette(21) for value in colour]
     assert flat == stated.split()
-    assert writing.voc_palette()[255] == (224, 224, 192)
+    assert voc_palette()[255] == (224, 224, 192)
 
 
 @pytest.mark.parametrize("root", ["", "SiftFlowDataset/"])

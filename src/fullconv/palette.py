@@ -48,6 +48,22 @@ def default_palette(classes: int) -> tuple[Colour, ...]:
     return _palette()[:classes]
 
 
+def voc_palette(colours: int = 256) -> tuple[Colour, ...]:
+    """Return the colours of PASCAL VOC's label images (VOClabelcolormap.m of its devkit).
+
+    The bits of a label id, lowest first, go in turn to red, green and blue, from their highest
+    bit down.
+    """
+    return tuple(
+        (_every_third_bit(i), _every_third_bit(i >> 1), _every_third_bit(i >> 2))
+        for i in range(colours)
+    )
+
+
+def _every_third_bit(value: int) -> int:
+    return sum((value >> 3 * bit & 1) << 7 - bit for bit in range(8))
+
+
 @cache
 def _palette() -> tuple[Colour, ...]:
     """Extend Okabe and Ito's colours by whatever is farthest from all colours so far."""

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from fullconv.caffe.classifiers import MEAN_COLOR
 from fullconv.errors import FullconvError, nearest
 from fullconv.fcn import COLOR, FCN, ONLY_HEAD
-from fullconv.palette import Colour
+from fullconv.palette import Colour, voc_palette
 from fullconv.preprocessing import Preprocessing
 from fullconv.reference.classes import GEOMETRY, NYUD, PASCAL_CONTEXT, SIFT_FLOW, VOC
 
@@ -78,6 +78,8 @@ class PaperNet:
         colours = {name: chosen for name, chosen in (palette or {}).items() if chosen}
         if tuple(labelled) == (ONLY_HEAD,):
             classes = labelled[ONLY_HEAD]
+            if classes == VOC:
+                colours.setdefault(ONLY_HEAD, voc_palette(len(VOC)))
             others |= {"num_classes": len(classes), "classes": classes}
             others |= {"palette": colours.get(ONLY_HEAD)}
         else:

@@ -24,8 +24,9 @@ from fullconv.data.get.mat import read_ids
 from fullconv.data.get.public import PublicDataset
 from fullconv.data.get.shelf import Shelf
 from fullconv.data.get.sources import Source
-from fullconv.data.get.writing import Conversion, Item, listed_names, voc_palette
+from fullconv.data.get.writing import Conversion, Item, listed_names
 from fullconv.data.info import DatasetInfo
+from fullconv.palette import voc_palette
 from fullconv.reference.classes import VOC
 
 OXFORD = ("https://thor.robots.ox.ac.uk/pascal/VOC", "http://host.robots.ox.ac.uk/pascal/VOC")

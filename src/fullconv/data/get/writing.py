@@ -8,7 +8,6 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from fullconv import files
 from fullconv.data.images import image_size, mask_size
 from fullconv.data.info import DatasetInfo
 from fullconv.errors import FullconvError
+from fullconv.palette import voc_palette
 from fullconv.progress import progress
 
 IGNORE = 255
@@ -112,23 +112,6 @@ def listed_names(path: Path) -> tuple[str, ...]:
         raise FullconvError(f"{path}: is missing; it should list the images") from None
     except UnicodeDecodeError:
         raise FullconvError(f"{path}: is no list of image names") from None
-
-
-@cache
-def voc_palette(colours: int = 256) -> tuple[tuple[int, int, int], ...]:
-    """Return the colours of PASCAL VOC's label images (VOClabelcolormap.m of its devkit).
-
-    The bits of a label id, lowest first, go in turn to red, green and blue, from their highest
-    bit down.
-    """
-    return tuple(
-        (_every_third_bit(i), _every_third_bit(i >> 1), _every_third_bit(i >> 2))
-        for i in range(colours)
-    )
-
-
-def _every_third_bit(value: int) -> int:
-    return sum((value >> 3 * bit & 1) << 7 - bit for bit in range(8))
 
 
 def _write_item(item: Item, folder: Path, linkable: Path, classes: Mapping[str, int]) -> None:
