@@ -164,9 +164,10 @@ def served(dataset: PublicDataset, server: FileServer, files: Files) -> PublicDa
         if source.file not in files:
             sources.append(source)
             continue
-        checksum = hashlib.md5(files[source.file]).hexdigest() if source.md5 else ""
+        digest = hashlib.md5(files[source.file]).hexdigest()
+        checksum = source.checksum and replace(source.checksum, digest=digest)
         address = f"{server.address}/{source.file}"
-        sources.append(replace(source, addresses=(address,), md5=checksum))
+        sources.append(replace(source, addresses=(address,), checksum=checksum))
     return replace(dataset, sources=tuple(sources))
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import http.server
 import json
 import pickle
 import re
 import subprocess
 import sys
 import textwrap
-import threading
-import time
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
@@ -26,12 +23,13 @@ from torch import nn
 import caffe_nets
 import fullconv
 from caffe_nets import CaffeNet, Widths
+from file_server import serving
 from fullconv import FCN, FullconvError, Preprocessing
 from fullconv.caffe import zoo
 from fullconv.caffe.caffemodel import read_layers
 from fullconv.caffe.weights import read_classifier
-from fullconv.caffe.zoo import Published
 from fullconv.classifiers import build_classifier
+from fullconv.download import Checksum, WebFile
 from fullconv.reference.checkpoint import read_checkpoint
 from fullconv.reference.convert import caffe_names, load_layers
 from fullconv.reference.nets import PAPER_NETS
@@ -640,92 +638,58 @@ def test_half_a_gigabyte_takes_less_than_one_and_a_half(tmp_path, net):
 
 
 @pytest.fixture
-def server(tmp_path):
-    """Serve a folder on localhost: its address, its folder, the paths that were asked."""
-    folder, asked = tmp_path / "served", []
-    folder.mkdir()
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *arguments):
-            super().__init__(*arguments, directory=str(folder))
-
-        def log_message(self, *_):
-            asked.append(self.path)
-
-        def do_GET(self):
-            if self.path.startswith("/short"):
-                self.send_response(200)
-                self.send_header("Content-Length", "1000")
-                self.end_headers()
-                self.wfile.write(b"short")
-            elif self.path.startswith("/stalled"):
-                time.sleep(1)
-            else:
-                super().do_GET()
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as served:
-        threading.Thread(target=served.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{served.server_port}", folder, asked
-        served.shutdown()
-
-
-def published(address: str, path: str, contents: bytes) -> Published:
-    digest = hashlib.sha1(contents, usedforsecurity=False).hexdigest()
-    return Published("caffe:googlenet", f"{address}/{path}", digest)
-
-
-def test_fetched_once_and_verified(tmp_path, server):
-    address, folder, asked = server
+def zoo_of_one(tmp_path, monkeypatch):
+    """Publish a caffemodel as caffe:googlenet on localhost; give the server and torch's cache."""
     contents = bytes(range(256)) * 9000
-    (folder / "net.caffemodel").write_bytes(contents)
-    what, cache = published(address, "net.caffemodel", contents), tmp_path / "cache"
-    assert zoo.fetch(what, cache) == cache / "net.caffemodel"
-    assert (cache / "net.caffemodel").read_bytes() == contents
-    zoo.fetch(what, cache, quiet=True)
-    assert len(asked) == 1 and len(list(cache.iterdir())) == 1
-    (cache / "net.caffemodel").write_bytes(contents[:-1])
-    assert "delete it and try again" in refusal(zoo.fetch, what, cache)
-
-
-@pytest.mark.parametrize(
-    ("path", "reason"),
-    [
-        ("net.caffemodel", "what came has the SHA-1"),
-        ("absent.caffemodel", "HTTP Error 404"),
-        ("short.caffemodel", "what came has the SHA-1|IncompleteRead"),
-        ("stalled.caffemodel", "timed out"),
-    ],
-)
-def test_what_cannot_be_fetched_is_told_and_leaves_nothing(
-    tmp_path, server, monkeypatch, path, reason
-):
-    address, folder, _ = server
-    (folder / "net.caffemodel").write_bytes(b"another")
-    monkeypatch.setattr(zoo, "TIMEOUT", 0.2)
-    what, cache = published(address, path, b"expected"), tmp_path / "cache"
-    told = refusal(zoo.fetch, what, cache)
-    assert re.search(reason, told)
-    assert what.url in told and what.sha1 in told and str(cache / path) in told
-    assert not list(cache.iterdir())
-
-
-def test_no_network(tmp_path):
-    what = replace(zoo.ZOO[0], url="http://127.0.0.1:9/VGG.caffemodel")
-    told = refusal(zoo.fetch, what, tmp_path)
-    assert "Connection refused" in told and f"save it as {tmp_path / 'VGG.caffemodel'}" in told
-
-
-def test_pretrained_takes_what_lies_in_torchs_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    contents = b"weights"
-    monkeypatch.setattr(zoo, "ZOO", (published("http://127.0.0.1:9", "g.caffemodel", contents),))
-    path = tmp_path / "checkpoints" / "g.caffemodel"
-    path.parent.mkdir()
-    path.write_bytes(contents)
+    monkeypatch.setattr(zoo, "PAUSES", ())
+    with serving(files={"/g.caffemodel": contents}) as server:
+        checksum = Checksum("sha1", hashlib.sha1(contents).hexdigest(), "its page")
+        known = WebFile("g.caffemodel", (f"{server.address}/g.caffemodel",), 2, checksum)
+        monkeypatch.setattr(zoo, "ZOO", {"caffe:googlenet": known})
+        yield server, tmp_path / "checkpoints" / "g.caffemodel"
+
+
+def test_pretrained_is_fetched_once_and_verified(zoo_of_one):
+    server, path = zoo_of_one
     assert zoo.pretrained("caffe:googlenet") == path
+    assert path.read_bytes() == server.files["/g.caffemodel"]
+    assert zoo.pretrained("caffe:googlenet") == path
+    assert len(server.requests) == 1 and list(path.parent.iterdir()) == [path]
+    path.write_bytes(b"another")
+    assert "remove the file" in refusal(zoo.pretrained, "caffe:googlenet")
     assert "caffe:googlenet" in refusal(zoo.pretrained, "caffe:resnet")
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"files": {"/g.caffemodel": b"another"}}, "gave a file of sha1"),
+        ({"files": {}}, "404"),
+        ({"breaks": [0]}, "broke off"),
+        ({"content_type": "text/html"}, "web page"),
+    ],
+)
+def test_what_cannot_be_fetched_is_told_with_what_to_do(zoo_of_one, change, reason):
+    server, path = zoo_of_one
+    for attribute, value in change.items():
+        setattr(server, attribute, value)
+    told = refusal(zoo.pretrained, "caffe:googlenet")
+    known = zoo.ZOO["caffe:googlenet"]
+    assert told.startswith("no pretrained weights of caffe:googlenet: ") and reason in told
+    assert known.addresses[0] in told and f"save it as {path} ({known.checksum})" in told
+    assert told.endswith("or pass --weights FILE.caffemodel")
+    assert not path.exists()
+
+
+def test_no_network(zoo_of_one, monkeypatch):
+    _, path = zoo_of_one
+    known = replace(zoo.ZOO["caffe:googlenet"], addresses=("http://127.0.0.1:9/g.caffemodel",))
+    monkeypatch.setattr(zoo, "ZOO", {"caffe:googlenet": known})
+    told = refusal(zoo.pretrained, "caffe:googlenet")
+    assert "Connection refused" in told and f"save it as {path}" in told
+
+
 def test_the_zoo_has_every_classifier_of_the_papers_nets():
-    assert {each.name for each in zoo.ZOO} == {net.trunk for net in PAPER_NETS.values()}
-    assert all(re.fullmatch("[0-9a-f]{40}", each.sha1) for each in zoo.ZOO)
+    assert set(zoo.ZOO) == {net.trunk for net in PAPER_NETS.values()}
+    assert all(re.fullmatch("[0-9a-f]{40}", each.checksum.digest) for each in zoo.ZOO.values())

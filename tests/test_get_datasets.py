@@ -195,8 +195,9 @@ def test_the_catalogue(dataset):
     assert len(set(keys)) == len(keys)
     for source in dataset.sources:
         assert all(address.startswith("http") for address in source.addresses)
-        assert source.addresses or not source.md5
-        assert len(source.md5) in (0, 32) and bool(source.md5) == bool(source.published)
+        assert source.addresses or source.checksum is None
+        if source.checksum is not None:
+            assert source.checksum.algorithm == "md5" and len(source.checksum.digest) == 32
     assert dataset.info.heads and dataset.expected
 
 
@@ -208,10 +209,10 @@ def test_checksums_and_addresses_are_torchvisions():
     for year in ("2010", "2011", "2012"):
         theirs = DATASET_YEAR_DICT[year]
         ours = sources[theirs["filename"]]
-        assert ours.md5 == theirs["md5"]
+        assert ours.checksum.digest == theirs["md5"]
         file = theirs["url"].rpartition("/pascal/")[2]
         assert any(address.endswith(file) for address in ours.addresses)
-    assert sources["benchmark.tgz"].md5 == SBDataset.md5
+    assert sources["benchmark.tgz"].checksum.digest == SBDataset.md5
     assert SBDataset.url in sources["benchmark.tgz"].addresses
 
 
@@ -324,7 +325,7 @@ def test_files_of_ones_own(tmp_path, server):
 
 def test_files_fetched_by_hand(tmp_path):
     downloads = tmp_path / "voc.downloads"
-    dataset = replace(VOC2012, sources=(replace(VOC2012.sources[0], addresses=(), md5=""),))
+    dataset = replace(VOC2012, sources=(replace(VOC2012.sources[0], addresses=(), checksum=None),))
     with pytest.raises(WorkFailedError, match="has no public address"):
         get_dataset(dataset, tmp_path / "voc", quiet=True)
     (downloads / "VOCtrainval_11-May-2012.tar").write_bytes(VOC2012_TAR)

@@ -37,6 +37,7 @@ from fullconv.data.get.shelf import Shelf
 from fullconv.data.get.sources import Source
 from fullconv.data.get.writing import IGNORE, Content, Conversion, Item, listed_names
 from fullconv.data.info import DatasetInfo, HeadInfo
+from fullconv.download import Checksum
 from fullconv.errors import FullconvError
 from fullconv.reference.classes import NYUD as NYUD_CLASSES
 
@@ -50,8 +51,7 @@ LABELED = Source(
     file="nyu_depth_v2_labeled.mat",
     addresses=tuple(f"{server}/nyu_depth_v2/nyu_depth_v2_labeled.mat" for server in NYU),
     megabytes=2972,
-    md5="520609c519fba3ba5ac58c8fefcc3530",
-    published="torch-uncertainty",
+    checksum=Checksum("md5", "520609c519fba3ba5ac58c8fefcc3530", "torch-uncertainty"),
 )
 SPLITS = Source(
     key="splits",

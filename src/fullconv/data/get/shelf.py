@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fullconv.data.get.archives import unpack
-from fullconv.data.get.download import fetch, verify
 from fullconv.data.get.sources import Source
+from fullconv.download import fetch, verify
 
 
 @dataclass(frozen=True)

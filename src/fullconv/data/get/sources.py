@@ -1,24 +1,20 @@
-"""What can be fetched: one file of a public dataset, where it is and how it is recognised."""
+"""What can be fetched: one file of a public dataset, and how its contents are recognised."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from fullconv.download import WebFile
 from fullconv.errors import FullconvError
 
 
-@dataclass(frozen=True)
-class Source:
+@dataclass(frozen=True, kw_only=True)
+class Source(WebFile):
     """A file of a public dataset.
 
     Attributes:
         key: how converters call it.
-        file: the name under which it is kept.
-        addresses: where it can be fetched, the first that answers; none: only by hand.
-        megabytes: about how large it is.
-        md5: the checksum that was published, "" if none was.
-        published: who published the checksum.
         roots: folders in the unpacked archive that may hold its contents, the first that does;
             none: the file is used as it is.
         marker: a path below the right one of `roots`, by which it is recognised.
@@ -26,11 +22,6 @@ class Source:
     """
 
     key: str
-    file: str
-    addresses: tuple[str, ...] = ()
-    megabytes: int = 0
-    md5: str = ""
-    published: str = ""
     roots: tuple[str, ...] = ()
     marker: str = ""
     wanted: tuple[str, ...] = ("*",)

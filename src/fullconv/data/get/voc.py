@@ -26,6 +26,7 @@ from fullconv.data.get.shelf import Shelf
 from fullconv.data.get.sources import Source
 from fullconv.data.get.writing import Conversion, Item, listed_names
 from fullconv.data.info import DatasetInfo
+from fullconv.download import Checksum
 from fullconv.palette import voc_palette
 from fullconv.reference.classes import VOC
 
@@ -39,8 +40,7 @@ def voc_archive(year: int, file: str, md5: str, megabytes: int, *mirrors: str) -
         file=file,
         addresses=(*(f"{server}/voc{year}/{file}" for server in OXFORD), *mirrors),
         megabytes=megabytes,
-        md5=md5,
-        published="torchvision",
+        checksum=Checksum("md5", md5, "torchvision"),
         roots=(f"VOCdevkit/VOC{year}", f"TrainVal/VOCdevkit/VOC{year}", f"VOC{year}", "."),
         marker="ImageSets/Segmentation/val.txt",
         wanted=(
@@ -73,8 +73,7 @@ SBD_ARCHIVE = Source(
         "benchmark.tgz",
     ),
     megabytes=1420,
-    md5="82b4d87ceb2ed10f6038a1cba92111cb",
-    published="torchvision",
+    checksum=Checksum("md5", "82b4d87ceb2ed10f6038a1cba92111cb", "torchvision"),
     roots=("benchmark_RELEASE/dataset", "dataset", "."),
     marker="cls",
     wanted=("*/train.txt", "*/val.txt", "*/img/*.jpg", "*/cls/*.mat"),

@@ -1,7 +1,7 @@
 """Fetching a file over HTTP: resumed where it broke off, and checked before it gets its name.
 
-torchvision's and torch.hub's downloaders cannot resume, and an archive here has up to 3 GB; the
-standard library's client does what is needed.
+torchvision's and torch.hub's downloaders cannot resume, and what is fetched here has up to 3 GB;
+the standard library's client does what is needed.
 """
 
 from __future__ import annotations
@@ -11,23 +11,61 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
+from filelock import FileLock
+
 from fullconv import files
-from fullconv.data.get.sources import Source
 from fullconv.errors import FullconvError, WorkFailedError
 from fullconv.progress import Progress, progress
 
 MEGABYTE = 1_000_000
 PAUSES = (1.0, 4.0, 15.0)  # seconds before trying again after an attempt that brought nothing
+TIMEOUT = 60.0  # seconds without a byte
 
-_TIMEOUT = 60.0
 _CHUNK = 1 << 20
 _AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+
+
+@dataclass(frozen=True)
+class Checksum:
+    """A checksum of a file.
+
+    Attributes:
+        algorithm: one of hashlib's: "md5", "sha1", "sha256" and so on.
+        digest: in lower-case hexadecimal.
+        publisher: who states it.
+    """
+
+    algorithm: str
+    digest: str
+    publisher: str
+
+    def __str__(self) -> str:
+        """Name the algorithm and the digest: "md5 520609c5…"."""
+        return f"{self.algorithm} {self.digest}"
+
+
+@dataclass(frozen=True)
+class WebFile:
+    """A file to fetch.
+
+    Attributes:
+        file: the name under which it is kept.
+        addresses: where it is, tried in order; none: it is put in place by hand.
+        megabytes: about how large it is.
+        checksum: that was published; None: nobody did, and any content is taken.
+    """
+
+    file: str
+    addresses: tuple[str, ...] = ()
+    megabytes: int = 0
+    checksum: Checksum | None = None
 
 
 class _BrokeOffError(Exception):
@@ -39,15 +77,16 @@ class _RefusedError(Exception):
 
 
 def fetch(
-    source: Source, folder: Path, *, quiet: bool = False, pauses: Sequence[float] = PAUSES
+    wanted: WebFile, folder: Path, *, quiet: bool = False, pauses: Sequence[float] = PAUSES
 ) -> Path:
-    """Fetch `source` into `folder` unless it is there already.
+    """Fetch a file into `folder` unless it is there already.
 
     What arrives is kept as FILE.part, so that an interrupted transfer continues where it broke
-    off. It gets its name only if its checksum is the published one.
+    off. It gets its name only if its checksum is the published one. Of several processes that
+    fetch the same file one does, and the others wait for it.
 
     Args:
-        source: What to fetch; its addresses are tried in order.
+        wanted: What to fetch; its addresses are tried in order.
         folder: Made if need be.
         quiet: Show no progress.
         pauses: Seconds to wait after each attempt in a row that brought no byte; one attempt
@@ -58,57 +97,70 @@ def fetch(
 
     Raises:
         FullconvError: A file of that name is there but has another checksum.
-        WorkFailedError: No address gave the whole file.
+        WorkFailedError: No address gave the whole file; the message says what to do by hand.
     """
-    path = folder / source.file
-    if path.exists():
-        verify(path, source, quiet=quiet)
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{source.file}.part"
+    path = folder / wanted.file
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = folder / f".{wanted.file}.lock"
+        with FileLock(lock):
+            if not path.exists():  # nobody fetched it while we waited
+                _bring(wanted, path, quiet, pauses)
+                lock.unlink()  # who gets it later sees the file
+                return path
+    verify(path, wanted, quiet=quiet)
+    return path
+
+
+def verify(path: Path, wanted: WebFile, *, quiet: bool = False) -> None:
+    """Raise FullconvError where `path` has another checksum than was published of `wanted`."""
+    if wanted.checksum is None:
+        return
+    found = _checksum(path, wanted.checksum, wanted.file, quiet)
+    if found != wanted.checksum:
+        raise FullconvError(
+            f"{path}: its {found} is not the {wanted.checksum.digest} that {found.publisher} "
+            "states; remove the file and run the same command again"
+        )
+
+
+def _bring(wanted: WebFile, path: Path, quiet: bool, pauses: Sequence[float]) -> None:
+    """Fetch `path` from the first address that gives the right file."""
+    part = path.with_name(f"{path.name}.part")
     reasons = []
-    for address in source.addresses:
+    for address in wanted.addresses:
         try:
-            _transfer(address, part, source, quiet, pauses)
-            _require_checksum(part, source, quiet)
+            _transfer(address, part, wanted, quiet, pauses)
+            _require_checksum(part, wanted, quiet)
         except _RefusedError as reason:
             reasons.append(f"{address}: {reason}")
         else:
             part.replace(path)
-            _note_of(part).unlink(missing_ok=True)
-            return path
-    raise WorkFailedError(_told(source, folder, part, reasons))
+            _discard(part)
+            return
+    raise WorkFailedError(_told(wanted, path, part, reasons))
 
 
-def verify(path: Path, source: Source, *, quiet: bool = False) -> None:
-    """Raise FullconvError where the checksum of `path` is not the one published of `source`."""
-    found = _md5(path, source, quiet) if source.md5 else ""
-    if found != source.md5:
-        raise FullconvError(
-            f"{path}: its md5 is {found} but {source.published or 'its publisher'} states "
-            f"{source.md5}; remove the file and run the same command again"
-        )
-
-
-def _told(source: Source, folder: Path, part: Path, reasons: Sequence[str]) -> str:
+def _told(wanted: WebFile, path: Path, part: Path, reasons: Sequence[str]) -> str:
+    by_hand = f"save it as {path}" + (f" ({wanted.checksum})" if wanted.checksum else "")
     if not reasons:
-        return f"{source.file}: has no public address; put it into {folder} by hand"
+        return f"{wanted.file}: has no public address; {by_hand}"
     have = f", {_megabytes(part)} MB of it are kept" if part.exists() else ""
     return (
-        f"{source.file}: could not be fetched{have} ({'; '.join(reasons)}); run the same command "
-        f"to continue, or fetch it by hand and put it into {folder}"
+        f"{wanted.file}: could not be fetched{have} ({'; '.join(reasons)}); run the same command "
+        f"to continue, or fetch it by hand and {by_hand}"
     )
 
 
 def _transfer(
-    address: str, part: Path, source: Source, quiet: bool, pauses: Sequence[float]
+    address: str, part: Path, wanted: WebFile, quiet: bool, pauses: Sequence[float]
 ) -> None:
     """Bring `part` to its full length, trying again while that brings anything."""
     fruitless = 0
     while True:
         before = _size(part)
         try:
-            return _continue(address, part, source, quiet)
+            return _continue(address, part, wanted, quiet)
         except _BrokeOffError as problem:
             fruitless = 0 if _size(part) > before else fruitless + 1
             if fruitless > len(pauses):
@@ -116,11 +168,11 @@ def _transfer(
             time.sleep(pauses[fruitless - 1] if fruitless else 0.0)
 
 
-def _continue(address: str, part: Path, source: Source, quiet: bool) -> None:
+def _continue(address: str, part: Path, wanted: WebFile, quiet: bool) -> None:
     """Ask for what `part` lacks, once, and append it."""
     have = _size(part)
     validator = _validator_for(part, address)
-    if have and not (validator or source.md5):
+    if have and not (validator or wanted.checksum):
         have = 0  # nothing would tell if the file had changed meanwhile
     try:
         response = _ask(address, have, validator)
@@ -132,10 +184,10 @@ def _continue(address: str, part: Path, source: Source, quiet: bool) -> None:
     with closing(response):
         have, total = _extent(response, have)
         _keep_validator(part, address, response)
-        size = -(-(total or source.megabytes * MEGABYTE) // MEGABYTE)
+        size = -(-(total or wanted.megabytes * MEGABYTE) // MEGABYTE)
         done = have // MEGABYTE
         with (
-            progress(size, f"fetch {source.file}", unit="MB", quiet=quiet, done=done) as bar,
+            progress(size, f"fetch {wanted.file}", unit="MB", quiet=quiet, done=done) as bar,
             part.open("ab") as file,
         ):
             file.truncate(have)
@@ -155,7 +207,7 @@ def _ask(address: str, have: int, validator: str) -> HTTPResponse:
         if validator:
             headers["If-Range"] = validator
     try:
-        response: HTTPResponse = urlopen(Request(address, headers=headers), timeout=_TIMEOUT)
+        response: HTTPResponse = urlopen(Request(address, headers=headers), timeout=TIMEOUT)
     except HTTPError:
         raise
     except URLError as error:
@@ -184,7 +236,7 @@ def _conclude(part: Path, content_range: str) -> None:
     """Judge a range past the file's end: `part` is complete, or has bytes of something else."""
     if content_range == f"bytes */{_size(part)}":
         return
-    part.unlink()
+    _discard(part)
     raise _BrokeOffError("holds another file than the one begun")
 
 
@@ -210,6 +262,12 @@ def _named(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+def _discard(part: Path) -> None:
+    """Remove what arrived, if it is still there, and what was noted of it."""
+    part.unlink(missing_ok=True)
+    _note_of(part).unlink(missing_ok=True)
+
+
 def _note_of(part: Path) -> Path:
     return part.with_name(f"{part.name}.version")
 
@@ -228,27 +286,28 @@ def _validator_for(part: Path, address: str) -> str:
     return lines[1] if len(lines) == 2 and lines[0] == address else ""
 
 
-def _require_checksum(part: Path, source: Source, quiet: bool) -> None:
-    if not source.md5:
+def _require_checksum(part: Path, wanted: WebFile, quiet: bool) -> None:
+    if wanted.checksum is None:
         return
-    found = _md5(part, source, quiet)
-    if found != source.md5:
-        part.unlink()
-        states = f"{source.published or 'its publisher'} states {source.md5}"
-        raise _RefusedError(f"gave a file of md5 {found} but {states}")
+    found = _checksum(part, wanted.checksum, wanted.file, quiet)
+    if found != wanted.checksum:
+        _discard(part)
+        states = f"{found.publisher} states {wanted.checksum.digest}"
+        raise _RefusedError(f"gave a file of {found} but {states}")
 
 
-def _md5(path: Path, source: Source, quiet: bool) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
+def _checksum(path: Path, like: Checksum, what: str, quiet: bool) -> Checksum:
+    """Return the checksum that `like` would be if `path` were right."""
+    digest = hashlib.new(like.algorithm, usedforsecurity=False)
     total = -(-_size(path) // MEGABYTE)
     with (
-        progress(total, f"check {source.file}", unit="MB", quiet=quiet) as bar,
+        progress(total, f"check {what}", unit="MB", quiet=quiet) as bar,
         path.open("rb") as file,
     ):
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
             _show(bar, file.tell())
-    return digest.hexdigest()
+    return replace(like, digest=digest.hexdigest())
 
 
 def _show(bar: Progress, position: int) -> None:

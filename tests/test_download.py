@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import random
+import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from file_server import serving
-from fullconv.data.get.download import fetch
-from fullconv.data.get.sources import Source
+from fullconv import download
+from fullconv.download import Checksum, WebFile, fetch
 from fullconv.errors import FullconvError, WorkFailedError
 
 BODY = random.Random(0).randbytes(3_000_000)
 MD5 = hashlib.md5(BODY).hexdigest()
 
 
-def source(*addresses: str, md5: str = MD5) -> Source:
-    return Source("a", "a.tar", addresses, 3, md5=md5, published="somebody")
+def source(*addresses: str, md5: str = MD5) -> WebFile:
+    return WebFile("a.tar", addresses, 3, Checksum("md5", md5, "somebody") if md5 else None)
 
 
-def get(where: Source, folder) -> bytes:
+def visible(folder) -> list[str]:
+    """The files of a folder but the lock that a failure leaves."""
+    return sorted(file.name for file in folder.iterdir() if file.name != ".a.tar.lock")
+
+
+def get(where: WebFile, folder) -> bytes:
     path = fetch(where, folder, quiet=True, pauses=(0.0, 0.0))
     assert path == folder / "a.tar"
-    assert sorted(file.name for file in folder.iterdir()) == ["a.tar"]
+    assert [file.name for file in folder.iterdir()] == ["a.tar"]
     return path.read_bytes()
 
 
@@ -38,6 +45,34 @@ def test_a_file_is_fetched_once(tmp_path, server):
     assert get(where, tmp_path / "new") == BODY
     assert get(where, tmp_path / "new") == BODY
     assert server.requests == [("/a.tar", None, None)]
+
+
+@pytest.mark.parametrize("algorithm", ["sha1", "sha256"])
+def test_any_checksum_that_hashlib_knows(tmp_path, server, algorithm):
+    address, digest = f"{server.address}/a.tar", hashlib.new(algorithm, BODY).hexdigest()
+    where = WebFile("a.tar", (address,), checksum=Checksum(algorithm, digest, "somebody"))
+    assert get(where, tmp_path) == BODY
+    server.files["/a.tar"] = BODY[:-1]
+    with pytest.raises(WorkFailedError, match=f"gave a file of {algorithm} "):
+        fetch(where, tmp_path / "other", quiet=True, pauses=())
+
+
+def test_of_several_at_once_one_fetches(tmp_path, server):
+    where = source(f"{server.address}/a.tar")
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(lambda _: fetch(where, tmp_path, quiet=True), range(4)))
+    assert {path.read_bytes() for path in paths} == {BODY}
+    assert server.requests == [("/a.tar", None, None)] and visible(tmp_path) == ["a.tar"]
+
+
+def test_a_server_that_falls_silent_is_left(tmp_path, monkeypatch):
+    """It takes the connection, and then sends nothing."""
+    monkeypatch.setattr(download, "TIMEOUT", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/a.tar"
+        with pytest.raises(WorkFailedError, match="timed out"):
+            fetch(source(address), tmp_path, quiet=True, pauses=())
+    assert visible(tmp_path) == []
 
 
 @pytest.mark.parametrize("md5", [MD5, ""])
@@ -110,14 +145,17 @@ def test_a_wrong_checksum_keeps_nothing(tmp_path, server):
     with pytest.raises(WorkFailedError) as caught:
         fetch(where, tmp_path, quiet=True, pauses=())
     assert MD5 in str(caught.value) and "somebody states 000" in str(caught.value)
-    assert not list(tmp_path.glob("a.tar*t")) and not (tmp_path / "a.tar").exists()
+    assert visible(tmp_path) == []
 
 
 def test_a_file_of_another_checksum_is_told_and_left(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"by hand")
+    found = hashlib.md5(b"by hand").hexdigest()
     with pytest.raises(FullconvError) as caught:
         fetch(source(), tmp_path, quiet=True)
-    assert f"{tmp_path / 'a.tar'}: its md5 is" in str(caught.value)
+    assert f"{tmp_path / 'a.tar'}: its md5 {found} is not the {MD5} that somebody states" in str(
+        caught.value
+    )
     assert caught.value.exit_code == 2
     assert (tmp_path / "a.tar").read_bytes() == b"by hand"
 
@@ -134,7 +172,10 @@ def test_what_to_do_where_no_address_works(tmp_path, server):
     with pytest.raises(WorkFailedError) as caught:
         fetch(source(f"{server.address}/b"), tmp_path, quiet=True, pauses=())
     message = str(caught.value)
-    assert f"{server.address}/b: 404" in message and f"put it into {tmp_path}" in message
+    assert (
+        f"{server.address}/b: 404" in message
+        and f"save it as {tmp_path / 'a.tar'} (md5 {MD5})" in message
+    )
     assert "\n" not in message and caught.value.exit_code == 1
 
 
@@ -155,7 +196,7 @@ def test_a_web_page_is_no_archive(tmp_path, server):
     server.content_type = "text/html; charset=utf-8"
     with pytest.raises(WorkFailedError, match="gives a web page instead"):
         fetch(source(f"{server.address}/a.tar", md5=""), tmp_path, quiet=True, pauses=())
-    assert list(tmp_path.iterdir()) == []
+    assert visible(tmp_path) == []
 
 
 def test_progress_counts_from_where_it_broke_off(tmp_path, server, capsys):
