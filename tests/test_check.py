@@ -275,6 +275,15 @@ def test_one_image_leaves_nothing_for_val(tmp_path):
     assert "images/train: holds one image; val needs another" in one_error(tmp_path, quick_too=True)
 
 
+def test_of_two_images_one_is_held_out(tmp_path):
+    report = check_folder(write_dataset(tmp_path, train=2, val=0), quiet=True)
+    assert report.errors == ()
+    assert {split.name: split.sizes.total() for split in report.splits[:2]} == {
+        "train": 1,
+        "val": 1,
+    }
+
+
 def test_held_out_images_are_counted_in_val(tmp_path):
     root = write_dataset(tmp_path / "d", train=20, val=0)
     report = check_folder(root, quiet=True)
@@ -384,6 +393,24 @@ def test_missing_files_of_inputs_and_heads(rich):
     (rich / "masks_geo/val/val1.png").unlink()
     line = one_error(rich, quick_too=True)
     assert f"{rich}/images/val/val1.png: has no mask; add val1.png to masks_geo/val" in line
+
+
+def test_only_the_inputs_and_heads_asked_for_are_checked(rich):
+    """Whatever is wrong with the others."""
+    (rich / "depth/val/val1.png").unlink()
+    (rich / "depth/train/train0.png").write_bytes(b"")
+    shutil.rmtree(rich / "masks_geo")
+    for quick in (True, False):
+        report = check_folder(rich, quick=quick, quiet=True, inputs=["hha", "color"], heads=["sem"])
+        assert report.errors == () and report.splits[0].sizes.total() == 3
+        assert [each.name for each in report.inputs] == ["hha", "color"]
+        assert list(report.info.heads) == ["sem"]
+        assert check_folder(rich, quick=quick, quiet=True, inputs=["color", "depth"]).errors
+    assert "geo" not in report.splits[0].labels
+    with pytest.raises(FullconvError, match="none called 'infrared'"):
+        check_folder(rich, quiet=True, inputs=["infrared"])
+    with pytest.raises(FullconvError, match="none called 'labels'"):
+        check_folder(rich, quiet=True, heads=["labels"])
 
 
 def test_files_that_belong_to_no_image(rich):

@@ -609,7 +609,7 @@ def test_a_run_leaves_what_the_contract_names(tmp_path: Path) -> None:
     assert kept.predict(np.zeros((5, 7, 3), np.uint8)).shape == (5, 7)
 
 
-@pytest.mark.parametrize("images", [1, 2, 5])
+@pytest.mark.parametrize("images", [1, 5])
 def test_tiny_datasets(tmp_path: Path, images: int) -> None:
     data = write_scenes(tmp_path / "data", train=images, val=1, size=(20, 27))
     wanted = asked(data, "epochs=2", "batch_size=4", backbone="shufflenet_v2_x0_5")
@@ -619,9 +619,17 @@ def test_tiny_datasets(tmp_path: Path, images: int) -> None:
 
 
 def test_data_without_val(tmp_path: Path) -> None:
-    data = write_scenes(tmp_path / "data", train=3, val=0)
+    data = write_scenes(tmp_path / "data", train=2, val=0)
     folder = run(tmp_path / "run", asked(data, "epochs=1"), resume=False, quiet=True)
     assert json.loads((folder / "metrics.json").read_text())["images"] == 1
+
+
+def test_data_without_train(tmp_path: Path) -> None:
+    data = write_scenes(tmp_path / "data")
+    for kind in ("images", "masks"):
+        shutil.rmtree(data / kind / "train")
+    with pytest.raises(FullconvError, match="has no split 'train'"):
+        run(tmp_path / "run", asked(data), resume=False, quiet=True)
 
 
 def test_images_smaller_than_the_crop(tmp_path: Path) -> None:

@@ -118,8 +118,8 @@ class CheckReport:
 
     Attributes:
         root: the dataset folder.
-        info: its dataset.yaml.
-        inputs: what its inputs hold.
+        info: its dataset.yaml, as far as it was checked.
+        inputs: what the inputs that were checked hold.
         splits: what is in each split.
         errors: lines that each name a file, what is wrong and what to do; the data can't be used.
         warnings: the same for what is allowed but may not be meant.
@@ -151,7 +151,13 @@ class CheckReport:
 
 
 def check_folder(
-    root: str | Path, max_pixels: int = MAX_PIXELS, quick: bool = False, quiet: bool = False
+    root: str | Path,
+    max_pixels: int = MAX_PIXELS,
+    *,
+    quick: bool = False,
+    quiet: bool = False,
+    inputs: Sequence[str] | None = None,
+    heads: Sequence[str] | None = None,
 ) -> CheckReport:
     """Look for all in a dataset folder that would spoil training or evaluation.
 
@@ -163,12 +169,18 @@ def check_folder(
         max_pixels: images of more pixels are errors.
         quick: judge by dataset.yaml, names and headers alone; decode nothing.
         quiet: show no progress.
+        inputs: which are checked, as though there were no others; None: all. "color" also stands
+            for the first.
+        heads: likewise; "labels" also stands for the only one.
 
     Raises:
-        FullconvError: the folder is no dataset or dataset.yaml is wrong: nothing can be checked.
+        FullconvError: the folder is no dataset, dataset.yaml is wrong, or it has no such input or
+            head: nothing can be checked.
     """
     folder = DatasetFolder(root, max_pixels)
-    listings = {name: folder.listing(name) for name in folder.splits}
+    info = _narrowed(folder.info, inputs, heads)
+    shown = tuple(info.inputs), tuple(info.heads)
+    listings = {name: folder.listing(name, *shown) for name in folder.splits}
     splits = tuple(
         SplitSummary(name, held_out=folder.held_out and name == "val") for name in listings
     )
@@ -178,10 +190,10 @@ def check_folder(
         if not split.held_out:
             findings.add(_pairing(folder, split.name, listings[split.name]))
     if folder.held_out:
-        findings.add(_held_out(folder, listings["train"]))
+        findings.add(_held_out(folder, listings["train"], listings["val"]))
 
-    inputs = tuple(folder.input(name) for name in folder.info.inputs)
-    inspect = partial(_inspect, inputs=inputs, info=folder.info, max_pixels=max_pixels, quick=quick)
+    kinds = tuple(folder.input(name) for name in info.inputs)
+    inspect = partial(_inspect, inputs=kinds, info=info, max_pixels=max_pixels, quick=quick)
     seen_before: dict[bytes, tuple[str, Path]] = {}
     total = sum(len(listing.samples) for listing in listings.values())
     with progress(total, f"checking {folder.root}", quiet=quiet) as bar:
@@ -191,10 +203,23 @@ def check_folder(
                 findings.add(seen.findings)
                 findings.add(_repeated(split.name, seen, seen_before))
                 bar.advance()
-    for head in folder.info.heads:
+    for head in info.heads:
         findings.add(_labels_used(folder, head, splits))
     return CheckReport(
-        folder.root, folder.info, inputs, splits, findings.errors(), findings.warnings(), quick
+        folder.root, info, kinds, splits, findings.errors(), findings.warnings(), quick
+    )
+
+
+def _narrowed(
+    info: DatasetInfo, inputs: Sequence[str] | None, heads: Sequence[str] | None
+) -> DatasetInfo:
+    """Return `info` with no other inputs and heads than those asked for."""
+    asked = [info.input_name(name) for name in inputs or info.inputs]
+    return info.model_copy(
+        update={
+            "inputs": {name: info.inputs[name] for name in asked},
+            "heads": {name: info.head(name) for name in heads or info.heads},
+        }
     )
 
 
@@ -284,9 +309,9 @@ def _pairing(folder: DatasetFolder, split: str, listing: Listing) -> Iterator[Fi
         yield _warning("files that are passed over", f"{path}: {problem}")
 
 
-def _held_out(folder: DatasetFolder, train: Listing) -> Iterator[Finding]:
-    """Judge whether a val can be held out of `train`."""
-    if len(train.samples) == 1:
+def _held_out(folder: DatasetFolder, train: Listing, val: Listing) -> Iterator[Finding]:
+    """Judge whether a val could be held out of train: it takes two images."""
+    if train.samples and not val.samples:
         where = folder.images / "train"
         yield _error("empty splits", f"{where}: holds one image; val needs another: add some")
 
@@ -387,7 +412,7 @@ def _labels_used(
     folder: DatasetFolder, head: str, splits: tuple[SplitSummary, ...]
 ) -> Iterator[Finding]:
     """Judge which label ids occur in all masks of a head."""
-    known = folder.info.heads[head]
+    known = folder.info.head(head)
     classes, masks = known.classes, folder.root / known.masks
     total = sum((split.labels[head].pixels for split in splits), np.zeros(_IDS, np.int64))
     if len(classes) == 2 and set(np.flatnonzero(total)) == {0, 255}:

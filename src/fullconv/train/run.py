@@ -66,7 +66,7 @@ def run(out: Path, asked: Mapping[str, Any], *, resume: bool, quiet: bool = Fals
     record = Record.open(out, asked, resume=resume)
     settings = record.settings
     device = pick_device(settings.device)
-    folder, sizes = _sound_folder(settings, quiet)
+    folder = DatasetFolder(settings.data, settings.max_pixels)
     target = None
     if not record.nets:
         target = target_net(settings, folder.info)
@@ -75,6 +75,7 @@ def run(out: Path, asked: Mapping[str, Any], *, resume: bool, quiet: bool = Fals
         if hint and not quiet:
             print(f"note: {hint}", file=sys.stderr)
         record.inputs = tuple(target.inputs)
+    sizes = _sizes_if_sound(settings, record.inputs, quiet)
     data = _read_data(settings, folder, record.inputs, sizes, device)
     if target is not None:  # what is wrong was found before anything is written
         strides = [tap.stride for tap in target.taps] if settings.staged else [settings.stride]
@@ -91,17 +92,19 @@ def run(out: Path, asked: Mapping[str, Any], *, resume: bool, quiet: bool = Fals
     return record.folder(record.names[-1])
 
 
-def _sound_folder(
-    settings: Settings, quiet: bool
-) -> tuple[DatasetFolder, Counter[tuple[int, int]]]:
-    """Judge the dataset folder by its headers; return it, and the sizes of its training images."""
-    report = check_folder(settings.data, settings.max_pixels, quick=True, quiet=quiet)
+def _sizes_if_sound(
+    settings: Settings, inputs: Sequence[str], quiet: bool
+) -> Counter[tuple[int, int]]:
+    """Judge the dataset folder by its headers; return the sizes of its training images."""
+    report = check_folder(
+        settings.data, settings.max_pixels, quick=True, quiet=quiet, inputs=inputs
+    )
     report.require_sound()
     if not quiet:
         for warning in report.warnings:
             print(f"note: {warning}", file=sys.stderr)
     sizes = {split.name: split.sizes for split in report.splits}
-    return DatasetFolder(settings.data, settings.max_pixels), sizes["train"]
+    return sizes.get("train", Counter())  # without train, reading it will be refused
 
 
 def _read_data(
