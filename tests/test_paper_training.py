@@ -255,6 +255,19 @@ def test_inputs_of_two_kinds_learn_with_two_heads(tmp_path: Path, command_line: 
     assert set(net.predict(sample.image)) == {"sem", "geo"}
 
 
+def test_only_the_inputs_of_the_net_are_checked(
+    tmp_path: Path, command_line: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data, out = write_rooms(tmp_path / "data", ("color", "depth")), tmp_path / "run"
+    (data / "depth" / "train" / "train0.png").unlink()
+    words = ["--data", data, "--weights", "none", "--set", "steps=1", "--quiet", "--out", out]
+    assert command_line("train", "--model", "nyud-fcn32s-color-d", *words) == 2
+    assert "train0.png: has no image in depth" in capfd.readouterr().err
+    assert not out.exists()
+    assert command_line("train", "--model", "nyud-fcn32s-color", *words) == 0
+    assert command_line("train", "--out", out, "--resume", "--quiet") == 0
+
+
 @pytest.mark.slow
 def test_late_fusion_from_two_models_and_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -314,6 +327,7 @@ def test_advice_to_who_starts_with_a_later_stage(tmp_path: Path) -> None:
     [
         (["--model", "voc-fcn9s"], "did you mean voc-fcn8s"),
         (["--backbone", "vgg16"], "voc-fcn8s: its backbone is caffe:vgg16, not vgg16; leave"),
+        (["--model", "voc-fcn8s-atonce", "--staged"], "leave --staged out, or train voc-fcn8s in"),
         (["--weights", "a.caffemodel"], "a.caffemodel: no such weights file"),
         (["--weights", "color=a,hha=b"], "voc-fcn8s has no trunks of its own for color, hha"),
         (["--model", "nyud-fcn32s-color-d"], "has the inputs color, none called 'depth'"),
@@ -331,8 +345,9 @@ def test_bad_usage_is_one_line_and_leaves_nothing(
     data, out, model = write_rooms(tmp_path / "data"), tmp_path / "run", tmp_path / "MODEL"
     paper_net("voc-fcn8s").build({"labels": CLASSES["sem"]}).save_pretrained(model)
     given = {"--model": "voc-fcn8s", "--weights": "none"}
-    given |= dict(zip(words[::2], words[1::2], strict=True))
+    given |= dict(zip(words[::2], words[1::2], strict=False))
     line = [word.replace("MODEL", str(model)) for pair in given.items() for word in pair]
+    line += words[len(words) // 2 * 2 :]  # an option without a value
     assert command_line("train", "--data", data, "--out", out, *line, "--quiet") == 2
     error = capfd.readouterr().err
     assert message.replace("MODEL", str(model)) in error

@@ -23,12 +23,14 @@ def target_net(settings: Settings, info: DatasetInfo) -> FCN:
     """Build the net that was asked for, as it is before any training.
 
     Raises:
-        FullconvError: the backbone or the weights don't fit, or can't be had.
+        FullconvError: the backbone or the weights don't fit, or can't be had, or the net is not
+            trained in stages.
     """
     torch.manual_seed(settings.recipe.seed)
     model, weights, recipe = settings.model, settings.weights, settings.recipe
     if model in PAPER_NETS:
         _same_backbone(settings.backbone, PAPER_NETS[model].trunk, model)
+        _require_stages(settings)
     by_input = models_by_input(weights)
     if by_input:
         return _joined_net(settings, info, by_input)
@@ -103,6 +105,21 @@ def _fill(net: FCN, source: FCN, model: str, input_: str | None = None) -> None:
         take_over(source, net, input_)
     except FullconvError as error:
         raise FullconvError(f"{model}: {error}") from error
+
+
+def _require_stages(settings: Settings) -> None:
+    """Refuse to train in stages a net whose skips are scaled so that it trains at once."""
+    net = PAPER_NETS[settings.model]
+    if settings.staged and net.skip_scales:
+        like = (net.trunk, net.stride, net.heads, {})
+        in_stages = next(
+            other.name
+            for other in PAPER_NETS.values()
+            if (other.trunk, other.stride, other.heads, other.skip_scales) == like
+        )
+        raise FullconvError(
+            f"{net.name} is trained at once: leave --staged out, or train {in_stages} in stages"
+        )
 
 
 def _same_backbone(asked: str | None, own: str, source: str) -> None:
