@@ -111,11 +111,11 @@ def _require_stages(settings: Settings) -> None:
     """Refuse to train in stages a net whose skips are scaled so that it trains at once."""
     net = PAPER_NETS[settings.model]
     if settings.staged and net.skip_scales:
-        like = (net.trunk, net.stride, net.heads, {})
+        like = net.trunk, net.stride, net.heads
         in_stages = next(
             other.name
             for other in PAPER_NETS.values()
-            if (other.trunk, other.stride, other.heads, other.skip_scales) == like
+            if (other.trunk, other.stride, other.heads) == like and not other.skip_scales
         )
         raise FullconvError(
             f"{net.name} is trained at once: leave --staged out, or train {in_stages} in stages"
