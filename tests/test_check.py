@@ -69,7 +69,7 @@ def test_a_sound_dataset_has_no_findings_and_right_counts(root):
 
 
 def test_the_command_prints_tables_and_exits_with_0(root, monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("COLUMNS", "30")
     code, out, err = run(monkeypatch, capsys, "data", "check", root, "--quiet")
     assert code == 0 and err == ""
     assert re.search(r"train +4 +10 x 8 +10 x 8 +10 x 8 \(4\)", out)
@@ -370,7 +370,7 @@ def test_all_heads_are_counted_and_all_inputs_told(rich):
 
 
 def test_the_command_prints_a_table_a_head(rich, monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "30")
     code, out, _ = run(monkeypatch, capsys, "data", "check", rich, "--quiet")
     assert code == 0
     assert re.search(r"depth +depth +1 \(16-bit distances\)", out)

@@ -10,7 +10,7 @@ from fullconv.fcn import FCN
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     monkeypatch.setattr(sys, "argv", ["fullconv", "describe", *words])
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("COLUMNS", "40")
     with pytest.raises(SystemExit) as ended:
         main()
     return int(ended.value.code or 0)

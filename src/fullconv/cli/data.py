@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fullconv.cli.options import Debug, MaxPixels, Quiet, parse_size
+from fullconv.cli.tables import show
 
 app = typer.Typer(name="data", help="Check, make and get dataset folders.", no_args_is_help=True)
 
@@ -58,9 +59,9 @@ def check(
     from fullconv.data.images import MAX_PIXELS
 
     report = check_folder(folder, max_pixels=max_pixels or MAX_PIXELS, quiet=quiet)
-    console = Console()
     for table in report.tables():
-        console.print(table)
+        show(table)
+    console = Console()
     for style, what, lines in (
         ("bold red", "error", report.errors),
         ("yellow", "warning", report.warnings),
@@ -90,7 +91,6 @@ def bounds(
     Truth is taken at the centre of each cell, enlarged back and scored against itself. Beside it
     stands what the paper found on PASCAL VOC.
     """
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -111,7 +111,7 @@ def bounds(
     for side in sides:
         own = [f"{by_factor[side].mean_iu:.3f}" for by_factor in found.values()]
         table.add_row(str(side), *own, f"{PUBLISHED[side]:.3f}" if side in PUBLISHED else "")
-    Console().print(table)
+    show(table)
 
 
 def _factors(text: str) -> list[int]:

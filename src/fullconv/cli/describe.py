@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fullconv.cli.options import Debug, Quiet
+from fullconv.cli.tables import show
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -72,9 +73,6 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _show(net: FCN, description: Description) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
     name = net.arguments["trunk"] or "a module"
     heads = ", ".join(
         f"{head.num_classes} classes" + (f" ({which})" if len(net.heads) > 1 else "")
@@ -82,16 +80,15 @@ def _show(net: FCN, description: Description) -> None:
     )
     inputs = " and ".join(net.inputs)
     height, width = description.size
-    console.print(
+    print(
         f"FCN-{net.stride}s on {name}, {inputs} to {heads}, at {height}x{width}: "
         f"{description.parameters / 1e6:.2f} M parameters, "
-        f"{description.multiply_adds / 1e9:.2f} G multiply-adds",
-        soft_wrap=True,
+        f"{description.multiply_adds / 1e9:.2f} G multiply-adds"
     )
     if description.padded != description.size:
-        console.print("padded right and bottom to {}x{}".format(*description.padded))
-    console.print(_layers(description))
-    console.print(_scores(description))
+        print("padded right and bottom to {}x{}".format(*description.padded))
+    show(_layers(description))
+    show(_scores(description))
 
 
 def _layers(description: Description) -> Table:
@@ -100,8 +97,8 @@ def _layers(description: Description) -> Table:
     table = Table(title="layers that slide", box=None, title_justify="left", pad_edge=False)
     for head in ("layer", "kind", "window"):
         table.add_column(head)
-    heads = ("channels", "cells", "stride", "first centre", "receptive field")
-    for head in (*heads, "parameters", "M multiply-adds"):
+    heads = ("channels", "cells", "stride", "first\ncentre", "receptive\nfield")
+    for head in (*heads, "parameters", "M multiply-\nadds"):
         table.add_column(head, justify="right")
     for layer in description.layers:
         table.add_row(
@@ -124,9 +121,9 @@ def _scores(description: Description) -> Table:
 
     table = Table(title="scores and upscores", box=None, title_justify="left", pad_edge=False)
     table.add_column("scored layer")
-    for head in ("channels", "stride", "first centre", "cells", "upscore", "kernel", "enlarged"):
+    for head in ("channels", "stride", "first\ncentre", "cells", "upscore", "kernel", "enlarged"):
         table.add_column(head, justify="right")
-    for head in ("crop", "of the skip", "edge cells"):
+    for head in ("crop", "of the\nskip", "edge\ncells"):
         table.add_column(head, justify="right")
     table.add_column("")
     for row in description.scored:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fullconv.cli.options import Debug, Device, MaxPixels, Quiet
+from fullconv.cli.tables import show
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +58,6 @@ def command(
 
 def _show(metrics: Metrics, classes: Sequence[str], unscored: Sequence[str], title: str) -> None:
     """Print the metrics of a head; a dash where there was nothing to measure."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -71,7 +71,7 @@ def _show(metrics: Metrics, classes: Sequence[str], unscored: Sequence[str], tit
     if unscored:
         table.caption = f"in no mean: {', '.join(unscored)}"
         table.caption_justify = "left"
-    Console().print(table)
+    show(table)
 
 
 def _fraction(value: float) -> str:
