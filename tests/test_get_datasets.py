@@ -16,6 +16,7 @@ from PIL import Image
 
 import public_archives as packed
 from file_server import serving
+from fullconv.data.check import check_folder
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.get import writing
 from fullconv.data.get.catalogue import PUBLIC_DATASETS, public_dataset
@@ -73,6 +74,22 @@ def has(folder, split, labels_of, names):
         np.testing.assert_array_equal(labels, labels_of(name)[None])
 
 
+def trained_on_all_of_train(folder, notes, train):
+    """Without val a note has a command after which nothing of train is held out."""
+    dataset = DatasetFolder(folder)
+    assert dataset.held_out
+    (told,) = [note for note in notes if "there is no val" in note]
+    command = told[told.index("cd ") : told.index(" (data check")]
+    subprocess.run(["sh", "-c", command], check=True)
+    dataset, inputs = DatasetFolder(folder), tuple(dataset.info.inputs)
+    assert [sample.name for sample in dataset.split("train", inputs).samples] == train
+    test = dataset.split("test", inputs)
+    assert [sample.name for sample in dataset.split("val", inputs)] == [
+        sample.name for sample in test
+    ]
+    assert check_folder(folder, quick=True, quiet=True).errors == ()
+
+
 @pytest.mark.parametrize(("dataset", "archive"), [(VOC2011, VOC2011_TAR), (VOC2012, VOC2012_TAR)])
 def test_voc(tmp_path, server, command_line, dataset, archive):
     folder, file = tmp_path / "voc", dataset.sources[0].file
@@ -103,6 +120,7 @@ def test_the_papers_split(tmp_path, server, command_line):
     has(tmp_path / "voc", "val", packed.voc_labels, ["2007_000033", "2009_1"])
     assert command_line("data", "check", tmp_path / "voc", "--quiet") == 0
     assert "note: val has 2 images; published are 736" in gotten.notes
+    assert not any("there is no val" in note for note in gotten.notes)
 
 
 def test_seg11valid_is_val_without_sbds_train_in_vals_order():
@@ -141,6 +159,7 @@ def test_siftflow(tmp_path, server, command_line, root):
     assert len(heads["sem"].classes) == 33 and heads["sem"].unscored == ("cow", "desert", "moon")
     assert heads["geo"].classes == ("sky", "horizontal", "vertical")
     assert command_line("data", "check", tmp_path / "sift", "--quiet") == 0
+    trained_on_all_of_train(tmp_path / "sift", gotten.notes, train)
 
 
 def test_siftflows_split():

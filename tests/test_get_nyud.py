@@ -84,6 +84,15 @@ def test_colour_depth_and_labels(tmp_path, nyud, command_line):
     assert command_line("data", "check", tmp_path / "nyud", "--quiet") == 0
 
 
+def test_the_note_on_val_names_the_folders_that_are_there(tmp_path, nyud):
+    folder = tmp_path / "ny ud"
+    (told,) = [
+        note for note in get_dataset(nyud, folder, quiet=True).notes if "there is no val" in note
+    ]
+    loop = "for kind in images depth masks; do ln -s test $kind/val; done"
+    assert f"cd '{folder}' && {loop}" in told
+
+
 def test_what_to_do_about_hha(tmp_path, nyud):
     """It has no public address: say what to make, where to put it, and how to go on; then go on."""
     notes = get_dataset(nyud, tmp_path / "nyud", quiet=True).notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -90,8 +91,8 @@ def get_dataset(
             folder.rmdir()
         made.rename(folder)
     shutil.rmtree(unfinished)
-    notes = (*_surprises(dataset, counts), *conversion.notes, *_about_downloads(downloads))
-    return Gotten(counts, notes)
+    notes = (*_surprises(dataset, counts), *conversion.notes, *_about_val(dataset, folder))
+    return Gotten(counts, (*notes, *_about_downloads(downloads)))
 
 
 def _is_there(dataset: PublicDataset, folder: Path) -> bool:
@@ -123,6 +124,20 @@ def _surprises(dataset: PublicDataset, counts: Mapping[str, int]) -> Iterator[st
     for split, expected in dataset.expected.items():
         if counts.get(split, 0) != expected:
             yield f"note: {split} has {counts.get(split, 0):,} images; published are {expected:,}"
+
+
+def _about_val(dataset: PublicDataset, folder: Path) -> tuple[str, ...]:
+    """Tell what becomes of train where the publisher names no val."""
+    if "val" in dataset.expected:
+        return ()
+    kinds = " ".join(name for name in dataset.info.folders if (folder / name).is_dir())
+    return (
+        "note: there is no val, so fullconv train holds a tenth of train out to choose the model "
+        "it keeps. The paper's authors trained on all of it; to do as they did, let test be val: "
+        f"cd {shlex.quote(str(folder))} && for kind in {kinds}; do ln -s test $kind/val; done "
+        "(data check then finds the same pictures in val and test, and evaluate --split test "
+        "measures what was chosen there)",
+    )
 
 
 def _about_downloads(downloads: Path) -> tuple[str, ...]:
