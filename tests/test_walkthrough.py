@@ -15,7 +15,7 @@ from fullconv.description import Description, describe
 from fullconv.fcn import FCN
 from fullconv.geometry import least_padding
 from fullconv.reference.nets import paper
-from fullconv.reference.upper_bounds import PUBLISHED, upper_bounds
+from fullconv.reference.bounds import PUBLISHED, upper_bounds
 from fullconv.train.recipe import read_recipe
 
 PAGE = Path(__file__).parents[1] / "docs" / "from-classifier-to-fcn8s.md"

@@ -97,7 +97,7 @@ def bounds(
     from fullconv.data.folder import DatasetFolder
     from fullconv.data.images import MAX_PIXELS
     from fullconv.progress import progress
-    from fullconv.reference.upper_bounds import PUBLISHED, upper_bounds
+    from fullconv.reference.bounds import PUBLISHED, upper_bounds
 
     sides = _factors(factors)
     images = DatasetFolder(folder, max_pixels or MAX_PIXELS).split(split)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+
 import pytest
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+import fullconv.reference
 from fullconv.dense import convolutionalize
 from fullconv.errors import FullconvError
 from fullconv.geometry import Grid
 from fullconv.grids import places
-from fullconv.reference.shift_and_stitch import a_trous, shift_and_stitch
+from fullconv.reference.dense_scores import a_trous, shift_and_stitch
 from fullconv.tracing import trace
 from nets import Headed
 
@@ -188,3 +192,10 @@ def test_pooling_that_rounds_up_has_cells_beyond_and_equal_ones_before() -> None
     height, width = dense.shape[2:]
     assert stitched.shape[2] > height == 23 - _last(net).receptive_field + 1
     torch.testing.assert_close(stitched[..., :height, :width], dense, rtol=1e-11, atol=1e-11)
+
+
+def test_no_module_beside_it_bears_the_name_of_a_function_in_it():
+    """Else `from fullconv.reference import NAME` would give now the one, now the other."""
+    for module in pkgutil.iter_modules(fullconv.reference.__path__, "fullconv.reference."):
+        loaded = importlib.import_module(module.name)
+        assert not hasattr(loaded, module.name.rpartition(".")[2])

@@ -19,7 +19,7 @@ from dataset_folders import add_sample, write_dataset
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.synth.streets import write_synthetic
 from fullconv.metrics import ConfusionMatrix
-from fullconv.reference.upper_bounds import PUBLISHED, coarsened, upper_bounds
+from fullconv.reference.bounds import PUBLISHED, coarsened, upper_bounds
 
 IGNORE = 255
 
