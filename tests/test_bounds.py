@@ -164,6 +164,15 @@ def test_command_prints_the_bounds_beside_the_published(
     assert "1.000" in rows["1"]
 
 
+def test_photographs_are_not_decoded(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "tiny")
+    whole = upper_bounds(DatasetFolder(root).split("val"), [2])["labels"][2]
+    for path in (root / "images" / "val").iterdir():
+        path.write_bytes(path.read_bytes()[:60])  # the header and no pixel
+    found = upper_bounds(DatasetFolder(root).split("val"), [2])["labels"][2]
+    assert np.array_equal(found.confusion, whole.confusion)
+
+
 @pytest.mark.parametrize("factors", ["", "8,", "0", "-4", "8;4", "4.5", "9999999"])
 def test_command_refuses_factors_that_are_none(
     factors: str, command_line: Callable[..., int], capsys: pytest.CaptureFixture[str]

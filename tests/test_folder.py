@@ -233,6 +233,7 @@ def test_a_mask_of_another_size_is_refused(tmp_path):
     message = refusal(DatasetFolder(root).split("val").__getitem__, 0)
     mask, image = (root / kind / "val/val0.png" for kind in ("masks", "images"))
     assert f"{mask}: is 9 x 8 but its image {image} is 10 x 8; make them" in message
+    assert refusal(DatasetFolder(root).split("val").labels, 0) == message
 
 
 def test_max_pixels_bounds_what_a_split_reads(tmp_path):
@@ -450,6 +451,17 @@ def test_inputs_and_masks_of_another_size_are_refused(tmp_path, folder):
     assert f"{wrong}: is 8 x 10 but its image {first} is 10 x 8" in refusal(split.__getitem__, 1)
 
 
+def test_labels_are_read_without_the_pixels_of_any_image(tmp_path):
+    root = write_rich(tmp_path / "d")
+    split = DatasetFolder(root).split("train", ("color", "depth"), ("geo", "sem"))
+    whole = [split[index].labels for index in range(len(split))]
+    for folder in ("images", "depth"):
+        for path in (root / folder / "train").iterdir():
+            path.write_bytes(path.read_bytes()[:60])  # the header is left
+    for index, expected in enumerate(whole):
+        assert np.array_equal(split.labels(index), expected)
+
+
 def test_ids_outside_the_classes_of_one_head(tmp_path):
     root = write_rich(tmp_path / "d")
     path = root / "masks/val/val0.png"
@@ -457,6 +469,7 @@ def test_ids_outside_the_classes_of_one_head(tmp_path):
     message = refusal(DatasetFolder(root).split("val").__getitem__, 0)
     count = int((labels(1200, count=len(GEOMETRY)) == 3).sum())
     assert f"{path}: the mask has value 3 ({count} pixels) but head 'sem' has 3 classes" in message
+    assert refusal(DatasetFolder(root).split("val").labels, 0) == message
     assert DatasetFolder(root).split("val", heads=("geo",))[0].labels.max() == 255
 
 

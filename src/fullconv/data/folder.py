@@ -131,7 +131,7 @@ class Listing:
 
 
 class Split:
-    """The samples of one split; `split[i]` reads one from disk.
+    """The samples of one split; `split[i]` reads one from disk, `split.labels(i)` its masks.
 
     Attributes:
         name: "train", "val" or "test".
@@ -169,18 +169,30 @@ class Split:
         sample = self.samples[index]
         inputs = zip(self.inputs.values(), sample.images, strict=True)
         images = [each.read(path, self._max_pixels) for each, path in inputs]
-        masks = [read_mask(path, self._max_pixels) for path in sample.masks]
         first = (sample.images[0], images[0].shape[:2])
-        for path, pixels in zip(
-            (*sample.images[1:], *sample.masks), (*images[1:], *masks), strict=True
-        ):
+        for path, pixels in zip(sample.images[1:], images[1:], strict=True):
             require_same_size((path, pixels.shape[:2]), first)
+        image: NDArray[Any] = np.concatenate(images, 2)
+        return LabelledImage(sample.name, image, self._labels(sample, first[1]))
+
+    def labels(self, index: int) -> NDArray[np.uint8]:
+        """Read the labels of sample `index` alone: uint8 (K, H, W), one layer a head.
+
+        Raises:
+            FullconvError: a mask can't be read, differs in size from its image (by its header),
+                or holds ids outside the classes.
+        """
+        return self._labels(self.samples[index], self.size(index))
+
+    def _labels(self, sample: Sample, size: Sequence[int]) -> NDArray[np.uint8]:
+        masks = [read_mask(path, self._max_pixels) for path in sample.masks]
+        for path, labels in zip(sample.masks, masks, strict=True):
+            require_same_size((path, labels.shape), (sample.images[0], size))
         for head, path, labels in zip(self.heads, sample.masks, masks, strict=True):
             wrong = labels[self._info.foreign(labels, head)]
             if wrong.size:
                 raise FullconvError(foreign_ids(path, np.bincount(wrong), self._info, head))
-        image: NDArray[Any] = np.concatenate(images, 2)
-        return LabelledImage(sample.name, image, np.stack(masks))
+        return np.stack(masks)
 
     def size(self, index: int) -> tuple[int, int]:
         """Return the (height, width) of sample `index`, from the header of its first image."""

@@ -71,7 +71,7 @@ def upper_bounds(
     """Score the truth of a split after coarsening it by each of `factors`.
 
     Args:
-        split: whose labels are taken; its images are read too, and checked against them.
+        split: whose labels are taken; of its images only the headers are read.
         factors: sides of the cells in pixels.
         bar: advances by one an image.
 
@@ -79,12 +79,12 @@ def upper_bounds(
         The metrics by head and factor, each over the whole split.
 
     Raises:
-        FullconvError: an image or a mask can't be read, or holds a wrong label.
+        FullconvError: a mask can't be read, holds a wrong label, or misfits its image.
     """
     counts = {
         name: {factor: _count(head) for factor in factors} for name, head in split.heads.items()
     }
-    for _, _, layers in ahead(split.__getitem__, range(len(split))):
+    for layers in ahead(split.labels, range(len(split))):
         for by_factor, labels in zip(counts.values(), layers, strict=True):
             for factor, count in by_factor.items():
                 count.update(labels, coarsened(labels, factor, count.num_classes))
