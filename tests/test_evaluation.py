@@ -231,7 +231,9 @@ def test_classes_that_the_dataset_does_not_score_leave_the_means(far_folder):
     iu = result.heads["sem"].iu
     assert result.heads["sem"].mean_iu == pytest.approx((iu[0] + iu[2]) / 2)
     assert not np.isnan(iu[1])
-    assert result.to_dict(net)["heads"]["sem"]["iu"]["green"] == pytest.approx(iu[1])
+    written = result.to_dict(net)["heads"]
+    assert written["sem"]["iu"]["green"] == pytest.approx(iu[1])
+    assert written["sem"]["unscored"] == ["green"] and "unscored" not in written["geo"]
 
 
 def test_a_dataset_without_what_the_net_needs_is_refused(far_folder):

@@ -218,6 +218,13 @@ def test_unscored_classes_keep_their_iu_but_leave_the_means():
     assert metrics.to_dict("test", 1, ["a", "b", "c"])["iu"]["c"] == 0.0
 
 
+def test_metrics_json_names_the_classes_that_the_means_leave_out():
+    confusion = np.eye(3, dtype=np.int64)
+    written = Metrics.of(confusion, {2, 0}).to_dict("test", 1, ["cow", "sky", "moon"])
+    assert written["unscored"] == ["cow", "moon"]
+    assert "unscored" not in Metrics.of(confusion).to_dict("test", 1, ["cow", "sky", "moon"])
+
+
 def test_a_class_absent_from_truth_does_not_spoil_the_mean_if_unscored():
     # SIFT Flow's cow: never in the test set; a single pixel taken for one costs mean IU a third.
     confusion = np.array([[9, 0, 1], [0, 10, 0], [0, 0, 0]])

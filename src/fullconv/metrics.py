@@ -54,6 +54,7 @@ class Metrics:
     Attributes:
         confusion: the int64 confusion matrix, truth in rows.
         iu: intersection over union per class.
+        unscored: ids of the classes that the means leave out, in rising order.
     """
 
     confusion: NDArray[np.int64]
@@ -62,6 +63,7 @@ class Metrics:
     mean_iu: float
     frequency_weighted_iu: float
     iu: NDArray[np.float64]
+    unscored: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, confusion: NDArray[np.int64], unscored: Collection[int] = ()) -> Metrics:
@@ -84,10 +86,15 @@ class Metrics:
             mean_iu=mean_present(iu[scored]),
             frequency_weighted_iu=float(weighted),
             iu=iu,
+            unscored=tuple(sorted(set(unscored))),
         )
 
     def to_dict(self, split: str, images: int, classes: Sequence[str]) -> dict[str, Any]:
-        """Return the contents of metrics.json; what there was nothing to measure for is None."""
+        """Return the contents of metrics.json; what there was nothing to measure for is None.
+
+        The key "unscored" is there only if classes are.
+        """
+        unscored = [classes[label] for label in self.unscored]
         return {
             "split": split,
             "images": images,
@@ -96,6 +103,7 @@ class Metrics:
             "mean_iu": _number(self.mean_iu),
             "frequency_weighted_iu": _number(self.frequency_weighted_iu),
             "iu": {name: _number(value) for name, value in zip(classes, self.iu, strict=True)},
+            **({"unscored": unscored} if unscored else {}),
             "confusion": self.confusion.tolist(),
         }
 
