@@ -62,3 +62,18 @@ def test_a_logarithmic_channel_that_there_is_not_is_refused():
     for channel in (4, -1):
         with pytest.raises(ValueError, match="logarithmic channels"):
             Preprocessing.from_dict({**RGBD.to_dict(), "logarithmic": [channel]})
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"mean": [0, float("nan"), 0]}, "not finite"),
+        ({"scale": float("inf")}, "not finite"),
+        ({"std": [1, 0, 1]}, "not positive"),
+        ({"scale": 0}, "not positive"),
+        ({"input_size": 0}, "not positive"),
+    ],
+)
+def test_values_that_would_spoil_every_image(values, told):
+    with pytest.raises(ValueError, match=told):
+        Preprocessing.from_dict(values)

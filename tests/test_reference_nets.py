@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision.models as tv
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
@@ -17,6 +18,7 @@ from fullconv import FCN, FullconvError
 from fullconv.caffe.classifiers import VGG16, CaffeNet, GoogLeNet
 from fullconv.fcn import by_head
 from fullconv.geometry import GeometryError, Window, least_padding
+from fullconv.preprocessing import Preprocessing
 from fullconv.reference.nets import PAPER_NETS, paper_net
 from fullconv.upsample import bilinear_kernel
 from nets import narrow_caffe_vgg
@@ -182,9 +184,10 @@ def test_early_fusion_starts_depth_at_the_mean_of_the_colours():
     assert len(net.preprocessing.mean) == len(net.preprocessing.std) == 4
 
 
-@pytest.mark.parametrize("kind", ["two heads", "late", "early", "at once"])
+@pytest.mark.parametrize("kind", ["two heads", "one named head", "late", "early", "at once"])
 def test_model_folders_of_such_nets(kind, tmp_path):
     arguments = {
+        "one named head": {"stride": 16, "heads": {"sem": ("a", "b")}},
         "two heads": {"stride": 16, "heads": {"sem": ("a", "b"), "geo": 3}},
         "late": {"stride": 32, "num_classes": 3, "inputs": {"x": 3, "y": 3}, "fusion": "late"},
         "early": {"stride": 32, "num_classes": 3, "inputs": {"color": 3, "depth": 1}},
@@ -221,6 +224,23 @@ def test_predicting_with_several_heads_and_inputs():
     assert two.predict(np.zeros((37, 50, 4), np.float32)).shape == (37, 50)
 
 
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_scale_that_loses_a_skip_is_refused(scale):
+    with pytest.raises(FullconvError, match="is no positive factor"):
+        FCN(narrow_caffe_vgg(), 16, 3, skip_scales={16: scale})
+
+
+def test_predicting_from_distances_alone(tmp_path):
+    net = narrow(32, 4, inputs={"depth": 1}).float()
+    millimetres = np.random.default_rng(0).integers(0, 9000, (37, 50), dtype=np.uint16)
+    Image.fromarray(millimetres).save(tmp_path / "depth.png")
+    labels = net.predict(millimetres[..., None].astype(np.float32))
+    assert labels.shape == (37, 50) and (net.predict(tmp_path / "depth.png") == labels).all()
+    Image.fromarray(np.zeros((4, 5, 3), np.uint8)).save(tmp_path / "color.png")
+    with pytest.raises(FullconvError, match="H x W x 1; this is uint8"):
+        net.predict(tmp_path / "color.png")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -232,6 +252,19 @@ def test_predicting_with_several_heads_and_inputs():
         ({"heads": {}}, "heads tell numbers and names"),
         ({"heads": {"/tmp/evil": 2, "b": 3}}, "head '/tmp/evil': a name holds letters"),
         ({"num_classes": 3, "inputs": {"a.b": 3}}, "input 'a.b': a name holds letters"),
+        ({"heads": {"type": 2, "b": 3}}, "head 'type': torch's modules use this name"),
+        ({"num_classes": 3, "inputs": {"a": 3, "taps": 3}}, "input 'taps': torch's modules"),
+        ({"num_classes": 3, "inputs": {"depth": 1, "color": 3}}, "color must come first"),
+        ({"num_classes": 3, "skip_scales": {16: 0.1}}, "no skip at stride 16"),
+        ({"num_classes": 3, "skip_scales": {3: 0.1}}, "no skip at stride 3"),
+        (
+            {
+                "num_classes": 3,
+                "inputs": {"color": 3, "depth": 1},
+                "preprocessing": Preprocessing(),
+            },
+            "preprocessing of 3 channels for 4",
+        ),
         ({"heads": {"a": 0}}, "num_classes must be 1 to 255, not 0"),
         ({"heads": {"a": 2}, "palette": {"a": [(0, 0, 0)]}}, "1 colours for 2 classes"),
     ],

@@ -121,6 +121,11 @@ def test_other_input_channels(channels):
         with_channels(nn.Conv2d(4, 4, 3, groups=2), 6)
 
 
+def test_fewer_channels_keep_the_colours():
+    layer = nn.Conv2d(4, 5, 3)
+    assert with_channels(layer, 3).weight.equal(layer.weight[:, :3])
+
+
 def test_expand_score_keeps_the_old_classes():
     old, new = nets(NarrowVGG(), 16)[0], FCN(NarrowVGG(), 16, 6)
     expand_score(old.head.state_dict(), new.head, [0, 1, 2, 3, None, None])

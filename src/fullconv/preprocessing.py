@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -71,14 +72,18 @@ class Preprocessing:
         """Rebuild from `to_dict`'s form; missing keys take the ImageNet defaults.
 
         Raises:
-            ValueError: a value is of the wrong kind, mean and std differ in length, or a
-                logarithmic channel is none.
+            ValueError: a value is of the wrong kind or not finite, mean and std differ in length,
+                a std or the scale is not positive, or a logarithmic channel is none.
         """
         known = {key: values[key] for key in cls.__dataclass_fields__ if key in values}
         rebuilt = TypeAdapter(cls).validate_python(known)
         count = len(rebuilt.mean)
         if count != len(rebuilt.std):
             raise ValueError(f"{count} means for {len(rebuilt.std)} stds")
+        if not all(map(math.isfinite, (rebuilt.scale, *rebuilt.mean, *rebuilt.std))):
+            raise ValueError("a mean, std or scale that is not finite")
+        if min(rebuilt.scale, rebuilt.input_size, *rebuilt.std) <= 0:
+            raise ValueError("a std, scale or input_size that is not positive")
         if not set(rebuilt.logarithmic) <= set(range(count)):
             raise ValueError(f"logarithmic channels {rebuilt.logarithmic} of {count}")
         return rebuilt

@@ -63,12 +63,15 @@ def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
     return prefixes[longest] + name.removeprefix(longest)
 
 
+COLORS = 3  # red, green and blue
+
+
 def with_channels(convolution: nn.Conv2d, channels: int) -> nn.Conv2d:
     """Return the convolution for another number of input channels, from 3 to 4 as a rule.
 
-    The filters of the channels that it has stay; a further one's is their mean (for depth beside
-    colours, nyud-fcn32s-color-d: its weights start in the range of the others'). A convolution for
-    fewer channels has that mean for each. The bias is copied.
+    The filters of the first channels stay; a further one's is the mean of all that there are (for
+    depth beside colours, nyud-fcn32s-color-d: its weights start in the range of the others').
+    Fewer than three channels are no colours: each has that mean. The bias is copied.
 
     Raises:
         ValueError: the convolution is grouped.
@@ -86,7 +89,7 @@ def with_channels(convolution: nn.Conv2d, channels: int) -> nn.Conv2d:
         padding_mode=convolution.padding_mode,
     )
     filters = convolution.weight.detach()
-    kept = filters if channels >= filters.shape[1] else filters[:, :0]
+    kept = filters[:, : channels if channels >= COLORS else 0]
     mean = filters.mean(1, keepdim=True).expand(-1, channels - kept.shape[1], -1, -1)
     with torch.no_grad():
         adapted.weight.copy_(torch.cat((kept, mean), 1))

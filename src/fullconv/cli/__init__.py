@@ -9,6 +9,7 @@ import typer
 
 from fullconv.cli import convert, data, demo, describe, evaluate, predict, train
 from fullconv.errors import FullconvError
+from fullconv.memory import keep_freed_memory
 
 app = typer.Typer(
     name="fullconv",
@@ -27,6 +28,7 @@ INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
 
 def main() -> None:
     """Run the command line: 0 all well, 1 the work or some inputs failed, 2 bad usage or data."""
+    keep_freed_memory()
     try:
         code = app(prog_name="fullconv", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):

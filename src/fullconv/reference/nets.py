@@ -7,7 +7,7 @@ arguments. Crops, kernels and sizes follow from geometry (facts: fcn.berkeleyvis
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -62,7 +62,6 @@ class PaperNet:
         self,
         heads: Mapping[str, tuple[str, ...]] | None = None,
         *,
-        palette: Mapping[str, tuple[Colour, ...] | None] | None = None,
         weights: str | Path | None = None,
         **others: Any,
     ) -> FCN:
@@ -70,21 +69,17 @@ class PaperNet:
 
         Args:
             heads: names of the classes by head, instead of the paper's.
-            palette: their colours by head.
             weights: of the trunk's classifier: None (random), "imagenet", or a file.
             others: further arguments of `FCN`, or other values for those of the paper.
         """
         labelled = heads or self.heads
-        colours = {name: chosen for name, chosen in (palette or {}).items() if chosen}
-        if tuple(labelled) == (ONLY_HEAD,):
-            classes = labelled[ONLY_HEAD]
-            if classes == VOC:
-                colours.setdefault(ONLY_HEAD, voc_palette(len(VOC)))
-            others |= {"num_classes": len(classes), "classes": classes}
-            others |= {"palette": colours.get(ONLY_HEAD)}
-        else:
-            others |= {"heads": labelled, "palette": colours}
-        return FCN(**{**self.arguments(), "weights": weights, **others})
+        common = {"heads": labelled, "palette": self.palette(labelled), "weights": weights}
+        return FCN(**{**self.arguments(), **common, **others})
+
+    def palette(self, heads: Mapping[str, Sequence[str]]) -> dict[str, tuple[Colour, ...]]:
+        """Return the colours of heads that have customary ones: VOC's classes."""
+        voc = voc_palette(len(VOC))
+        return {name: voc for name, classes in heads.items() if tuple(classes) == VOC}
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `FCN` that make the net, but for its classes."""

@@ -31,6 +31,7 @@ from fullconv.train.record import Record, Settings
 from fullconv.train.stages import grown_net, saved_net
 from fullconv.train.start import advice, target_net
 from fullconv.train.state import TrainingState
+from fullconv.train.strided import quicken
 from fullconv.train.summary import summarise
 
 
@@ -165,6 +166,7 @@ def _state(
 
 
 def _placed(net: FCN, device: torch.device) -> FCN:
+    quicken(net)
     return net.to(device).to(memory_format=torch.channels_last)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from fullconv.data.info import DatasetInfo
 from fullconv.errors import FullconvError, nearest
-from fullconv.fcn import FCN, ONLY_HEAD
+from fullconv.fcn import FCN
 from fullconv.head import Head
 from fullconv.preprocessing import Preprocessing
 from fullconv.reference.nets import PAPER_NETS
@@ -50,12 +50,12 @@ def new_net(
         weights: of the classifier.
     """
     given = None if weights in (None, "none") else weights
-    own = (
-        PAPER_NETS[model].arguments()
-        if model in PAPER_NETS
-        else {"trunk": backbone or DEFAULT_BACKBONE, "stride": stride_of(model)}
-    )
-    return FCN(**{**own, **_for_data(info), **_learning(recipe), "weights": given})
+    decided = {**_for_data(info), **_learning(recipe)}
+    if model in PAPER_NETS:
+        paper = PAPER_NETS[model]
+        decided["palette"] = paper.palette(decided["heads"]) | decided["palette"]
+        return paper.build(weights=given, **decided)
+    return FCN(backbone or DEFAULT_BACKBONE, stride_of(model), weights=given, **decided)
 
 
 def grown_net(source: FCN, stride: int, info: DatasetInfo, recipe: Recipe) -> FCN:
@@ -153,13 +153,11 @@ def _like(
 
 def _for_data(info: DatasetInfo) -> dict[str, Any]:
     """Return the arguments of `FCN` that a dataset decides."""
-    classes: dict[str, Sequence[str]] = {name: head.classes for name, head in info.heads.items()}
-    common = {"ignore_index": info.ignore_index}
-    if tuple(classes) == (ONLY_HEAD,):
-        count = len(info.classes)
-        return {"num_classes": count, "classes": info.classes, "palette": info.palette, **common}
-    palettes = {name: head.palette for name, head in info.heads.items() if head.palette}
-    return {"heads": classes, "palette": palettes, **common}
+    return {
+        "heads": {name: head.classes for name, head in info.heads.items()},
+        "palette": {name: head.palette for name, head in info.heads.items() if head.palette},
+        "ignore_index": info.ignore_index,
+    }
 
 
 def _learning(recipe: Recipe) -> dict[str, Any]:
