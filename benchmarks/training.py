@@ -1,0 +1,138 @@
+"""A training step against plain PyTorch: the same net, interpolate + cross_entropy, AdamW.
+
+    python benchmarks/training.py [--rounds 3]
+
+Each variant runs in a process of its own, in turns: plain float32 eager, plain bfloat16 autocast
+in channels_last, and fullconv's step (coarse loss, memory kept, gradients of strided depthwise
+convolutions in float32) in both precisions. Medians of seconds a step, and by how much steps raise
+the process's peak memory. Expected, for MobileNetV2 and VGG16 as FCN-8s: fullconv in bfloat16 makes
+at least twice the steps of plain float32 and 1.15 times those of plain bfloat16.
+Results: benchmarks/results/training.csv and training-machine.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch.nn import functional as F
+
+import record
+from fullconv import FCN
+from fullconv.memory import keep_freed_memory
+from fullconv.train.strided import quicken
+
+# name: classifier, batch, height, width, classes, steps timed
+CASES = {
+    "MobileNetV2 FCN-8s, 8 x 352x480": ("mobilenet_v2", 8, 352, 480, 12, 4),
+    "VGG16 FCN-8s, 1 x 500x500": ("vgg16", 1, 500, 500, 21, 2),
+}
+VARIANTS = ("plain fp32", "plain bf16", "fullconv fp32", "fullconv bf16")
+
+
+def main() -> None:
+    """Measure every variant of every case, print and write them."""
+    parser = argparse.ArgumentParser(description="See the docstring of benchmarks/training.py.")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--measure", nargs=2, metavar=("CASE", "VARIANT"), help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.measure:
+        print(json.dumps(measure(*asked.measure)))
+        return
+    rows = []
+    for case in CASES:
+        found: dict[str, list[tuple[float, float]]] = {variant: [] for variant in VARIANTS}
+        for _ in range(asked.rounds):
+            for variant in VARIANTS:
+                command = [sys.executable, __file__, "--measure", case, variant]
+                done = subprocess.run(command, check=True, capture_output=True, text=True)
+                found[variant].append(tuple(json.loads(done.stdout)))
+        rows += _rows(case, found)
+    for row in rows:
+        print(row)
+    record.write(rows, "training")
+
+
+def measure(case: str, variant: str) -> tuple[float, float]:
+    """Return the median seconds of a step and the MiB by which steps raise the peak."""
+    classifier, batch, height, width, classes, steps = CASES[case]
+    torch.manual_seed(0)
+    net = FCN(classifier, 8, classes).train()
+    images = torch.randn(batch, 3, height, width)
+    truth = torch.randint(0, classes, (batch, height, width), dtype=torch.uint8)
+    fused, low = variant.startswith("fullconv"), variant.endswith("bf16")
+    if fused:
+        keep_freed_memory()
+        quicken(net)
+    if fused or low:
+        net.to(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-4)
+    step = _step(net, optimizer, images, truth, fused=fused, low=low)
+    before, times = _highest_memory(), []
+    for _ in range(steps + 1):
+        begun = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - begun)
+    return median(times[1:]), _highest_memory() - before
+
+
+def _step(
+    net: FCN,
+    optimizer: torch.optim.Optimizer,
+    images: torch.Tensor,
+    truth: torch.Tensor,
+    *,
+    fused: bool,
+    low: bool,
+) -> Callable[[], None]:
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            coarse = net.coarse(images)
+        assert isinstance(coarse, torch.Tensor)
+        if fused:
+            loss = net.head.losses(coarse, truth, 255).sum() / truth.numel()
+        else:
+            size = images.shape[-2:]
+            scores = F.interpolate(coarse.float(), size=size, mode="bilinear", align_corners=False)
+            loss = F.cross_entropy(scores, truth.long(), ignore_index=255)
+        torch.autograd.backward(loss)
+        optimizer.step()
+
+    return step
+
+
+def _highest_memory() -> float:
+    """Return this process's highest resident memory so far, in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
+
+
+def _rows(case: str, found: dict[str, list[tuple[float, float]]]) -> list[dict[str, str]]:
+    seconds = {name: median(s for s, _ in runs) for name, runs in found.items()}
+    memory = {name: median(m for _, m in runs) for name, runs in found.items()}
+    return [
+        {
+            "case": case,
+            "variant": name,
+            "ms": f"{seconds[name] * 1e3:.0f}",
+            "speed_to_plain_fp32": f"{seconds['plain fp32'] / seconds[name]:.2f}",
+            "speed_to_plain_bf16": f"{seconds['plain bf16'] / seconds[name]:.2f}",
+            "mib": f"{memory[name]:.0f}",
+            "memory_to_plain_fp32": f"{memory[name] / memory['plain fp32']:.2f}",
+            "memory_to_plain_bf16": f"{memory[name] / memory['plain bf16']:.2f}",
+        }
+        for name in found
+    ]
+
+
+if __name__ == "__main__":
+    main()
