@@ -17,10 +17,16 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
+from torchvision.ops import StochasticDepth
 
 import fullconv
 from fullconv import FCN, FullconvError, Preprocessing
+from fullconv.data.info import DatasetInfo
+from fullconv.data.synth.streets import write_synthetic
 from fullconv.model_folder import load
+from fullconv.train.recipe import read_recipe
+from fullconv.train.stages import grown_net
 from nets import Staged, random_scores, settled
 
 FILES = {"model.safetensors", "config.json"}
@@ -53,6 +59,12 @@ def saved(tmp_path):
     return net, tmp_path / "model"
 
 
+@pytest.fixture
+def saved_without_graph(saved):
+    altered(saved[1], lambda values: values.update(graph={}))
+    return saved
+
+
 # Round trips --------------------------------------------------------------------------------------
 
 
@@ -78,6 +90,44 @@ def test_comes_back_to_the_bit(saved):
     assert_same_net(loaded, net)
     assert_same_net(FCN.from_pretrained(str(folder)), net)
     assert set(contents(folder)) == FILES
+
+
+def test_a_folder_without_a_graph_is_built_from_its_classifier(saved_without_graph):
+    net, folder = saved_without_graph
+    assert_same_net(load(folder), net)
+
+
+def test_several_trunks_come_back(tmp_path):
+    inputs = {"color": 3, "depth": 1}
+    net = FCN("squeezenet1_1", 16, 3, inputs=inputs, fusion="late", padding=100).eval()
+    for value in net.heads.parameters():
+        nn.init.normal_(value, std=0.1)
+    net.save_pretrained(tmp_path)
+    graphs = json.loads((tmp_path / "config.json").read_text())["graph"]
+    assert list(graphs) == ["trunk.color", "trunk.depth"]
+    loaded = load(tmp_path)
+    assert list(loaded.state_dict()) == list(net.state_dict())
+    assert loaded.taps == net.taps and loaded.arguments == net.arguments
+    images = torch.randn(1, 4, 61, 44)
+    with torch.no_grad():
+        assert loaded(images).equal(net(images))
+
+
+def test_memory_of_its_own(saved):
+    """What was loaded must not change when the file does."""
+    net, folder = saved
+    loaded = load(folder)
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.write(bytes(100_000))
+    assert_same_net(loaded, net)
+
+
+def test_weights_of_another_precision_become_float32(tmp_path):
+    net = named_net()
+    net.half().save_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    assert {value.dtype for value in loaded.state_dict().values()} == {torch.float32}
+    assert_same_net(loaded, net.float())
 
 
 def test_everything_that_is_said_of_a_net_comes_back(tmp_path):
@@ -131,15 +181,102 @@ def test_tied_weights_can_be_saved(tmp_path):
     assert_same_net(load(tmp_path, classifier=twice()), net)
 
 
-def test_a_users_module_must_be_given_again(tmp_path):
+def test_a_users_module_of_torchs_layers_comes_back(tmp_path):
     net = tiny_net()
     net.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["net"]["trunk"] is None
+    assert_same_net(load(tmp_path), net)
+
+
+class Noisy(nn.Module):
+    """A layer of the user's own."""
+
+    def forward(self, maps):
+        return maps + torch.randn_like(maps) if self.training else maps
+
+
+def test_a_users_module_with_layers_of_its_own_must_be_given_again(tmp_path):
+    def module(seed):
+        torch.manual_seed(seed)
+        return settled(Staged(lambda s, x: s.layers[0](x), Noisy()), 32)
+
+    net = random_scores(FCN(module(0), 4, 3, preprocessing=Preprocessing(input_size=32))).eval()
+    net.save_pretrained(tmp_path)
+    assert not json.loads((tmp_path / "config.json").read_text())["graph"]
     with pytest.raises(FullconvError, match=r"module of the user's own.*classifier=module"):
         load(tmp_path)
-    assert_same_net(load(tmp_path, classifier=tiny(1)), net)
+    assert_same_net(load(tmp_path, classifier=module(1)), net)
+
+
+def test_a_module_that_is_given_wins(tmp_path):
+    net = tiny_net()
+    net.save_pretrained(tmp_path)
+    other = Staged(lambda s, x: s.layers[1](s.layers[0](x)), nn.BatchNorm2d(8), Noisy())
+    loaded = load(tmp_path, classifier=other)
+    assert_same_net(loaded, net)
+    assert any(isinstance(part, Noisy) for part in loaded.modules())
     with pytest.raises(FullconvError, match=r"model\.safetensors: does not fit config\.json"):
         load(tmp_path, classifier=Staged(lambda _, x: x))
+
+
+# Training what was loaded -------------------------------------------------------------------------
+
+
+class Training(nn.Module):
+    """What differs between training and evaluation, as layers, flags and torchvision's function."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.Dropout2d(0.3))
+        self.depth = StochasticDepth(0.5, "row")
+
+    def forward(self, maps):
+        maps = F.dropout(self.layers(maps), 0.2, self.training)
+        return self.depth(maps)
+
+
+def test_a_loaded_net_trains_as_the_one_that_was_saved(tmp_path):
+    torch.manual_seed(0)
+    module = Staged(lambda s, x: s.layers[0](x), Training())
+    net = random_scores(FCN(module, 4, 3, preprocessing=Preprocessing(input_size=32))).eval()
+    net.save_pretrained(tmp_path)
+    steps = []
+    for each in (net, load(tmp_path)):
+        torch.manual_seed(1)
+        optimizer = torch.optim.SGD(each.train().parameters(), 0.1)
+        for _ in range(2):
+            optimizer.zero_grad()
+            each(torch.randn(4, 3, 32, 32)).square().mean().backward()
+            optimizer.step()
+        steps.append(each.eval())
+    assert_same_net(steps[1], steps[0])
+    with torch.no_grad():
+        images = torch.randn(4, 3, 32, 32)
+        net.train()
+        assert not net(images).equal(net(images)), "nothing was drawn"
+
+
+def test_nets_grow_from_loaded_ones_as_from_saved_ones(tmp_path):
+    """A later stage and a fine-tuning are built on the classifier, with all that training needs."""
+    info = DatasetInfo(name="streets", classes=("class 1", "class 0"))
+    recipe = read_recipe("default")
+    net = named_net("mobilenet_v2", 32)
+    net.save_pretrained(tmp_path / "fcn32s")
+    grown = [grown_net(each, 16, info, recipe).eval() for each in (net, load(tmp_path / "fcn32s"))]
+    assert_same_net(grown[1], grown[0])
+    for name, value in net.trunk.state_dict().items():
+        assert value.equal(grown[1].trunk.state_dict()[name]), name
+    assert repr(grown[1].trunk) == repr(grown[0].trunk)
+    assert "Dropout" in repr(grown[1].trunk)
+
+
+def test_no_net_grows_from_a_users_module(tmp_path, command_line, capsys):
+    tiny_net().save_pretrained(tmp_path / "mine")
+    write_synthetic(tmp_path / "data", train=2, val=1, test=0, size=(32, 48))
+    words = ["--model", "fcn4s", "--weights", tmp_path / "mine", "--out", tmp_path / "run"]
+    assert command_line("train", "--data", tmp_path / "data", *words, "--quiet") == 2
+    told = capsys.readouterr().err
+    assert f"{tmp_path / 'mine'}: its backbone is a module of the user's own" in told
 
 
 def test_saving_again_replaces_both_files(tmp_path):
@@ -305,10 +442,10 @@ def several(*changes):
         (setting("preprocessing", "channels", to="XYZ"), "Input should be 'RGB' or 'BGR'"),
         (setting("preprocessing", "scale", to="big"), "valid number"),
         (setting("preprocessing", to=[]), "preprocessing: "),
-        (setting("net", "stride", to=5), "SqueezeNet has no layer at stride 5; it has 16, 8, 4"),
-        (setting("net", "trunk", to="squeezenet9"), "unknown backbone 'squeezenet9'; did you mean"),
+        (setting("net", "stride", to=8), "the trunk's finest stride is 4, not 8"),
+        (setting("net", "inputs", to={"color": 4}), "takes images of 3 channels, not 4"),
+        (setting("net", "fusion", to="late"), "its graph is not a trunk's: malformed (KeyError)"),
         (setting("net", "padding", to=-1), "net.padding: "),
-        (setting("net", "skips", to={"8": "nowhere"}), "no cut point 'nowhere'"),
         (setting("net", "colour", to=1), "net.colour: Extra inputs are not permitted"),
         (lambda values: values.pop("classes"), "neither classes nor heads"),
         (lambda values: values.pop("format"), "format: Field required"),
@@ -321,7 +458,24 @@ def test_an_altered_config(saved, change, reason):
     refusal(folder, f"{folder / 'config.json'}: ", reason)
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"no JSON", b"\xff\xfe{}", b'{"format": 1, "net"'])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (setting("net", "stride", to=5), "SqueezeNet has no layer at stride 5; it has 16, 8, 4"),
+        (setting("net", "trunk", to="squeezenet9"), "unknown backbone 'squeezenet9'; did you mean"),
+        (setting("net", "skips", to={"8": "nowhere"}), "no cut point 'nowhere'"),
+    ],
+)
+def test_an_altered_config_without_a_graph(saved_without_graph, change, reason):
+    _, folder = saved_without_graph
+    altered(folder, change)
+    refusal(folder, f"{folder / 'config.json'}: ", reason)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"{", b"no JSON", b"\xff\xfe{}", b'{"format": 1, "net"', b"9" * 9999, b"[" * 99999],
+)
 def test_a_config_that_is_no_json(saved, text):
     _, folder = saved
     (folder / "config.json").write_bytes(text)
@@ -336,7 +490,6 @@ def test_a_config_that_is_another_json(saved, text):
 
 
 FOUR = several(
-    setting("net", "inputs", to={"color": 4}),
     setting("classes", to=list("abcd")),
     setting("palette", to=[[i, i, i] for i in range(4)]),
 )
@@ -352,10 +505,60 @@ FOUR = several(
     ],
     ids=["classes", "stride", "sibling", "other net"],
 )
-def test_a_config_of_another_net(saved, change, hint):
-    _, folder = saved
+def test_a_config_of_another_net(saved_without_graph, change, hint):
+    _, folder = saved_without_graph
     altered(folder, change)
     refusal(folder, f"{folder / 'model.safetensors'}: does not fit config.json beside it", hint)
+
+
+def graph(change):
+    return lambda values: change(values["graph"]["trunk"])
+
+
+def node(name, **changes):
+    def change(values):
+        next(each for each in values["nodes"] if each["name"] == name).update(changes)
+
+    return graph(change)
+
+
+def layer(path, **changes):
+    return graph(lambda values: values["layers"][path]["arguments"].update(changes))
+
+
+HUGE = 10**9  # as a number of channels: terabytes
+
+
+@pytest.mark.parametrize(
+    ("change", "file", "reason"),
+    [
+        (graph(lambda values: values.pop("nodes")), "config.json", "graph.trunk.nodes: Field req"),
+        (graph(lambda values: values.update(code="x")), "config.json", "graph.trunk.code: Extra"),
+        (graph(lambda values: values["nodes"].clear()), "config.json", "not one input and one"),
+        (graph(lambda values: values["nodes"].pop(3)), "config.json", "is not a trunk's: not a pl"),
+        (graph(lambda values: values["nodes"].pop()), "config.json", "not one input and one out"),
+        (node("features_0", target="features.1"), "config.json", "is not a trunk's"),
+        (
+            node("features_0", op="call_method", target="numpy"),
+            "config.json",
+            "unknown call_method",
+        ),
+        (node("x", shape=[2, 4, 224, 224]), "config.json", "takes images of 4 channels, not 3"),
+        (layer("features.0", stride=[10**6, 10**6]), "config.json", "too large a stride or window"),
+        (layer("features.0", padding=[10**6, 10**6]), "config.json", "too large a stride or win"),
+        (layer("features.0", groups=0), "config.json", "is not a trunk's: malformed (ValueError)"),
+        (layer("features.0", in_channels="three"), "config.json", "malformed (TypeError)"),
+        (layer("features.0", device="cpu"), "config.json", "unknown kind 'Conv2d'"),
+        (layer("features.0", out_channels=HUGE), "model.safetensors", "does not fit config.json"),
+        (node("cat_2", shape=[2, HUGE, 54, 54]), "model.safetensors", "does not fit config.json"),
+        (graph(lambda values: values.update(parameters={"own": [HUGE] * 9})), "config.json", ""),
+    ],
+)
+def test_an_altered_graph(saved, change, file, reason):
+    """Refused before any memory is taken for it."""
+    _, folder = saved
+    altered(folder, change)
+    refusal(folder, f"{folder / file}: ", reason)
 
 
 def test_weights_of_another_net(saved, tmp_path):

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 import torchvision.models as tv
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from fullconv.caffe import classifiers as caffe
 from fullconv.errors import FullconvError, nearest
 from fullconv.preprocessing import Preprocessing
+from fullconv.weight_files import read_weights
 
 TIMM, CAFFE = "timm:", "caffe:"
 
@@ -181,25 +181,6 @@ def _timm_hub_id(name: str) -> str:
 
 
 # Weight files ---------------------------------------------------------------------------------
-
-
-def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Read a safetensors file: its tensors by name, and its metadata.
-
-    Raises:
-        FullconvError: no such file, or no whole safetensors file.
-    """
-    if not path.is_file():
-        raise FullconvError(f"{path}: no such weights file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except SafetensorError as error:
-        raise FullconvError(
-            f"{path}: not a whole safetensors file ({_reason(error)}); other formats must be "
-            "converted to safetensors first"
-        ) from error
 
 
 def architecture_of(name: str) -> str:

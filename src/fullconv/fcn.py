@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fullconv.classifiers import build_classifier
 from fullconv.errors import FullconvError
 from fullconv.files import is_plain_name
 from fullconv.geometry import GeometryError, Grid, least_padding
@@ -80,7 +79,8 @@ class FCN(nn.Module):
 
         Args:
             trunk: a torchvision classifier's name, ``timm:NAME``, ``caffe:NAME``, or any
-                classifier that `convolutionalize` takes (which is copied).
+                classifier that `convolutionalize` takes (which is copied); or a trunk that was
+                made before, of the same stride, inputs, fusion, skips and padding.
             stride: of the coarse scores: 32, 16, 8 or 4, if the trunk has it.
             num_classes: number of scores a pixel, 1 to 255.
             heads: in its place, for several labellings at once (SIFT Flow's semantic and
@@ -138,6 +138,8 @@ class FCN(nn.Module):
         self.vertical, self.horizontal = joints.vertical, joints.horizontal
         _require_fit(joints)
         self.stride = self.taps[-1].stride
+        if self.stride != stride:
+            raise FullconvError(f"the trunk's finest stride is {self.stride}, not {stride}")
         self.heads = nn.ModuleDict(
             {
                 name: Head(
@@ -303,10 +305,13 @@ def _classifier(
     trunk: str | nn.Module, weights: str | Path | None
 ) -> tuple[nn.Module, Preprocessing]:
     if isinstance(trunk, str):
+        from fullconv.classifiers import build_classifier
+
         return build_classifier(trunk, weights)
     if weights is not None:
         raise FullconvError("weights are for a trunk given by name; a module brings its own")
-    return copy.deepcopy(trunk), Preprocessing()
+    made = isinstance(trunk, Trunk | LateFusion)
+    return trunk if made else copy.deepcopy(trunk), Preprocessing()
 
 
 def _for_channels(expected: Preprocessing, channels: int) -> Preprocessing:
@@ -326,6 +331,8 @@ def _trunk(
     inputs: Mapping[str, int],
     fusion: Literal["early", "late"],
 ) -> Trunk | LateFusion:
+    if isinstance(classifier, Trunk | LateFusion):
+        return classifier
     if fusion == "early":
         return build(classifier, sum(inputs.values()))
     if len(inputs) < 2:

@@ -46,5 +46,25 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON to `path`, whole or not at all; NaN is refused."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write `value` as JSON to `path`, whole or not at all; NaN is refused.
+
+    Lists and objects that fit into a line of 100 characters stand on one.
+    """
+    write_text(path, _json(value, "") + "\n")
+
+
+def _json(value: Any, indent: str) -> str:
+    line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if len(indent) + len(line) <= 100 or not value or not isinstance(value, dict | list | tuple):
+        return line
+    inner = indent + "  "
+    if isinstance(value, dict):
+        rows = [
+            f"{json.dumps(str(key), ensure_ascii=False)}: {_json(each, inner)}"
+            for key, each in value.items()
+        ]
+        opening, closing = "{}"
+    else:
+        rows = [_json(each, inner) for each in value]
+        opening, closing = "[]"
+    return f"{opening}\n{inner}" + f",\n{inner}".join(rows) + f"\n{indent}{closing}"

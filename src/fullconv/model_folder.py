@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,15 +16,19 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from fullconv.classifiers import read_weights
 from fullconv.errors import FullconvError
 from fullconv.fcn import COLOR, FCN, ONLY_HEAD
 from fullconv.files import replacing, write_json
 from fullconv.preprocessing import Preprocessing
+from fullconv.stored_graph import StoredGraph
+from fullconv.trunk import LateFusion, Trunk
+from fullconv.weight_files import read_weights
 
 FORMAT = 2  # 1 knew one head and named its weights otherwise
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 MOST_PADDING = 1000  # pixels; a forged number must not fill the memory
+MOST_INPUTS = 16
+Channels = Annotated[int, Field(ge=1, le=64)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -34,7 +39,7 @@ class _Net(BaseModel):
 
     trunk: str | None
     stride: int
-    inputs: dict[str, Annotated[int, Field(ge=1)]] = COLOR
+    inputs: Annotated[dict[str, Channels], Field(max_length=MOST_INPUTS)] = COLOR
     fusion: Literal["early", "late"] = "early"
     skips: dict[int, str] = {}
     skip_scales: dict[int, float] = {}
@@ -65,6 +70,7 @@ class _Config(BaseModel):
     ignore_index: int
     preprocessing: dict[str, Any]
     metrics: dict[str, Any] = {}
+    graph: dict[str, StoredGraph] = {}
 
     @model_validator(mode="after")
     def _has_classes(self) -> _Config:
@@ -100,6 +106,7 @@ def save(net: FCN, folder: Path, metrics: Mapping[str, Any] | None = None) -> No
         "ignore_index": net.ignore_index,
         "preprocessing": net.preprocessing.to_dict(),
         "metrics": dict(metrics or {}),
+        "graph": _graphs(net),
     }
     with replacing(folder / WEIGHTS) as temporary:
         try:
@@ -124,21 +131,37 @@ def _tensors(net: FCN) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def _graphs(net: FCN) -> dict[str, Any]:
+    """Return the graph of each trunk; nothing if one can't be stored, as layers of the user's."""
+    stored = {_trunk_path(name): StoredGraph.of(each.layers) for name, each in net.trunks.items()}
+    return {
+        path: graph.to_json() for path, graph in stored.items() if graph and all(stored.values())
+    }
+
+
+def _trunk_path(name: str) -> str:
+    return f"trunk.{name}" if name else "trunk"
+
+
 def _labellings(net: FCN) -> dict[str, Any]:
     """Return the classes and colours of each head, or of the only one."""
     heads = {
         name: {"classes": list(head.classes), "palette": [list(c) for c in head.palette]}
         for name, head in net.labelled()
     }
-    return {"heads": heads} if len(heads) > 1 else heads[next(iter(heads))]
+    return heads[ONLY_HEAD] if tuple(heads) == (ONLY_HEAD,) else {"heads": heads}
 
 
 def load(model: str | PathLike[str], classifier: nn.Module | None = None) -> FCN:
     """Read a net from a model folder, or from a model of the Hugging Face Hub.
 
+    As a rule the folder holds the trunk's layers, and the net needs neither its classifier nor the
+    library that this is from.
+
     Args:
         model: a folder, or a Hub id "owner/name" where no such folder exists.
-        classifier: the user's own module, for a net that was built on one.
+        classifier: to build the trunk from, in place of what the folder says: for a net that was
+            built on a user's own module with layers of the user's own, which the folder can't hold.
 
     Returns:
         The net on the CPU, in evaluation mode.
@@ -148,25 +171,55 @@ def load(model: str | PathLike[str], classifier: nn.Module | None = None) -> FCN
             names the file.
     """
     folder = _folder(str(model))
-    path = folder / CONFIG
-    config = _read_config(path)
-    if config.net.trunk is None and classifier is None:
+    config = _read_config(folder / CONFIG)
+    if config.net.trunk is None and not config.graph and classifier is None:
         raise FullconvError(
             f"{folder}: this net was built on a module of the user's own; pass it: "
             "fullconv.load(folder, classifier=module)"
         )
     try:
-        net = FCN(
-            config.net.trunk or classifier,  # type: ignore[arg-type]
-            **config.labellings(),
-            ignore_index=config.ignore_index,
-            preprocessing=Preprocessing.from_dict(config.preprocessing),
-            **config.net.model_dump(exclude={"trunk"}),
-        )
+        net = _built(config, classifier)
     except (FullconvError, ValueError) as error:
-        raise FullconvError(f"{path}: {' '.join(str(error).split())}") from error
+        raise FullconvError(f"{folder / CONFIG}: {' '.join(str(error).split())}") from error
     _load_state(net, folder / WEIGHTS)
     return net.eval()
+
+
+def _built(config: _Config, classifier: nn.Module | None) -> FCN:
+    """Build the net; on "meta", without data, if its trunk comes of a stored graph."""
+    preprocessing = Preprocessing.from_dict(config.preprocessing)
+    trunk: str | nn.Module | None = classifier
+    if classifier is None:
+        trunk = _stored_trunk(config) or config.net.trunk
+    stored = isinstance(trunk, Trunk | LateFusion)
+    with torch.device("meta") if stored else nullcontext():
+        net = FCN(
+            trunk,  # type: ignore[arg-type]
+            **config.labellings(),
+            ignore_index=config.ignore_index,
+            preprocessing=preprocessing,
+            **config.net.model_dump(exclude={"trunk"}),
+        )
+    if stored:
+        net.arguments["trunk"] = config.net.trunk
+    return net
+
+
+def _stored_trunk(config: _Config) -> Trunk | LateFusion | None:
+    """Rebuild the trunk of its graph, if that was stored."""
+    inputs, early = config.net.inputs, config.net.fusion == "early"
+    if not config.graph:
+        return None
+    try:
+        trunks = {
+            name: Trunk.of_layers(config.graph[_trunk_path(name)].rebuild(), channels)
+            for name, channels in ({"": sum(inputs.values())} if early else inputs).items()
+        }
+        return trunks[""] if early else LateFusion(trunks, inputs)
+    except Exception as error:  # forged data may fail anywhere
+        known = isinstance(error, FullconvError)
+        reason = str(error) if known else f"malformed ({type(error).__name__})"
+        raise FullconvError(f"its graph is not a trunk's: {reason}") from error
 
 
 def _folder(model: str) -> Path:
@@ -205,7 +258,7 @@ def _read_config(path: Path) -> _Config:
         where = ".".join(map(str, first["loc"])) or "the file"
         reason = first["msg"].removeprefix("Value error, ")
         raise FullconvError(f"{path}: {where}: {reason}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise FullconvError(f"{path}: not JSON ({error}); was it altered?") from error
 
 
@@ -226,7 +279,10 @@ def _load_state(net: FCN, path: Path) -> None:
             f"{path}: does not fit {CONFIG} beside it{hint}: {wrong[0]} and {len(wrong) - 1} more "
             "are missing, unknown or of another shape"
         )
-    net.load_state_dict(state)
+    empty = any(value.is_meta for value in own.values())
+    if empty:  # copied, since what was read is the file itself, which may change
+        state = {name: value.to(own[name].dtype, copy=True) for name, value in state.items()}
+    net.load_state_dict(state, assign=empty)
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:

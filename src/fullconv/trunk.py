@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torchvision.models as tv
 from torch import Tensor, fx, nn
 
 from fullconv.caffe import classifiers as caffe
@@ -19,7 +18,7 @@ from fullconv.surgery import with_channels
 from fullconv.tracing import cut_points, note_shapes, trace
 
 STRIDES = (32, 16, 8, 4)
-POOLED_SKIPS = (tv.VGG, tv.AlexNet, caffe.VGG16, caffe.CaffeNet)
+MOST_STRIDE, MOST_REACH = 128, 10_000  # pixels; no classifier comes near
 
 
 @dataclass(frozen=True)
@@ -87,9 +86,39 @@ class Trunk(nn.Module):
                 f"{', '.join(map(str, nodes))}"
             )
         nodes = {stride: node for stride, node in nodes.items() if stride >= finest}
-        self.taps = tuple(_tap(node, found[node]) for node in nodes.values())
         self.layers = _with_outputs(network, tuple(nodes.values()))
         note_shapes(self.layers, input_size, channels)
+        self.taps = _taps(self.layers)
+
+    @classmethod
+    def of_layers(cls, layers: fx.GraphModule, channels: int) -> Trunk:
+        """Make a trunk of what were the `layers` of one, with shapes noted.
+
+        Args:
+            layers: yield the features of each tap, coarsest first.
+            channels: of the images.
+
+        Raises:
+            NotConvolutionalError, GeometryError: they are no trunk's.
+        """
+        image = next(iter(layers.graph.nodes))
+        if image.meta["shape"][1] != channels:
+            raise NotConvolutionalError(
+                f"the trunk takes images of {image.meta['shape'][1]} channels, not {channels}"
+            )
+        trunk = cls.__new__(cls)
+        nn.Module.__init__(trunk)
+        trunk.layers, trunk.taps = layers, _taps(layers)
+        for tap in trunk.taps:
+            ends = (
+                tap.vertical.first,
+                tap.vertical.last,
+                tap.horizontal.first,
+                tap.horizontal.last,
+            )
+            if tap.stride > MOST_STRIDE or max(map(abs, ends)) > MOST_REACH:
+                raise NotConvolutionalError(f"layer {tap.layer}: too large a stride or window")
+        return trunk
 
     @property
     def coarsest(self) -> Tap:
@@ -185,7 +214,10 @@ def _skip(network: fx.GraphModule, nodes: list[fx.Node], kind: type[nn.Module]) 
 
     The paper's skips are pool4 and pool3, the *first* layers of their strides.
     """
-    if issubclass(kind, POOLED_SKIPS) and nodes[0].op == "call_module":
+    import torchvision.models as tv  # which a stored trunk has no need of
+
+    pooled = (tv.VGG, tv.AlexNet, caffe.VGG16, caffe.CaffeNet)
+    if issubclass(kind, pooled) and nodes[0].op == "call_module":
         first = network.get_submodule(str(nodes[0].target))
         if isinstance(first, nn.MaxPool2d):
             return nodes[0]
@@ -210,10 +242,17 @@ def _stride(place: Place) -> int:
     return place.vertical.stride
 
 
+def _taps(network: fx.GraphModule) -> tuple[Tap, ...]:
+    """Describe the outputs of a trunk's layers."""
+    (outputs,) = next(iter(reversed(network.graph.nodes))).args
+    found = places(network)
+    return tuple(_tap(node, found[node]) for node in cast("tuple[fx.Node, ...]", outputs))
+
+
 def _tap(node: fx.Node, place: Place) -> Tap:
-    assert place.vertical is not None and place.horizontal is not None
-    channels = int(node.meta["shape"][1])
-    return Tap(place.vertical.stride, layer_name(node), channels, place.vertical, place.horizontal)
+    stride, channels = _stride(place), int(node.meta["shape"][1])
+    assert place.vertical is not None and place.horizontal is not None and place.layout == "NCHW"
+    return Tap(stride, layer_name(node), channels, place.vertical, place.horizontal)
 
 
 def _with_outputs(network: fx.GraphModule, nodes: tuple[fx.Node, ...]) -> fx.GraphModule:

@@ -46,6 +46,8 @@ class Upscore(nn.Module):
 
     def reset_parameters(self) -> None:
         """Make it bilinear interpolation."""
+        if self.weight.is_meta:  # to be filled from a file
+            return
         kernel = bilinear_kernel(self.vertical.kernel, self.horizontal.kernel)
         with torch.no_grad():
             self.weight.copy_(kernel.expand_as(self.weight))

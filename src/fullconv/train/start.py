@@ -122,6 +122,11 @@ def _require_stages(settings: Settings) -> None:
         )
 
 
-def _same_backbone(asked: str | None, own: str, source: str) -> None:
+def _same_backbone(asked: str | None, own: str | None, source: str) -> None:
+    if own is None:
+        raise FullconvError(
+            f"{source}: its backbone is a module of the user's own, from which only Python can "
+            "build another net"
+        )
     if asked not in (None, own):
         raise FullconvError(f"{source}: its backbone is {own}, not {asked}; leave --backbone out")

@@ -1,0 +1,101 @@
+"""What commands import before they work: each only what it needs, so that they start at once."""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# What takes long to import and labelling has no need of; the last ones are torch's own compilers.
+HEAVY = "torchvision timm matplotlib tensorboard huggingface_hub scipy.ndimage sympy torch._dynamo"
+COMMAND = """
+import sys
+from fullconv.cli import main
+try:
+    main()
+finally:
+    print("imported:", *sys.modules)
+"""
+
+
+def imported(*words, program=COMMAND):
+    """Return the names of all modules that a command of its own process imports."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, words)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTORCH_ENABLE_MPS_FALLBACK": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.partition("imported: ")[2].split())
+
+
+@pytest.fixture
+def photograph(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photograph.jpg")
+    return tmp_path / "photograph.jpg"
+
+
+def test_predict_imports_no_torchvision(random_model, photograph, tmp_path):
+    words = [random_model, photograph, "--out", tmp_path / "out", "--engine", "torch"]
+    modules = imported("predict", *words, "--precision", "fp32")
+    assert (tmp_path / "out" / "photograph.png").exists()
+    assert "torch" in modules
+    assert not modules & set(HEAVY.split())
+
+
+def test_nets_of_several_heads_and_inputs_need_no_torchvision_either(
+    two_headed_model, photograph, tmp_path
+):
+    (tmp_path / "depth").mkdir()
+    Image.fromarray(np.full((40, 50), 1000, np.uint16)).save(tmp_path / "depth" / "photograph.png")
+    words = [two_headed_model, photograph, "--input", f"depth={tmp_path / 'depth'}"]
+    out = ["--out", tmp_path / "out", "--engine", "torch", "--precision", "fp32"]
+    assert not imported("predict", *words, *out) & set(HEAVY.split())
+
+
+@pytest.mark.parametrize("verb", ["", "predict", "train", "data"])
+def test_help_imports_next_to_nothing(verb):
+    modules = imported(*verb.split(), "--help")
+    assert not modules & {"torch", "numpy", "PIL", "yaml", "numba", "rich", *HEAVY.split()}
+
+
+def test_the_package_imports_no_torch():
+    program = 'import sys, fullconv; fullconv.FullconvError; print("imported:", *sys.modules)'
+    assert not imported(program=program) & {"torch", "numpy", "pydantic"}
+
+
+def processor_seconds(*command):
+    """Return the median processor time of three runs, which other work hardly lengthens."""
+    taken = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(
+            [sys.executable, *map(str, command)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        taken.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    return statistics.median(taken)
+
+
+def test_help_comes_at_once():
+    assert processor_seconds("-m", "fullconv", "--help") < 0.3
+
+
+@pytest.mark.slow
+def test_predict_starts_within_two_seconds_of_torch(random_model, photograph, tmp_path):
+    words = ["predict", random_model, photograph, "--out", tmp_path / "out"]
+    one = ["--engine", "torch", "--precision", "fp32"]
+    whole = processor_seconds("-m", "fullconv", *words, *one)
+    assert whole - processor_seconds("-c", "import torch") < 2.0
