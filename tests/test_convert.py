@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
@@ -10,6 +11,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import zipfile
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +33,7 @@ from fullconv.caffe.weights import read_classifier
 from fullconv.classifiers import build_classifier
 from fullconv.download import Checksum, WebFile
 from fullconv.reference.checkpoint import read_checkpoint
-from fullconv.reference.convert import caffe_names, load_layers
+from fullconv.reference.convert import caffe_names, convert_file, load_layers
 from fullconv.reference.nets import PAPER_NETS
 
 NARROW = Widths((4, 4, 6, 6, 8), 10)
@@ -436,6 +438,39 @@ def test_checkpoints_run_nothing(tmp_path, zipped):
     assert not target.exists()
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_whole_module_is_refused_in_our_own_words(tmp_path, zipped):
+    path = tmp_path / "net.pth"
+    torch.save(torch.nn.Linear(2, 2), path, _use_new_zipfile_serialization=zipped)
+    said = refusal(loaded_checkpoint, path)
+    assert "what else it holds is not run: save the net's state_dict with torch.save" in said
+    assert said.isprintable() and "weights_only" not in said  # torch advises to switch that off
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
+def test_torchscript_is_refused_in_our_own_words(tmp_path):
+    path = tmp_path / "net.pt"
+    torch.jit.script(torch.nn.Linear(2, 2)).save(path)
+    assert "save the net's state_dict" in refusal(loaded_checkpoint, path)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_checkpoints_that_swell_when_read_are_refused_unread(tmp_path, monkeypatch, packed):
+    whole, bomb = tmp_path / "whole.pth", tmp_path / "bomb.pth"
+    torch.save({"conv1_1.weight": torch.zeros(1 << 18)}, whole)
+    packing = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(bomb, "w", packing) as new:
+        for record in old.infolist():
+            new.writestr(record.filename, old.read(record))
+        if not packed:  # many records of the same bytes
+            twins = [copy.copy(record) for record in new.filelist]
+            for twin in twins:
+                twin.filename += "again"
+            new.filelist += twins
+    monkeypatch.setattr(torch, "load", None)
+    assert "its records are packed or overlap" in refusal(loaded_checkpoint, bomb)
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
@@ -594,6 +629,11 @@ def test_refusals_are_one_line_and_leave_nothing(tmp_path, command_line, capsys)
         ((prototxt, "--net", net), "a prototxt only describes a net"),
         ((cut, "--net", net), "truncated"),
         ((tmp_path / "absent", "--net", net), "no such file"),
+        (
+            (tmp_path / "absent", "--net", "voc-fcn8s"),
+            f"{tmp_path / 'absent'}: no such file; fetch http://dl.caffe.berkeleyvision.org/"
+            "fcn8s-heavy-pascal.caffemodel",
+        ),
         ((classifier, "--net", "voc-fcn9s"), "did you mean voc-fcn"),
         ((classifier, "--net", "caffe:vgg17"), "unknown Caffe backbone"),
         ((classifier, "--net", "caffe:googlenet"), "ends in .safetensors"),
@@ -603,6 +643,13 @@ def test_refusals_are_one_line_and_leave_nothing(tmp_path, command_line, capsys)
         told = capsys.readouterr().err
         assert reason in told and told.count("\n") == 1 and "Traceback" not in told
         assert not out.exists()
+
+
+def test_a_checkpoint_of_a_classifier_is_refused_without_advice_to_name_it_one(tmp_path):
+    path, out = tmp_path / "vgg16.pth", tmp_path / "vgg16.safetensors"
+    torch.save({"conv1_1.weight": torch.zeros(2)}, path)
+    said = refusal(convert_file, path, "caffe:vgg16", out)
+    assert said == f"{path}: of a classifier only Caffe's own file is converted, a .caffemodel"
 
 
 @pytest.mark.slow

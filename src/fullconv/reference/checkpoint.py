@@ -6,6 +6,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 from fullconv.caffe.caffemodel import Blob, Layer
 from fullconv.errors import FullconvError
 
+ZIPPED = b"PK\x03\x04"  # by which torch tells a zip archive
 STATE = "model_state_dict"  # where a trainer's checkpoint keeps the net's weights
 NUMPY_DTYPES = {torch.float16, torch.float32, torch.float64}
 
@@ -41,22 +43,45 @@ def _state(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise FullconvError(f"{path}: no such file")
     try:
+        zipped = _is_zipped(path)
         with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch finds odd, it also refuses
             # Old checkpoints are no zip archives; those can't be memory-mapped.
-            whole = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
+            whole = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except FullconvError:
+        raise
     except Exception as error:  # of nearly any kind, if the file is damaged
-        reason = str(error).split("\n")[0][:200] or type(error).__name__
-        reason = "".join(letter if letter.isprintable() else "?" for letter in reason)
         raise FullconvError(
-            f"{path}: not a whole file of plain tensors as torch.save writes it ({reason})"
+            f"{path}: not a whole file of plain tensors as torch.save writes it ({_reason(error)})"
         ) from error
     state = whole.get(STATE, whole) if isinstance(whole, Mapping) else None
     if not isinstance(state, Mapping) or not state:
         raise FullconvError(f"{path}: holds a {type(whole).__name__}, not a net's state dict")
     return state
+
+
+def _is_zipped(path: Path) -> bool:
+    """Tell whether torch will read a file as a zip archive; refuse one that swells when read."""
+    with path.open("rb") as file:
+        if file.read(len(ZIPPED)) != ZIPPED:
+            return False
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+    packed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
+    if packed or sum(record.file_size for record in records) > path.stat().st_size:
+        raise FullconvError(
+            f"{path}: its records are packed or overlap, which torch.save never writes; save the "
+            "net's state_dict with torch.save"
+        )
+    return True
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).split("\n")[0][:200] or type(error).__name__
+    if isinstance(error, UnpicklingError) or "weights_only" in str(error):
+        # torch's own words advise to run what the file holds
+        return "what else it holds is not run: save the net's state_dict with torch.save"
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _blob(value: Any, name: str, path: Path) -> Blob:

@@ -52,11 +52,14 @@ def convert_file(source: Path, name: str, out: Path) -> Converted:
     """
     if name.startswith(CAFFE):
         return _convert_classifier(source, name, out)
-    from fullconv.reference.nets import paper
+    from fullconv.reference.nets import paper_net
 
+    published = paper_net(name)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FullconvError(f"{out}: exists already; name a new folder")
-    net = paper(name)
+    if published.released and not source.exists():
+        raise FullconvError(f"{source}: no such file; fetch {published.released}")
+    net = published.build()
     torch_wrote_it = source.suffix in CHECKPOINTS
     layers = read_checkpoint(source) if torch_wrote_it else read_layers(source)
     load_layers(net, caffe_names(net), layers, source, name, scale_layers=not torch_wrote_it)
@@ -156,6 +159,10 @@ def _convert_classifier(source: Path, name: str, out: Path) -> Converted:
         classifier, preprocessing = build_classifier(name)
     if out.suffix != ".safetensors" or out.exists():
         raise FullconvError(f"{out}: name a new file that ends in .safetensors")
+    if source.suffix in CHECKPOINTS:
+        raise FullconvError(
+            f"{source}: of a classifier only Caffe's own file is converted, a .caffemodel"
+        )
     state = read_classifier(source, classifier)
     expected = {key: json.dumps(value) for key, value in preprocessing.to_dict().items()}
     with replacing(out) as temporary:
