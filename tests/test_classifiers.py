@@ -43,8 +43,13 @@ def refusal(*parts, name="squeezenet1_0", weights=None):
         ("resnet8", "unknown backbone 'resnet8'; did you mean resnet18 or"),
         ("ResNet18", "did you mean resnet18?"),
         ("mobilenetv2", "did you mean mobilenet_v2 or"),
-        ("zzz", "unknown backbone 'zzz'; give a torchvision classifier's name, or timm:NAME"),
-        ("", "give a torchvision classifier's name, or timm:NAME"),
+        (
+            "zzz",
+            "unknown backbone 'zzz'; give a torchvision classifier's name, timm:NAME or caffe:",
+        ),
+        ("caffenet", "unknown backbone 'caffenet'; did you mean caffe:caffenet"),
+        ("", "give a torchvision classifier's name, timm:NAME or caffe:"),
+        ("caffenet", "unknown backbone 'caffenet'; did you mean caffe:caffenet"),
         ("fcn_resnet50", "unknown backbone 'fcn_resnet50'"),  # torchvision's, but no classifier
     ],
 )

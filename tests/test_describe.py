@@ -6,6 +6,7 @@ import pytest
 from fullconv.cli import main
 from fullconv.description import describe
 from fullconv.fcn import FCN
+from fullconv.reference.nets import PAPER_NETS
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -60,10 +61,24 @@ def test_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     )
 
 
+def test_the_address_of_published_weights(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "voc-fcn-alexnet", "--size", "16x16") == 0
+    shown = capsys.readouterr().out
+    assert PAPER_NETS["voc-fcn-alexnet"].released in shown
+    assert "fullconv convert --net voc-fcn-alexnet" in shown
+    assert run(monkeypatch, "voc-fcn-googlenet", "--size", "16x16") == 0
+    assert "convert" not in capsys.readouterr().out  # there are none
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["resnet8"], "unknown backbone 'resnet8'; did you mean resnet18"),
+        (["resnet8"], "unknown net or backbone 'resnet8'; did you mean resnet18"),
+        (["voc-fcn4s"], "unknown net or backbone 'voc-fcn4s'; did you mean voc-fcn8s or voc-fcn"),
+        (["voc-googlenet"], "did you mean voc-fcn-googlenet or googlenet"),
+        (["caffe:vgg"], "there are caffe:vgg16, caffe:caffenet, caffe:googlenet"),
         (["squeezenet1_0", "--model", "fcn32s"], "no layer at stride 32; it has 16, 8, 4"),
         (["resnet18", "--size", "3"], "'3' is no HEIGHTxWIDTH"),
         (["no/such"], "no/such"),

@@ -19,6 +19,7 @@ from fullconv.preprocessing import Preprocessing
 from fullconv.weight_files import read_weights
 
 TIMM, CAFFE = "timm:", "caffe:"
+CAFFE_NAMES = ("caffe:vgg16", "caffe:caffenet", "caffe:googlenet")
 
 
 def build_classifier(
@@ -72,7 +73,8 @@ def _torchvision_weights(name: str) -> Any:
     """Return the weights that torchvision holds to be the best of `name`."""
     known = tv.list_models(module=tv)
     if name not in known:
-        hint = nearest(name, known) or "; give a torchvision classifier's name, or timm:NAME"
+        close = nearest(name, (*known, *CAFFE_NAMES))
+        hint = close or "; give a torchvision classifier's name, timm:NAME or caffe:NAME"
         raise FullconvError(f"unknown backbone {name!r}{hint}")
     return tv.get_model_weights(name).DEFAULT
 
@@ -85,10 +87,7 @@ def _caffe_classifier(name: str) -> type[caffe.VGG16 | caffe.CaffeNet | caffe.Go
             return caffe.CaffeNet
         case "googlenet":
             return caffe.GoogLeNet
-    raise FullconvError(
-        f"unknown Caffe backbone {name!r}; there are caffe:vgg16, caffe:caffenet "
-        "and caffe:googlenet"
-    )
+    raise FullconvError(f"unknown Caffe backbone {name!r}; there are {', '.join(CAFFE_NAMES)}")
 
 
 def _untrained(name: str) -> nn.Module:

@@ -45,6 +45,8 @@ def command(
 
     described = _net(model, net, classes)
     _show(described, describe(described, _size(size)))
+    if model in PAPER_NETS and (address := PAPER_NETS[model].released):
+        print(f"the authors' weights, for fullconv convert --net {model}: {address}")
     if drawing is not None:
         from fullconv.report.drawing import draw, save
 
@@ -53,6 +55,10 @@ def command(
 
 
 def _net(model: str, kind: str, classes: int) -> FCN:
+    import torchvision.models
+    from torchvision.models import list_models
+
+    from fullconv.errors import FullconvError, nearest
     from fullconv.fcn import FCN
     from fullconv.model_folder import load
     from fullconv.reference.nets import PAPER_NETS, paper
@@ -62,6 +68,9 @@ def _net(model: str, kind: str, classes: int) -> FCN:
         return paper(model)
     if Path(model).exists() or "/" in model:
         return load(model)
+    known = (*PAPER_NETS, *list_models(module=torchvision.models))
+    if model not in known and ":" not in model and (close := nearest(model, known)):
+        raise FullconvError(f"unknown net or backbone {model!r}{close}")
     return FCN(model, stride_of(kind), classes)
 
 

@@ -29,7 +29,11 @@ def command(
     ] = False,
     backbone: Annotated[
         str | None,
-        typer.Option("--backbone", help="A torchvision classifier, or timm:NAME. [mobilenet_v2]"),
+        typer.Option(
+            "--backbone",
+            help="A torchvision classifier, timm:NAME or caffe:NAME (vgg16, caffenet, googlenet). "
+            "[mobilenet_v2]",
+        ),
     ] = None,
     weights: Annotated[
         str | None,
