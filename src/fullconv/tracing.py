@@ -82,6 +82,12 @@ class _ShapeNotes(fx.Interpreter):
             n.meta["shape"] = tuple(int(length) for length in value.shape)
         return value
 
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Pass batch normalisation by: it changes no shape, and most of the time would be its."""
+        if type(self.fetch_attr(target)) is nn.BatchNorm2d and args:
+            return args[0]
+        return super().call_module(target, args, kwargs)
+
 
 class _TrainingFlag:
     """Stands for ``self.training`` of the module at `path` while it is traced."""
