@@ -324,10 +324,10 @@ DAMAGED = {
 @pytest.mark.parametrize("name", DAMAGED)
 def test_damaged_files_are_told_in_one_line(tmp_path, name):
     contents, reason = DAMAGED[name]
-    start = time.perf_counter()
+    start = time.process_time()
     told = refusal(written(tmp_path, contents))
     assert told.startswith("not a whole caffemodel (") and reason in told
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_a_file_cut_anywhere_is_refused_or_a_shorter_net(tmp_path):

@@ -110,7 +110,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("options", "settings"),
     [
         ({"backbone": "squeezenet1_1", "model": "fcn16s"}, ("ema=0.9", "accumulate=3")),  # dropout
-        ({"backbone": "shufflenet_v2_x0_5"}, ("optimizer=sgd", "lr=0.1", "class_weights=balanced")),
+        (
+            {"backbone": "shufflenet_v2_x0_5"},
+            ("epochs=3", "optimizer=sgd", "lr=0.1", "class_weights=balanced"),
+        ),
         ({"backbone": "squeezenet1_1", "model": "fcn16s"}, AS_THE_PAPER),
     ],
     ids=["dropout-ema-accumulation", "batch_norm-sgd-balanced", "whole-replacement-sampled"],
