@@ -313,12 +313,12 @@ def keep(network: fx.GraphModule, node: fx.Node) -> None:
             layer = network.get_submodule(str(user.target))
             if getattr(layer, "inplace", False):
                 layer.__dict__["inplace"] = False
-        elif user.op != "output" and _may_overwrite(user):
+        elif user.op != "output" and may_overwrite(user):
             with network.graph.inserting_before(user):
                 user.replace_input_with(node, network.graph.call_method("clone", (node,)))
 
 
-def _may_overwrite(call: fx.Node) -> bool:
+def may_overwrite(call: fx.Node) -> bool:
     """Whether a call of a function or method may work in place: F.relu(x, True), x.clamp_(0)."""
     flagged = any(value is True for value in (*call.args, call.kwargs.get("inplace")))
     return flagged or call_name(call).endswith("_")
