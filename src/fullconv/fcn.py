@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -112,9 +113,16 @@ class FCN(nn.Module):
         super().__init__()
         classifier, expected = _classifier(trunk, weights)
         self.inputs = dict(inputs or COLOR)
-        _require_plain_names("input", self.inputs)
+        _require_names("input", self.inputs)
+        if COLOR.keys() & self.inputs and next(iter(self.inputs)) not in COLOR:
+            raise FullconvError("the input color must come first: pretrained filters are for it")
         self.ignore_index = ignore_index
         self.preprocessing = preprocessing or _for_channels(expected, sum(self.inputs.values()))
+        if len(self.preprocessing.mean) != sum(self.inputs.values()):
+            raise FullconvError(
+                f"preprocessing of {len(self.preprocessing.mean)} channels for "
+                f"{sum(self.inputs.values())}"
+            )
         self.arguments: dict[str, Any] = {
             "trunk": trunk if isinstance(trunk, str) else None,
             "stride": stride,
@@ -134,6 +142,7 @@ class FCN(nn.Module):
         self.trunk = _trunk(build, classifier, self.inputs, fusion)
         separate = tuple(self.inputs) if isinstance(self.trunk, LateFusion) else ()
         edge: Literal["replicate", "zero"] = "replicate" if padding is None else "zero"
+        _require_scales(self.taps, skip_scales or {})
         joints = Joints.of(self.taps, edge, separate, skip_scales)
         self.vertical, self.horizontal = joints.vertical, joints.horizontal
         _require_fit(joints)
@@ -266,24 +275,26 @@ class FCN(nn.Module):
         Raises:
             FullconvError: the file can't be read, or the array is of another shape or kind.
         """
-        from fullconv.data.images import read_image, to_rgb
+        from fullconv.data.images import read_image, read_input, to_rgb
         from fullconv.predict.labels import label_image
 
-        channels = sum(self.inputs.values())
         if isinstance(image, np.ndarray):
-            if image.ndim != 3 or image.shape[2] != channels or not _is_pixels(image, self):
-                raise FullconvError(
-                    f"an image array must be uint8, H x W x {channels}; this is {image.dtype}, "
-                    f"{image.shape}"
-                )
-            return label_image(self, image)
-        if len(self.inputs) > 1:
+            pixels = image
+        elif len(self.inputs) > 1:
             raise FullconvError(
-                f"this net needs {', '.join(self.inputs)}: give one array H x W x {channels}"
+                f"this net needs {', '.join(self.inputs)}: give one array of all their channels"
             )
-        if isinstance(image, (str, PathLike)):
-            return label_image(self, read_image(Path(image)))
-        return label_image(self, to_rgb(image))
+        elif isinstance(image, (str, PathLike)):
+            pixels = (read_image if self.inputs == COLOR else read_input)(Path(image))
+        else:
+            pixels = to_rgb(image)
+        channels = sum(self.inputs.values())
+        if pixels.ndim != 3 or pixels.shape[2] != channels or not _is_pixels(pixels, self):
+            raise FullconvError(
+                f"an image array must be uint8, H x W x {channels}; this is {pixels.dtype}, "
+                f"{pixels.shape}"
+            )
+        return label_image(self, pixels)
 
     def save_pretrained(
         self, folder: str | PathLike[str], metrics: Mapping[str, Any] | None = None
@@ -341,6 +352,16 @@ def _trunk(
     return LateFusion(trunks, inputs)
 
 
+def _require_scales(taps: Sequence[Tap], scales: Mapping[int, float]) -> None:
+    """Refuse factors on what is no skip of the net, and factors that lose it."""
+    skips = [tap.stride for tap in taps[1:]]
+    for stride, scale in scales.items():
+        if stride not in skips:
+            raise FullconvError(f"skip_scales: the net has no skip at stride {stride}")
+        if not 0 < scale < math.inf:
+            raise FullconvError(f"skip_scales: {scale} is no positive factor")
+
+
 def _require_fit(joints: Joints) -> None:
     """Refuse a padding that leaves some images without scores up to their border."""
     for chain in {joints.vertical, joints.horizontal}:
@@ -364,7 +385,7 @@ def _labellings(
         return [(ONLY_HEAD, *_names_and_colours(num_classes, classes, palette))]
     if num_classes is not None or classes is not None or not heads:
         raise FullconvError("heads tell numbers and names of classes: give nothing besides")
-    _require_plain_names("head", heads)
+    _require_names("head", heads)
     palettes = palette if isinstance(palette, Mapping) else {}
     made = []
     for name, given in heads.items():
@@ -373,13 +394,16 @@ def _labellings(
     return made
 
 
-def _require_plain_names(what: str, names: Iterable[str]) -> None:
-    """Refuse names that could not be part of a path, as those of heads and inputs are."""
+def _require_names(what: str, names: Iterable[str]) -> None:
+    """Refuse names that cannot be part of a path, or that a torch module has for itself."""
+    module = nn.ModuleDict()
     for name in names:
         if not is_plain_name(name):
             raise FullconvError(
                 f"{what} {name!r}: a name holds letters, digits, _ and - only, a letter first"
             )
+        if hasattr(module, name) or name in LateFusion.OWN_NAMES:
+            raise FullconvError(f"{what} {name!r}: torch's modules use this name; choose another")
 
 
 def _names_and_colours(
@@ -396,14 +420,20 @@ def _names_and_colours(
 
 
 def _is_pixels(image: NDArray[Any], net: FCN) -> bool:
-    return image.dtype == np.uint8 or (len(net.inputs) > 1 and image.dtype == np.float32)
+    """Tell whether an array is bytes or, where an input may be distances, float32."""
+    distances = 1 in net.inputs.values()
+    return image.dtype == np.uint8 or (distances and image.dtype == np.float32)
 
 
-def _margin(grid: Grid, length: int) -> int:
-    """Return what is missing from `length` (which may be symbolic) to `grid`'s covering size."""
+def _margin(grid: Grid, length: Any) -> Any:
+    """Return what is missing from a length to `grid`'s covering size.
+
+    Both are integers, or symbols for `torch.export`, or tensors for `torch.jit.trace`.
+    """
     whole = (length + grid.stride - 1) // grid.stride * grid.stride
     if grid.shortfall <= 1 - grid.stride:  # the grid covers every size
         return 0
     if grid.shortfall >= 0:
         return whole + grid.shortfall - length
-    return torch.sym_max(0, whole + grid.shortfall - length)  # type: ignore[return-value]
+    missing = whole + grid.shortfall - length
+    return missing.clamp(min=0) if isinstance(missing, Tensor) else torch.sym_max(0, missing)

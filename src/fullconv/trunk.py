@@ -139,6 +139,8 @@ class LateFusion(nn.Module):
         channels: of each input, by name; each trunk is a child module of its input's name.
     """
 
+    OWN_NAMES = ("channels", "taps")  # which no input may bear
+
     def __init__(self, trunks: Mapping[str, Trunk], channels: Mapping[str, int]) -> None:
         super().__init__()
         self.channels = dict(channels)
