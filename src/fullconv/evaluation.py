@@ -13,6 +13,7 @@ from fullconv.data.folder import first_few
 from fullconv.errors import FullconvError
 from fullconv.metrics import ConfusionMatrix, Metrics, mean_present
 from fullconv.pipeline import ahead
+from fullconv.precision import full_float32
 from fullconv.predict.labels import head_labels
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def evaluate(
         net: its inputs and heads are those of `split`, in the same order (see `split_for`).
         split: the images; classes that it does not score are left out of the means.
         device: where the net works.
-        bf16: whether it works in bfloat16.
+        bf16: whether it works in bfloat16; else in float32, of which TF32 is none.
         bar: shows the progress.
 
     Raises:
@@ -98,7 +99,8 @@ def evaluate(
     totals = _counters(net, split)
     per_image: list[tuple[str, float]] = []
     for name, image, truths in ahead(split.__getitem__, range(len(split))):
-        predicted = head_labels(net, image, bf16=bf16)
+        with full_float32(enabled=not bf16):
+            predicted = head_labels(net, image, bf16=bf16)
         own = _counters(net, split)
         for head, truth in zip(own, truths, strict=True):
             own[head].update(truth, predicted[head])

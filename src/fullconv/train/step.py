@@ -12,6 +12,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from fullconv.data.loading import Batch
+from fullconv.precision import full_float32
 from fullconv.reference.patch_sampling import sampled_labels
 from fullconv.train.recipe import Recipe
 
@@ -50,13 +51,15 @@ def take_step(
     whole = torch.cat(weights).sum(0).clamp(min=1)
     total = torch.zeros((), device=device)
     optimizer.zero_grad()
+    mixed = precision == "bf16"
     for part, truth, weight in zip(batch.parts, labels, weights, strict=True):
         values = net.preprocessing(part.images.to(device, non_blocking=True))
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            coarse = net.coarse(values.contiguous(memory_format=torch.channels_last))
-        losses = image_losses(net, coarse, truth, class_weights)
-        loss = (losses / _divisor(recipe, weight, whole, len(batch.names))).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        with full_float32(enabled=not mixed):
+            with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+                coarse = net.coarse(values.contiguous(memory_format=torch.channels_last))
+            losses = image_losses(net, coarse, truth, class_weights)
+            loss = (losses / _divisor(recipe, weight, whole, len(batch.names))).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
         total += (losses.detach() / whole).sum()
     norm = clip_grad_norm_(net.parameters(), recipe.clip or math.inf)
     if not (total + norm).isfinite():

@@ -1,0 +1,29 @@
+"""What float32 means while a net works."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def full_float32(*, enabled: bool = True) -> Iterator[None]:
+    """Let NVIDIA GPUs compute float32 in the body with all its 24 bits.
+
+    Left alone, torch lets cuDNN convolve float32 as TF32, which keeps 11 bits. The settings are
+    the process's own; they are put back as they were. Elsewhere than on these GPUs nothing changes.
+
+    Args:
+        enabled: False leaves everything as it is.
+    """
+    from torch import backends
+
+    kinds = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul) if enabled else ()
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "ieee"
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
