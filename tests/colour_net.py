@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,7 @@ class ColourNet(nn.Module):
     heads = {"labels": PixelHead(classes, palette)}  # noqa: RUF012
     inputs = {"color": 3}  # noqa: RUF012
     ignore_index = 255
+    vertical = SimpleNamespace(edge="replicate")
     preprocessing = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
     def __init__(self) -> None:

@@ -16,11 +16,12 @@ from PIL import Image
 import fullconv
 from colour_net import ColourNet, FarColourNet
 from fullconv.errors import FullconvError
-from fullconv.predict.engines import check_engine, uses_bf16
+from fullconv.predict.engines.torch_engine import TorchEngine
 from fullconv.predict.inputs import further_folders, make_folders, plan
+from fullconv.predict.labeller import Labeller
 from fullconv.predict.labels import label_image
 from fullconv.predict.reading import photograph
-from fullconv.predict.stream import Summary, label_files
+from fullconv.predict.stream import Summary, first_images, label_files
 from fullconv.progress import Progress
 
 
@@ -52,6 +53,10 @@ class Heard(Progress):
         self.lines.append(line)
 
 
+def by_torch(net):
+    return Labeller(net, TorchEngine(net))
+
+
 def predicted(inputs, out, **options):
     """Plan and run; return the summary and what was said."""
     net = options.pop("net", ColourNet)()
@@ -59,7 +64,7 @@ def predicted(inputs, out, **options):
     jobs = plan([str(text) for text in inputs], out, **planned)
     make_folders(jobs)
     bar = Heard(len(jobs))
-    summary = label_files(net, jobs, bar, **options)
+    summary = label_files(by_torch(net), jobs, bar, **options)
     assert bar.done == len(jobs)
     return summary, bar.lines
 
@@ -300,7 +305,7 @@ def test_lack_of_memory_fails_only_the_image_concerned(tmp_path):
     picture(tmp_path / "in/b.png", (6, 7))
     jobs = plan([f"{tmp_path}/in"], tmp_path / "out")
     bar = Heard()
-    assert label_files(Greedy(), jobs, bar).failed == 1
+    assert label_files(by_torch(Greedy()), jobs, bar).failed == 1
     assert bar.lines == [f"{tmp_path}/in/a.png: too large for the memory; make it smaller"]
 
 
@@ -312,7 +317,7 @@ def test_a_defect_of_the_net_is_not_taken_for_a_bad_image(tmp_path):
     picture(tmp_path / "a.png")
     jobs = plan([f"{tmp_path}/a.png"], tmp_path / "out")
     with pytest.raises(RuntimeError, match="shapes differ"):
-        label_files(Broken(), jobs, Heard())
+        label_files(by_torch(Broken()), jobs, Heard())
 
 
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
@@ -468,7 +473,31 @@ def test_label_image_of_several_heads_gives_one_array_each():
     assert (labels["geo"] == (image[..., 3] > 1000)).all()
 
 
-# One image, engines
+# Samples
+
+
+def test_samples_are_the_first_images_that_can_be_read(tmp_path):
+    spoil(tmp_path)
+    jobs = plan([str(tmp_path)], tmp_path / "out")
+    names = [job.source.name for job in jobs]
+    assert names.index("good.png") == 1 and len(jobs) == 6
+    (image,) = first_images(jobs, {"color": 3}, 1)
+    with Image.open(tmp_path / "good.png") as good:
+        assert (image == np.asarray(good)).all()
+    assert len(first_images(jobs, {"color": 3}, 3)) == 2
+    assert len(first_images(jobs, {"color": 3}, 2)) == 1  # a few files are tried, not all
+    assert first_images(jobs[:1], {"color": 3}, 3) == []
+    assert first_images(jobs, {"color": 3}, 3, max_pixels=47) == []
+
+
+def test_of_large_images_there_are_fewer_samples(tmp_path):
+    for index in range(4):
+        Image.new("RGB", (2048, 1100)).save(tmp_path / f"{index}.png")
+    jobs = plan([str(tmp_path)], tmp_path / "out")
+    assert len(first_images(jobs, {"color": 3}, 4)) == 2
+
+
+# One image
 
 
 def test_label_image_restores_modes_and_leaves_no_graph():
@@ -483,21 +512,6 @@ def test_label_image_restores_modes_and_leaves_no_graph():
     pixels.setflags(write=False)  # as arrays of PIL images are; torch would warn
     with warnings.catch_warnings(action="error"):
         label_image(net, pixels)
-
-
-def test_engines_and_precisions_that_are_not_there_are_refused():
-    cpu = torch.device("cpu")
-    check_engine("auto")
-    check_engine("torch")
-    with pytest.raises(FullconvError, match="engine openvino is not supported yet"):
-        check_engine("openvino")
-    with pytest.raises(FullconvError, match="did you mean torch"):
-        check_engine("torhc")
-    assert [uses_bf16(name, cpu) for name in ("auto", "fp32", "bf16")] == [False, False, True]
-    with pytest.raises(FullconvError, match="precision int8 is not supported yet"):
-        uses_bf16("int8", cpu)
-    with pytest.raises(FullconvError, match="did you mean bf16"):
-        uses_bf16("bf61", cpu)
 
 
 # The command line, on a real net
@@ -554,7 +568,7 @@ def test_predict_obeys_max_pixels(tmp_path, capsys, command_line, random_model):
 
 
 REFUSALS = {
-    "engine": (["--engine", "onnxruntime"], "engine onnxruntime is not supported yet"),
+    "engine": (["--engine", "opnvino"], "did you mean openvino"),
     "precision": (["--precision", "int8"], "precision int8 is not supported yet"),
     "device": (["--device", "tpu"], "device 'tpu' is none of auto, cpu, cuda, mps"),
     "input": (["nothing.jpg"], "nothing.jpg: no such file or folder"),

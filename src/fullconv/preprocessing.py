@@ -52,8 +52,8 @@ class Preprocessing:
         )
         values = images.float()
         if self.logarithmic:
-            chosen = torch.zeros(shape, dtype=torch.bool, device=images.device)
-            chosen[list(self.logarithmic)] = True
+            logarithmic = [index in self.logarithmic for index in range(len(self.mean))]
+            chosen = torch.tensor(logarithmic, device=images.device).reshape(shape)
             values = torch.where(chosen, values.clamp(min=1).log(), values)
         if self.channels == "BGR":
             colours, others = values[..., :3, :, :].flip(-3), values[..., 3:, :, :]

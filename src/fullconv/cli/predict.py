@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fullconv.head import Head
+    from fullconv.predict.choice import Chosen
+    from fullconv.predict.labels import Pixels
 
 
 def command(
@@ -32,7 +34,7 @@ def command(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.", metavar="DIR")],
-    engine: Annotated[str, typer.Option(help="auto or torch.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, torch, openvino or onnxruntime.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     scores: Annotated[
         bool, typer.Option("--scores", help="Write each pixel's class probabilities, too.")
@@ -53,25 +55,32 @@ def command(
     from fullconv.devices import pick_device
     from fullconv.errors import WorkFailedError
     from fullconv.model_folder import load
-    from fullconv.predict.engines import check_engine, uses_bf16
+    from fullconv.predict.choice import choose
+    from fullconv.predict.engines import check
     from fullconv.predict.inputs import further_folders, make_folders, plan
-    from fullconv.predict.stream import label_files
+    from fullconv.predict.labeller import Labeller
+    from fullconv.predict.stream import first_images, label_files
     from fullconv.progress import progress
 
-    check_engine(engine)
-    place = pick_device(device)
-    bf16 = uses_bf16(precision, place)
-    net = load(model).to(place)
+    check(engine, precision, device)
+    net = load(model).to(pick_device(device if engine in ("auto", "torch") else "cpu"))
     heads = tuple(net.heads) if len(net.heads) > 1 else ()
     folders = further_folders(further or (), tuple(net.inputs))
     jobs = plan(inputs, out, scores=scores, heads=heads, further=folders)
     make_folders(jobs)
+    most = max_pixels or MAX_PIXELS
+
+    def first(count: int) -> list[Pixels]:
+        return first_images(jobs, net.inputs, count, most)
+
     with progress(len(jobs), "predict", quiet=quiet) as bar:
-        summary = label_files(net, jobs, bar, bf16=bf16, max_pixels=max_pixels or MAX_PIXELS)
+        chosen = choose(net, len(jobs), first, engine=engine, precision=precision, say=bar.say)
+        summary = label_files(Labeller(net, chosen.engine), jobs, bar, max_pixels=most)
     if summary.failed < summary.images:
         for name, head in net.labelled():
             _show_classes(name if heads else None, head, summary.pixels[name])
             _warn_of_one_class(head, summary.dominant(name))
+        _show_way(chosen)
         _show_places(summary.images - summary.failed, out, heads, scores)
     if summary.failed:
         raise WorkFailedError(f"{summary.failed} of {summary.images} inputs failed")
@@ -100,6 +109,15 @@ def _warn_of_one_class(head: Head, dominant: int | None) -> None:
         print(
             f"Warning: {head.classes[dominant]} is more than 99.9% of all pixels; are these "
             "the kind of images that the model was trained on?"
+        )
+
+
+def _show_way(chosen: Chosen) -> None:
+    """Say how the labels were worked out, unless plainly."""
+    if chosen.measured is not None:
+        print(
+            f"engine {chosen.way}: on the images that it was measured on, "
+            f"{chosen.measured.agreement:.2%} of its labels are those of torch fp32"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from fullconv.palette import IGNORED, Colour
 
 TINT = 0.45  # share of the class's colour in an overlay
 BOUNDARY = 0.6  # brightness of the lines between classes
+JPEG_SIDE = 65_500  # the longest that the format knows
 
 
 def save_label_image(
@@ -27,8 +29,27 @@ def save_label_image(
     Raises:
         OSError: the file can't be written; whatever stood there before is untouched.
     """
+    image = _coloured(labels, palette, ignore_index)
     with replacing(path) as temporary:
-        _coloured(labels, palette, ignore_index).save(temporary, "PNG")
+        image.save(temporary, "PNG", compress_type=zlib.Z_RLE)
+
+
+def save_overlay(
+    path: Path,
+    image: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    palette: Sequence[Colour],
+    ignore_index: int = 255,
+) -> None:
+    """Write an `overlay` to `path` as a JPEG, made smaller where the format knows no such size.
+
+    Raises:
+        OSError: the file can't be written; whatever stood there before is untouched.
+    """
+    picture = Image.fromarray(overlay(image, labels, palette, ignore_index))
+    picture.thumbnail((JPEG_SIDE, JPEG_SIDE))
+    with replacing(path) as temporary:
+        picture.save(temporary, "JPEG", quality=90)
 
 
 def overlay(
@@ -43,19 +64,20 @@ def overlay(
     """
     photograph = Image.fromarray(image)
     tinted = Image.blend(photograph, _coloured(labels, palette, ignore_index).convert("RGB"), TINT)
-    labelled = (labels < len(palette)) & (labels != ignore_index)
-    shown = np.where(labelled[..., None], np.asarray(tinted), image)
-    edges = _boundaries(labels)
-    shown[edges] = (shown[edges] * BOUNDARY).astype(np.uint8)
+    unlabelled = (labels >= len(palette)) | (labels == ignore_index)
+    if unlabelled.any():
+        tinted.paste(photograph, mask=Image.fromarray(unlabelled))
+    shown = np.array(tinted)
+    pixels, edges = shown.reshape(-1, 3), np.flatnonzero(_boundaries(labels))
+    pixels[edges] = (pixels[edges] * BOUNDARY).astype(np.uint8)
     return shown
 
 
 def _boundaries(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return where a pixel and its right or lower neighbour differ in class."""
     edges = np.zeros(labels.shape, bool)
-    across, down = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
-    edges[:, :-1] |= across
-    edges[:-1] |= down
+    np.not_equal(labels[:, 1:], labels[:, :-1], out=edges[:, :-1])
+    edges[:-1] |= labels[1:] != labels[:-1]
     return edges
 
 

@@ -66,7 +66,7 @@ def photograph(image: Pixels, inputs: Mapping[str, int]) -> NDArray[np.uint8]:
     first = sum(inputs[name] for name in names[: names.index(shown)])
     pixels = image[..., first : first + inputs[shown]]
     if pixels.shape[2] == 3:
-        return pixels.astype(np.uint8)
+        return pixels.astype(np.uint8, copy=False)
     least, greatest = float(pixels.min()), float(pixels.max())
     grey = (pixels[..., :1] - least) / max(greatest - least, 1.0) * 255
     return grey.astype(np.uint8).repeat(3, 2)

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from fullconv.data.images import MAX_PIXELS
 from fullconv.errors import FullconvError
 from fullconv.files import replacing
 from fullconv.pipeline import ahead
-from fullconv.predict.inputs import Job, Results
-from fullconv.predict.label_images import overlay, save_label_image
-from fullconv.predict.labels import Labels, Pixels, coarse_scores, inference
+from fullconv.predict.inputs import Job
+from fullconv.predict.label_images import save_label_image, save_overlay
+from fullconv.predict.labeller import Labeller, workers
+from fullconv.predict.labels import Pixels
 from fullconv.predict.reading import photograph, read_inputs
 
 if TYPE_CHECKING:
-    from fullconv.fcn import FCN
-    from fullconv.head import Head
     from fullconv.progress import Progress
 
-T = TypeVar("T")
-R = TypeVar("R")
-
 ALMOST_ALL = 0.999
-WORKERS = min(4, os.cpu_count() or 1)  # threads that read, and as many that write
-JPEG_SIDE = 65_500  # the longest that the format knows
+SAMPLE_PIXELS = 4 << 20
+
+Counts = dict[str, NDArray[np.int64]]  # by the name of each head, how many pixels each class got
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class Summary:
     Attributes:
         images: how many inputs there were.
         failed: how many of them failed.
-        pixels: int64 by the name of each head, how many pixels each class got.
+        pixels: by the name of each head, how many pixels each class got.
     """
 
     images: int
@@ -55,111 +51,77 @@ class Summary:
         return most if pixels[most] > ALMOST_ALL * pixels.sum() else None
 
 
-class _Labelled(NamedTuple):
-    image: Pixels
-    labels: dict[str, Labels]
-    probabilities: dict[str, NDArray[np.float16]]
+def first_images(
+    jobs: Sequence[Job], inputs: Mapping[str, int], count: int, max_pixels: int = MAX_PIXELS
+) -> list[Pixels]:
+    """Read the first images that can be read, as samples of the others: `count` at most.
 
-
-class _Failure(NamedTuple):
-    reason: str
+    There are fewer if they are large; and only a few files are tried.
+    """
+    images: list[Pixels] = []
+    for job in jobs[: 2 * count]:
+        if len(images) == count or sum(image[..., 0].size for image in images) >= SAMPLE_PIXELS:
+            break
+        with suppress(FullconvError):  # which will be told in the file's turn
+            images.append(read_inputs(job, inputs, max_pixels))
+    return images
 
 
 def label_files(
-    net: FCN,
-    jobs: Sequence[Job],
-    bar: Progress,
-    *,
-    bf16: bool = False,
-    max_pixels: int = MAX_PIXELS,
+    label: Labeller, jobs: Sequence[Job], bar: Progress, *, max_pixels: int = MAX_PIXELS
 ) -> Summary:
-    """Label the image of each job and write its outputs, on the net's own device.
+    """Label the image of each job and write its outputs.
 
-    An input that can't be read, labelled or written is named in one line by ``bar.say``, and the
-    others are done nevertheless. `bar` advances by one per input.
+    Each of several threads takes an image from its file to its results, so that the threads of an
+    engine rarely wait. An input that can't be read, labelled or written is named in one line by
+    ``bar.say``, and the others are done nevertheless. `bar` advances by one per input.
     """
 
-    def read(job: Job, _: None) -> Pixels:
-        return read_inputs(job, net.inputs, max_pixels)
-
-    def label(job: Job, image: Pixels) -> _Labelled:
-        return _label(net, image, with_probabilities=job.with_scores)
-
-    def write(job: Job, labelled: _Labelled) -> dict[str, NDArray[np.int64]]:
-        _write(job, labelled, net)
-        return {
-            name: np.bincount(labels.ravel(), minlength=len(pixels[name]))
-            for name, labels in labelled.labels.items()
-        }
-
-    pixels = {name: np.zeros(head.num_classes, np.int64) for name, head in net.labelled()}
-    failed = 0
-    images = ahead(_stage(read), ((job, None) for job in jobs), WORKERS)
-    with inference(net, bf16=bf16):
-        for _, result in ahead(_stage(write), map(_stage(label), images), WORKERS):
-            if isinstance(result, _Failure):
-                failed += 1
-                bar.say(" ".join(result.reason.split()))
-            else:
-                for name, counts in result.items():
-                    pixels[name] += counts
-            bar.advance()
-    return Summary(len(jobs), failed, pixels)
-
-
-def _stage(
-    work: Callable[[Job, T], R],
-) -> Callable[[tuple[Job, T | _Failure]], tuple[Job, R | _Failure]]:
-    """Make of `work` a stage that hands a failure on, its own or an earlier one's."""
-
-    def stage(item: tuple[Job, T | _Failure]) -> tuple[Job, R | _Failure]:
-        job, value = item
-        if isinstance(value, _Failure):
-            return job, value
+    def done(job: Job) -> Counts | str:
         try:
-            return job, work(job, value)
+            return _do(job, label, max_pixels)
         except FullconvError as error:
-            return job, _Failure(str(error))
+            return str(error)
         except OSError as error:
-            return job, _Failure(f"{job.source}: can't write its results ({error.strerror})")
+            return f"{job.source}: can't write its results ({error.strerror})"
         except (MemoryError, RuntimeError) as error:
             if not _is_lack_of_memory(error):
                 raise
-            return job, _Failure(f"{job.source}: too large for the memory; make it smaller")
+            return f"{job.source}: too large for the memory; make it smaller"
 
-    return stage
+    failed = 0
+    pixels = {name: np.zeros(head.num_classes, np.int64) for name, head in label.net.labelled()}
+    for result in ahead(done, jobs, workers()):
+        if isinstance(result, str):
+            failed += 1
+            bar.say(" ".join(result.split()))
+        else:
+            for name, counts in result.items():
+                pixels[name] += counts
+        bar.advance()
+    return Summary(len(jobs), failed, pixels)
+
+
+def _do(job: Job, label: Labeller, max_pixels: int) -> Counts:
+    """Take an image from its file to its results; return which labels it got."""
+    net = label.net
+    image = read_inputs(job, net.inputs, max_pixels)
+    coarse, size = label.engine(image), (image.shape[0], image.shape[1])
+    labels = label.labels(coarse, size)
+    probabilities = label.probabilities(coarse, size) if job.with_scores else {}
+    shown = photograph(image, net.inputs)
+    counts = {}
+    for (name, head), results in zip(net.labelled(), job.results, strict=True):
+        own = labels[name]
+        save_label_image(results.labels, own, head.palette, net.ignore_index)
+        save_overlay(results.overlay, shown, own, head.palette, net.ignore_index)
+        if results.scores is not None:
+            with replacing(results.scores) as temporary, temporary.open("wb") as file:
+                np.save(file, probabilities[name])
+        counts[name] = np.bincount(own.ravel(), minlength=head.num_classes)
+    return counts
 
 
 def _is_lack_of_memory(error: Exception) -> bool:
     """Tell whether memory ran out, which torch's CPU allocator reports as a plain RuntimeError."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "alloc" in str(error)
-
-
-def _label(net: FCN, image: Pixels, *, with_probabilities: bool) -> _Labelled:
-    coarse, size = coarse_scores(net, image), (image.shape[0], image.shape[1])
-    labels, probabilities = {}, {}
-    for name, head in net.labelled():
-        labels[name] = head.labels(coarse[name], size)[0].cpu().numpy()
-        if with_probabilities:
-            scores = head.upsample(coarse[name], size)[0]
-            probabilities[name] = scores.float().softmax(0).half().cpu().numpy()
-    return _Labelled(image, labels, probabilities)
-
-
-def _write(job: Job, labelled: _Labelled, net: FCN) -> None:
-    image = photograph(labelled.image, net.inputs)
-    for (name, head), results in zip(net.labelled(), job.results, strict=True):
-        _write_head(results, image, labelled.labels[name], head, net.ignore_index)
-        if results.scores is not None:
-            with replacing(results.scores) as temporary, temporary.open("wb") as file:
-                np.save(file, labelled.probabilities[name])
-
-
-def _write_head(
-    results: Results, image: NDArray[np.uint8], labels: Labels, head: Head, ignore_index: int
-) -> None:
-    save_label_image(results.labels, labels, head.palette, ignore_index)
-    picture = Image.fromarray(overlay(image, labels, head.palette, ignore_index))
-    picture.thumbnail((JPEG_SIDE, JPEG_SIDE))
-    with replacing(results.overlay) as temporary:
-        picture.save(temporary, "JPEG", quality=90)

@@ -1,0 +1,66 @@
+"""ONNX Runtime, on CPUs, in float32."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor
+
+from fullconv.fcn import FCN
+from fullconv.predict.engines.whole import Size, SpecialSizes, Whole
+from fullconv.predict.labels import Pixels
+
+
+class ONNXRuntimeEngine:
+    """Works out coarse scores by ONNX Runtime, an image at a time, with torch's threads."""
+
+    def __init__(self, net: FCN) -> None:
+        """Take over a net, which is exported when it is made ready."""
+        self._net = net
+        self._special = SpecialSizes(net)
+        self._session = functools.cache(self._exported)
+        self._lock = threading.Lock()  # two images at once would only take turns on all cores
+
+    def __call__(self, image: Pixels) -> dict[str, Tensor]:
+        """Return the coarse scores of an image (see `Engine`)."""
+        with self._lock:
+            session = self._session(self._special.of(image), image.dtype)
+            coarse = session.run(None, {"image": image[None]})
+        return {
+            name: torch.from_numpy(each) for name, each in zip(self._net.heads, coarse, strict=True)
+        }
+
+    def prepare(self, image: Pixels) -> None:
+        """Make ready for images such as this one."""
+        with self._lock:
+            self._session(self._special.of(image), image.dtype)
+
+    def _exported(self, size: Size | None, kind: np.dtype[Any]) -> onnxruntime.InferenceSession:
+        """Return a session of the net, for images of `size` or of any."""
+        whole = Whole(self._net, size).for_inference()
+        example = np.zeros((1, *(size or (97, 131)), sum(self._net.inputs.values())), kind)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        # Idle threads that spin would keep images from being read and written meanwhile.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "net.onnx"
+            with torch.no_grad(), warnings.catch_warnings(action="ignore"):
+                # Deprecated, but its successor takes twenty times as long.
+                torch.onnx.export(
+                    whole,
+                    (torch.from_numpy(example),),
+                    path,
+                    dynamo=False,
+                    input_names=["image"],
+                    dynamic_axes=None if size else {"image": {1: "height", 2: "width"}},
+                )
+            return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

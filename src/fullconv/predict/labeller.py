@@ -1,0 +1,63 @@
+"""A net behind an engine: from an image to the class of each pixel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fullconv.predict.labels import Labels, Pixels
+
+if TYPE_CHECKING:
+    from fullconv.fcn import FCN
+    from fullconv.predict.engines import Engine
+
+Size = tuple[int, int]
+
+MOST_WORKERS = 12
+
+
+def workers() -> int:
+    """Return how many images to have in hand at once, each by a thread of its own.
+
+    More than there are cores, since many of them wait for the disk.
+    """
+    return min(2 * torch.get_num_threads() + 2, MOST_WORKERS)
+
+
+class Labeller:
+    """Labels images with a net through an engine; any thread may ask.
+
+    Attributes:
+        net: the net.
+        engine: what works out its coarse scores.
+    """
+
+    def __init__(self, net: FCN, engine: Engine) -> None:
+        """Put `engine`, which was built of `net`, to work."""
+        self.net, self.engine = net, engine
+
+    def __call__(self, image: Pixels) -> dict[str, Labels]:
+        """Return the class id of each pixel, HxW uint8, by head (see `Engine` for the image)."""
+        return self.labels(self.engine(image), (image.shape[0], image.shape[1]))
+
+    @torch.inference_mode()
+    def labels(self, coarse: dict[str, Tensor], size: Size) -> dict[str, Labels]:
+        """Return the class id of each of H x W pixels, by head, of coarse scores."""
+        return {
+            name: head.labels(coarse[name], size)[0].cpu().numpy()
+            for name, head in self.net.labelled()
+        }
+
+    @torch.inference_mode()
+    def probabilities(
+        self, coarse: dict[str, Tensor], size: Size
+    ) -> dict[str, NDArray[np.float16]]:
+        """Return each class's probability at each of H x W pixels, C x H x W, by head."""
+        return {
+            name: head.upsample(coarse[name], size)[0].float().softmax(0).half().cpu().numpy()
+            for name, head in self.net.labelled()
+        }
