@@ -95,3 +95,9 @@ def test_bad_input(
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
+
+
+def test_of_a_net_in_another_precision() -> None:
+    net = FCN("squeezenet1_1", 16, 3)
+    expected = describe(net, (40, 50)).multiply_adds
+    assert describe(net.double(), (40, 50)).multiply_adds == expected

@@ -173,8 +173,8 @@ def _multiply_adds(net: FCN, size: tuple[int, int]) -> dict[str, int]:
     """Count multiply-adds of each layer of the trunk by name, and of the whole net under ""."""
     counter = FlopCounterMode(display=False)
     with evaluating(net), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), counter:
-        device = next(net.parameters()).device
-        net(torch.empty(1, len(net.preprocessing.mean), *size, device=device))
+        like = next(net.parameters())
+        net(like.new_empty(1, len(net.preprocessing.mean), *size))
     prefix = f"{type(net).__name__}.trunk."
     by_name = {
         name.removeprefix(prefix).replace("layers.", "", 1): sum(ops.values()) // 2
