@@ -47,6 +47,7 @@ CAFFE = {
     "class_weights": "none",
     "doubled_biases": "all",
     "learn_upscores": "none",
+    "keep": "last",
     "precision": "fp32",
     "epochs": None,
     "minutes": None,
@@ -111,5 +112,6 @@ def test_the_header_has_commands_and_a_sourced_result(name: str) -> None:
     assert f"--out runs/{name}\n" in header
     assert ("--recipe " in header) == (net != name)
     assert "\n# Data: " in header
+    assert "\n# Kept are the last weights" in header
     assert "\n# Expect " in header
     assert any(source in header for source in ("README", "CVPR 2015", "PAMI 2016", "none were"))

@@ -25,6 +25,7 @@ SETTINGS = ["epochs=6", "batch_size=2", "precision=fp32", "workers=0", "lr=0.003
 
 
 AS_THE_PAPER = (
+    "epochs=3",
     "crop=whole",
     "batch_size=1",
     "accumulate=2",
@@ -33,6 +34,7 @@ AS_THE_PAPER = (
     "loss=image_mean",
     "optimizer=sgd",
     "doubled_biases=all",
+    "keep=last",
 )
 
 
@@ -155,7 +157,12 @@ def test_resumed_from_the_last_save_though_more_was_done(
 def test_two_runs_are_equal_and_workers_change_nothing(data: Path, tmp_path: Path) -> None:
     options = {"backbone": "squeezenet1_1", "model": "fcn16s"}
     one, two, three = (
-        run(tmp_path / f"w{index}", asked(data, workers, **options), resume=False, quiet=True)
+        run(
+            tmp_path / f"w{index}",
+            asked(data, workers, "epochs=3", **options),
+            resume=False,
+            quiet=True,
+        )
         for index, workers in enumerate(("workers=0", "workers=0", "workers=2"))
     )
     assert_same_result(one, two)
@@ -218,18 +225,18 @@ def test_killed_command_with_workers(data: Path, tmp_path: Path) -> None:
     """The real command line, its workers included."""
     words = ["--data", data, "--weights", "none", "--backbone", "squeezenet1_1"]
     words += ["--model", "fcn16s", "--quiet"]
-    for setting in (*SETTINGS, "workers=1", "epochs=40", "save_minutes=0.0001"):
+    for setting in (*SETTINGS, "workers=1", "epochs=24", "save_minutes=0.0001"):
         words += ["--set", setting]
     command = [sys.executable, "-m", "fullconv", "train", "--resume"]
     begin = [*command, *map(str, words), "--out"]
     subprocess.run([*begin, str(tmp_path / "whole")], check=True, capture_output=True)
     process = subprocess.Popen([*begin, str(tmp_path / "cut")])
     last = tmp_path / "cut" / "fcn16s" / "last.pt"
-    while not last.exists() or checkpoint.load(last)["step"] < 20:
+    while not last.exists() or checkpoint.load(last)["step"] < 10:
         time.sleep(0.05)
     process.kill()
     process.wait()
-    assert checkpoint.load(last)["step"] < 120
+    assert checkpoint.load(last)["step"] < 72
     subprocess.run([*command, "--out", str(tmp_path / "cut")], check=True, capture_output=True)
     assert_same_result(tmp_path / "whole" / "fcn16s", tmp_path / "cut" / "fcn16s")
 

@@ -609,6 +609,31 @@ def test_a_run_leaves_what_the_contract_names(tmp_path: Path) -> None:
     assert kept.predict(np.zeros((5, 7, 3), np.uint8)).shape == (5, 7)
 
 
+@pytest.mark.parametrize(("keep", "kept"), [("best", 0), ("last", 2)])
+def test_which_weights_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str, kept: int
+) -> None:
+    """The first of three validations is the best, and the last is none."""
+    data, scores, seen = write_scenes(tmp_path / "data"), [0.3, 0.1, 0.2], []
+    real = loop.evaluate
+
+    def evaluate(net: FCN, *args: Any, **options: Any) -> Any:
+        seen.append(weights_of(net))
+        result = real(net, *args, **options)
+        metrics = replace(result.metrics, mean_iu=scores[len(seen) - 1])
+        return replace(result, heads={"labels": metrics}, per_image=(("val0", scores[0]),))
+
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    settings = ("epochs=3", "validate_every=1", f"keep={keep}", "lr=0.01", "schedule=constant")
+    folder = run(tmp_path / "run", asked(data, *settings), resume=False, quiet=True)
+    assert not changed(fullconv.load(folder), seen[kept])
+    assert changed(fullconv.load(folder), seen[2 - kept])
+    assert json.loads((folder / "metrics.json").read_text())["mean_iu"] == scores[kept]
+    assert [float(row["val_mean_iu"]) for row in rows(folder)] == scores
+    told = {"best": "the best on val", "last": "the last weights"}
+    assert told[keep] in (tmp_path / "run" / "report.html").read_text()
+
+
 @pytest.mark.parametrize("images", [1, 5])
 def test_tiny_datasets(tmp_path: Path, images: int) -> None:
     data = write_scenes(tmp_path / "data", train=images, val=1, size=(20, 27))

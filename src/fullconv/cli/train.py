@@ -68,7 +68,7 @@ def command(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train a net on a dataset folder: the best model on val is kept in OUT.
+    """Train a net on a dataset folder: the best model on val is kept in OUT (see --set keep).
 
     Example: fullconv train --data street --out runs/street --set minutes=45
     """

@@ -1,4 +1,4 @@
-"""The training loop: one straight line in plain torch, from a batch to the best model kept."""
+"""The training loop: one straight line in plain torch, from a batch to the model kept."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Task:
 
 
 def train(task: Task, state: TrainingState) -> None:
-    """Train ``state.net`` from ``state.step`` to the end of its plan; the best on val is kept.
+    """Train ``state.net`` from ``state.step`` to the end of its plan; `validate` keeps models.
 
     Raises:
         WorkFailedError: the loss became infinite or NaN, or the disk is full.
@@ -119,7 +119,9 @@ def train(task: Task, state: TrainingState) -> None:
 
 
 def validate(task: Task, state: TrainingState, row: Row) -> None:
-    """Measure the net on val, note the result in `row`, and keep the net if it is the best.
+    """Measure the net on val, note the result in `row`, and keep the net as the recipe says.
+
+    It is kept if it is the best so far, or (`keep` being "last") in any case.
 
     Of several heads accuracy and mean IU are averaged.
     """
@@ -130,12 +132,15 @@ def validate(task: Task, state: TrainingState, row: Row) -> None:
     row["val_pixel_accuracy"] = _finite(sum(accuracies) / len(accuracies))
     row["val_mean_iu"] = _finite(result.mean_iu)
     score = row["val_mean_iu"] or 0.0
-    if state.best is None or score > state.best:
+    is_best = state.best is None or score > state.best
+    if is_best or task.recipe.keep == "last":
         metrics = result.to_dict(net)
         with checkpoint.saving_in(task.folder):
             net.save_pretrained(task.folder, metrics)
             write_json(task.folder / "metrics.json", metrics)
-        state.best, state.per_image = score, list(result.per_image)
+        state.per_image = list(result.per_image)
+    if is_best:
+        state.best = score
 
 
 def validation_loss(net: FCN, val: CachedSplit) -> float:
@@ -229,7 +234,9 @@ def _patience(recipe: Recipe, epoch_ended: bool) -> float:
 
 
 def _why_stopped(task: Task, state: TrainingState, batch: Batch, error: Exception) -> str:
-    kept = "no model was kept yet" if state.best is None else f"the best is kept in {task.folder}"
+    kept = f"the {task.recipe.keep} is kept in {task.folder}"
+    if state.best is None:
+        kept = "no model was kept yet"
     return (
         f"{task.name}: the {error} of step {state.step + 1} is not finite; its images: "
         f"{', '.join(dict.fromkeys(batch.names))}; {kept}; look at these images and masks, or "

@@ -144,6 +144,11 @@ class Recipe(BaseModel):
         ge=1,
         description="epochs between validations; null: so that they cost at most about a fifth",
     )
+    keep: Literal["best", "last"] = Field(
+        default="best",
+        description="which weights become the model: best (of all validations, by mean IU) or "
+        "last (validations only measure them)",
+    )
     save_minutes: Positive = Field(
         default=5.0, description="minutes between saves of the training state within an epoch"
     )

@@ -35,7 +35,7 @@ class TrainingState:
         average: the running average of the weights, or None.
         step: how many steps are done.
         best: the best mean IU on val so far; None before the first validation.
-        per_image: name and mean IU of each val image then.
+        per_image: name and mean IU of each val image by the net that was kept.
         rows: of log.csv.
         seconds: spent on this training, in all its runs.
         pace: how fast it goes; measured again in each lap of a training of limited time.

@@ -37,7 +37,7 @@ def summarise(
         record: of the run.
         info: of its dataset.
         split: where the images come from.
-        measured: what each net achieved on `split`; None: what training noted of its best on val.
+        measured: what each net achieved on `split`; None: what training noted of what it kept.
     """
     last = record.names[-1]
     if measured is None:
@@ -136,6 +136,7 @@ def _facts(record: Record, net: FCN) -> tuple[tuple[str, str], ...]:
         ("epochs", " + ".join(epochs)),
         ("batch", f"{recipe.batch_size} x {recipe.accumulate} {shown}"),
         ("optimizer", f"{recipe.optimizer}, learning rate {recipe.lr:g}, {recipe.schedule}"),
+        ("model", "the best on val" if recipe.keep == "best" else "the last weights"),
         ("precision", plan["precision"]),
         ("seed", str(recipe.seed)),
         ("machine", f"{platform.machine()}, {torch.get_num_threads()} threads"),

@@ -132,11 +132,11 @@ def _about_val(dataset: PublicDataset, folder: Path) -> tuple[str, ...]:
         return ()
     kinds = " ".join(name for name in dataset.info.folders if (folder / name).is_dir())
     return (
-        "note: there is no val, so fullconv train holds a tenth of train out to choose the model "
-        "it keeps. The paper's authors trained on all of it; to do as they did, let test be val: "
+        "note: there is no val, so fullconv train holds a tenth of train out to measure on. The "
+        "paper's authors trained on all of it; to do as they did, let test be val: "
         f"cd {shlex.quote(str(folder))} && for kind in {kinds}; do ln -s test $kind/val; done "
-        "(data check then finds the same pictures in val and test, and evaluate --split test "
-        "measures what was chosen there)",
+        "(data check then finds the same pictures in val and test; train by a recipe of the "
+        "paper, which keeps the last weights, or else the model is chosen on test)",
     )
 
 
