@@ -16,11 +16,13 @@ from PIL import Image
 import fullconv
 from colour_net import ColourNet, FarColourNet
 from fullconv.errors import FullconvError
+from fullconv.predict.engines import is_installed, ways
 from fullconv.predict.engines.torch_engine import TorchEngine
 from fullconv.predict.inputs import further_folders, make_folders, plan
 from fullconv.predict.labeller import Labeller
 from fullconv.predict.labels import label_image
 from fullconv.predict.reading import photograph
+from fullconv.predict.remembered import Measured, Memory
 from fullconv.predict.stream import Summary, first_images, label_files
 from fullconv.progress import Progress
 
@@ -538,6 +540,45 @@ def test_predict_agrees_with_python(tmp_path, capsys, command_line, random_model
     assert (labels == expected.argmax(0)).all()
 
 
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_predict_by_another_engine(tmp_path, capsys, command_line, random_model, engine):
+    if not is_installed(engine):
+        pytest.skip(f"needs {engine}")
+    for index in range(3):
+        picture(tmp_path / f"in/{index}.png", (70 + index, 90), seed=index)
+    words = ["predict", random_model, tmp_path / "in", "--engine", engine, "--quiet"]
+    assert command_line(*words, "--out", tmp_path / "out", "--precision", "fp32", "--scores") == 0
+    assert command_line(*words, "--out", tmp_path / "auto") == 0  # too few to measure anything
+    assert capsys.readouterr().err == ""
+    net = fullconv.load(random_model)
+    for index in range(3):
+        expected = net.predict(tmp_path / f"in/{index}.png")
+        for out in ("out", "auto"):
+            with Image.open(tmp_path / out / f"{index}.png") as labels:
+                assert (np.asarray(labels) == expected).mean() >= 0.9999
+        scores = np.load(tmp_path / f"out/scores/{index}.npy")
+        assert (scores.argmax(0) == expected).mean() > 0.99
+    assert len(np.unique(expected)) > 1
+
+
+def test_predict_tells_which_engine_it_chose(
+    tmp_path, capsys, command_line, random_model, monkeypatch
+):
+    """Torch in bf16, because it is remembered as the quickest by far."""
+    monkeypatch.setenv("FULLCONV_CACHE", str(tmp_path / "cache"))
+    picture(tmp_path / "in/a.png", (70, 90))
+    (way,) = ways("torch", "bf16", torch.device("cpu"))[:1]
+    measured = Measured(way=way, seconds=1e-6, agreement=0.9971)
+    Memory(fullconv.load(random_model), (70, 90, 3), "uint8").keep([measured])
+    words = ["predict", random_model, tmp_path / "in", "--out", tmp_path / "out"]
+    assert command_line(*words) == 0
+    said = capsys.readouterr().out
+    if way in ways("auto", "auto", torch.device("cpu")):  # CPUs without bf16 are left alone
+        assert "engine torch bf16: on the images that it was measured on, 99.71%" in said
+    assert command_line(*words, "--precision", "fp32") == 0
+    assert "bf16" not in capsys.readouterr().out
+
+
 def test_predict_does_the_good_ones_and_exits_1(tmp_path, capsys, command_line, random_model):
     spoil(tmp_path / "in")
     code = command_line(
@@ -569,6 +610,7 @@ def test_predict_obeys_max_pixels(tmp_path, capsys, command_line, random_model):
 
 REFUSALS = {
     "engine": (["--engine", "opnvino"], "did you mean openvino"),
+    "both": (["--engine", "onnxruntime", "--precision", "bf16"], "onnxruntime"),
     "precision": (["--precision", "int8"], "precision int8 is not supported yet"),
     "device": (["--device", "tpu"], "device 'tpu' is none of auto, cpu, cuda, mps"),
     "input": (["nothing.jpg"], "nothing.jpg: no such file or folder"),

@@ -95,7 +95,7 @@ def check(engine: str, precision: str, device: str) -> None:
 
 def is_installed(engine: str) -> bool:
     """Tell whether an engine's packages are there."""
-    packages = {"onnxruntime": ("onnx", "onnxruntime")}.get(engine, (engine,))
+    packages = {"torch": (), "onnxruntime": ("onnx", "onnxruntime")}.get(engine, (engine,))
     return all(importlib.util.find_spec(package) for package in packages)
 
 
