@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +19,7 @@ from fullconv.data.folder import DatasetFolder
 from fullconv.evaluation import evaluate, split_for
 from fullconv.report.contact import side_by_side
 from fullconv.report.page import render
+from fullconv.train import summary
 from fullconv.train.recipe import Recipe
 from fullconv.train.summary import _title, summarise
 
@@ -99,14 +102,14 @@ def test_titles_of_nets():
     assert {name: _title(name) for name in names} == names
 
 
-def test_a_training_ends_with_a_line_for_each_head(folder, capsys):
+def test_a_training_ends_with_a_line_for_each_head(folder, data, capsys):
     numbers = ("mean_iu", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iu")
     heads = {
         "sem": dict(zip(numbers, (0.125, 0.25, 0.5, 0.75), strict=True)),
         "geo": dict(zip(numbers, (0.5, None, 0.5, 0.5), strict=True)),
     }
     (folder / "metrics.json").write_text(json.dumps({"split": "val", "images": 4, "heads": heads}))
-    (folder.parent / "recipe.yaml").write_text("data: rooms\n")
+    (folder.parent / "recipe.yaml").write_text(f"data: {data}\n")
     _conclude(folder)
     sem, geo, *others = capsys.readouterr().out.splitlines()
     assert sem == (
@@ -115,3 +118,40 @@ def test_a_training_ends_with_a_line_for_each_head(folder, capsys):
     )
     assert geo == f"{folder}: geo on val mean IU 0.500, mean accuracy 0.500, f.w. IU 0.500"
     assert f"fullconv predict {folder} PHOTO... --input depth=DIR --out labelled" in others[-1]
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_training_names_a_split_to_measure_that_there_is(folder, data, capsys, split):
+    (folder / "metrics.json").write_text(json.dumps({"heads": {}}))
+    (folder.parent / "recipe.yaml").write_text(f"data: {data}\n")
+    if split == "test":
+        for kind in ("images", "depth", "masks", "masks_geo"):
+            shutil.copytree(data / kind / "val", data / kind / "test")
+    _conclude(folder)
+    assert f"evaluate {folder} --data {data} --split {split}\n" in capsys.readouterr().out
+
+
+def test_nets_are_loaded_in_turn(folder, data, monkeypatch):
+    """Of two trained nets only one is in memory at a time."""
+    shutil.copytree(folder, folder.parent / "fcn8s")
+    record = a_record(folder, data)
+    record.names = ("fcn16s", "fcn8s")
+    record.nets["fcn8s"] = record.nets["fcn16s"]
+    loaded = []
+
+    def load(path):
+        assert all(weight() is None for weight in loaded)
+        net = fullconv.load(path)
+        loaded.append(weakref.ref(next(net.parameters())))
+        return net
+
+    dataset = DatasetFolder(data)
+    split = split_for(fullconv.load(folder), dataset, "val")
+    measured = evaluate(fullconv.load(folder), split)
+    monkeypatch.setattr(summary, "load", load)
+    gc.disable()
+    try:
+        summarise(record, dataset.info, split, {"fcn16s": measured, "fcn8s": measured})
+    finally:
+        gc.enable()
+    assert len(loaded) == 2

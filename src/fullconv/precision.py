@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -18,7 +19,8 @@ def full_float32(*, enabled: bool = True) -> Iterator[None]:
     """
     from torch import backends
 
-    kinds = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul) if enabled else ()
+    cudnn: Any = backends.cudnn
+    kinds: tuple[Any, ...] = (cudnn.conv, cudnn.rnn, backends.cuda.matmul) if enabled else ()
     before = [kind.fp32_precision for kind in kinds]
     try:
         for kind in kinds:

@@ -43,6 +43,23 @@ def command(
             "fine-tune, or color=MODEL,hha=MODEL for trunks of their own. [imagenet]",
         ),
     ] = None,
+    inputs: Annotated[
+        str | None,
+        typer.Option(
+            "--inputs",
+            metavar="NAME,…",
+            help="Which of the dataset's inputs the net sees: color,depth for example. [color, or "
+            "those of the paper's net or of the model in --weights]",
+        ),
+    ] = None,
+    fusion: Annotated[
+        str | None,
+        typer.Option(
+            "--fusion",
+            help="Of several inputs: early (one trunk of more channels) or late (a trunk each). "
+            "[early]",
+        ),
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -83,6 +100,8 @@ def command(
         "staged": staged or None,
         "backbone": backbone,
         "weights": weights,
+        "inputs": _names(inputs),
+        "fusion": _fusion(fusion),
         "device": device,
         "max_pixels": max_pixels,
         "recipe": read_recipe(recipe or usual, overrides or ())
@@ -98,11 +117,23 @@ def command(
     _conclude(folder)
 
 
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(name.strip() for name in text.split(","))
+
+
+def _fusion(text: str | None) -> str | None:
+    if text not in (None, "early", "late"):
+        raise typer.BadParameter(f"fusion {text!r} is neither early nor late")
+    return text
+
+
 def _conclude(folder: Path) -> None:
     """Say where the model is, how good, and what to type next."""
     import json
 
     import yaml
+
+    from fullconv.data.folder import DatasetFolder
 
     metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
     inputs = json.loads((folder / "config.json").read_text("utf-8"))["net"]["inputs"]
@@ -111,7 +142,8 @@ def _conclude(folder: Path) -> None:
         print(f"{folder}: {f'{name} ' if name else ''}on val {_figures(of_head)}")
     print(f"report: {folder.parent / 'report.html'}")
     print("next:")
-    print(f"  fullconv evaluate {folder} --data {data} --split test")
+    split = "test" if "test" in DatasetFolder(data).splits else "val"
+    print(f"  fullconv evaluate {folder} --data {data} --split {split}")
     further = "".join(f" --input {name}=DIR" for name in list(inputs)[1:])
     print(f"  fullconv predict {folder} PHOTO...{further} --out labelled")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import yaml
@@ -17,13 +17,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 import fullconv
 from fullconv.data.images import MAX_PIXELS
-from fullconv.data.info import COLOR
 from fullconv.errors import FullconvError
 from fullconv.files import write_text
 from fullconv.train.checkpoint import saving_in
 from fullconv.train.recipe import Recipe
 from fullconv.train.stages import stride_of
 from fullconv.train.state import TrainingState
+
+if TYPE_CHECKING:
+    from fullconv.fcn import FCN
 
 NAME = "recipe.yaml"
 SECONDS_FOR_THE_REST = 15.0  # of a limited time: the program's start, the report
@@ -43,6 +45,9 @@ class Settings(BaseModel):
             for each input: ``color=MODEL,hha=MODEL``.
         device: auto, cpu, cuda or mps.
         max_pixels: larger images are refused.
+        inputs: what the nets see of each image, in their order; None, before the run has begun:
+            the paper net's own, those of the model in `weights`, or else color.
+        fusion: of several inputs, early or late; None, likewise: that of the same, or else early.
         recipe: all other settings.
     """
 
@@ -55,6 +60,8 @@ class Settings(BaseModel):
     weights: str = "imagenet"
     device: str = "auto"
     max_pixels: int = MAX_PIXELS
+    inputs: tuple[str, ...] | None = None
+    fusion: Literal["early", "late"] | None = None
     recipe: Recipe = Recipe()
 
     @property
@@ -65,20 +72,18 @@ class Settings(BaseModel):
 
 @dataclass
 class Record:
-    """A run folder's recipe.yaml.
+    """A run folder's recipe.yaml: the settings, settled by what they make, and what became of it.
 
     Attributes:
         out: the run folder.
         settings: what was asked for.
         nets: of each net in order what became of it: its plan, then its seconds; empty until the
             run has begun.
-        inputs: what the nets see of each image, in their order.
     """
 
     out: Path
     settings: Settings
     nets: dict[str, dict[str, Any]] = field(default_factory=dict)
-    inputs: tuple[str, ...] = (COLOR,)
 
     @classmethod
     def open(cls, out: Path, asked: Mapping[str, Any], *, resume: bool) -> Record:
@@ -112,7 +117,6 @@ class Record:
             values = yaml.safe_load(path.read_text("utf-8"))
             settings = Settings.model_validate({k: values[k] for k in Settings.model_fields})
             nets = {str(name): dict(net or {}) for name, net in values["nets"].items()}
-            inputs = tuple(map(str, values["inputs"]))
         except (yaml.YAMLError, ValidationError, KeyError, TypeError, AttributeError) as error:
             raise FullconvError(
                 f"{path}: not the record of a run ({' '.join(str(error).split())}); was it edited?"
@@ -128,7 +132,13 @@ class Record:
             changed["data"] = Path(changed["data"]).absolute()
         for leftover in out.rglob(".*.tmp"):  # of a process that was killed while it wrote
             leftover.unlink(missing_ok=True)
-        return cls(out, settings.model_copy(update=changed), nets, inputs)
+        return cls(out, settings.model_copy(update=changed), nets)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What the nets see of each image, in their order; to be asked of a settled run."""
+        assert self.settings.inputs is not None
+        return self.settings.inputs
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -168,6 +178,11 @@ class Record:
             return 1.0
         return _at(self.settings.recipe.stage_lr, self.names.index(name))
 
+    def settle(self, target: FCN) -> None:
+        """Note what the settings left open and the last net, as it is before training, decides."""
+        decided = {"inputs": tuple(target.inputs), "fusion": target.arguments["fusion"]}
+        self.settings = self.settings.model_copy(update=decided)
+
     def begin(self, names: Sequence[str]) -> None:
         """Create the run folder for these nets.
 
@@ -196,7 +211,6 @@ class Record:
         """Write recipe.yaml, whole or not at all."""
         values = {
             **self.settings.model_dump(mode="json"),
-            "inputs": list(self.inputs),
             "nets": self.nets,
             **_circumstances(),
         }

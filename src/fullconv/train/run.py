@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 import time
@@ -15,7 +16,6 @@ import torch
 
 from fullconv.data.check import check_folder
 from fullconv.data.folder import DatasetFolder
-from fullconv.data.info import DatasetInfo
 from fullconv.data.loading import CachedSplit, cache_budget, default_workers, mixed_seed
 from fullconv.devices import pick_device
 from fullconv.fcn import FCN
@@ -29,7 +29,7 @@ from fullconv.train.loop import Task, save, train
 from fullconv.train.plan import Plan, make_plan
 from fullconv.train.record import Record, Settings
 from fullconv.train.stages import grown_net, saved_net
-from fullconv.train.start import advice, target_net
+from fullconv.train.start import about_unseen, advice, target_net
 from fullconv.train.state import TrainingState
 from fullconv.train.strided import quicken
 from fullconv.train.summary import summarise
@@ -39,7 +39,7 @@ from fullconv.train.summary import summarise
 class _Data:
     """The dataset as training uses it: with the inputs of the nets."""
 
-    info: DatasetInfo
+    folder: DatasetFolder
     train: CachedSplit
     val: CachedSplit
     train_sizes: Counter[tuple[int, int]]
@@ -70,12 +70,12 @@ def run(out: Path, asked: Mapping[str, Any], *, resume: bool, quiet: bool = Fals
     folder = DatasetFolder(settings.data, settings.max_pixels)
     target = None
     if not record.nets:
-        target = target_net(settings, folder.info)
+        target = target_net(settings, folder)
         folder.require_inputs(target.inputs)
-        hint = advice(settings)
-        if hint and not quiet:
-            print(f"note: {hint}", file=sys.stderr)
-        record.inputs = tuple(target.inputs)
+        for hint in (advice(settings), about_unseen(settings, target, folder)):
+            if hint and not quiet:
+                print(f"note: {hint}", file=sys.stderr)
+        record.settle(target)
     sizes = _sizes_if_sound(settings, record.inputs, quiet)
     data = _read_data(settings, folder, record.inputs, sizes, device)
     if target is not None:  # what is wrong was found before anything is written
@@ -85,11 +85,14 @@ def run(out: Path, asked: Mapping[str, Any], *, resume: bool, quiet: bool = Fals
         task = _task(record, name, data, device, quiet)
         state = _state(record, task, data, target, begun)
         target = None  # of a training to come only its own net stays in memory
+        gc.collect()  # torch.fx's graphs refer to themselves: nets are not freed without
         record.note(name, state)
         train(task, state)
         record.note(name, state)
+        del state
+        gc.collect()
         begun = time.monotonic()
-    write_report(out / "report.html", summarise(record, data.info, data.val))
+    write_report(out / "report.html", summarise(record, folder.info, data.val))
     return record.folder(record.names[-1])
 
 
@@ -123,7 +126,7 @@ def _read_data(
     training = CachedSplit(folder.split("train", inputs), budget, shared=shared)
     left = cache_budget(shared=False) - training.kept_bytes
     val = CachedSplit(folder.split("val", inputs), left)
-    return _Data(folder.info, training, val, sizes, workers)
+    return _Data(folder, training, val, sizes, workers)
 
 
 def _task(record: Record, name: str, data: _Data, device: torch.device, quiet: bool) -> Task:
@@ -151,7 +154,7 @@ def _state(
     """Return the saved state of a net's training or, saved at once, that of its beginning."""
     if task.last.exists():
         saved = checkpoint.load(task.last)
-        net = _placed(saved_net(saved, data.info, task.recipe), task.device)
+        net = _placed(saved_net(saved, data.folder.info, task.recipe), task.device)
         state = TrainingState.start(net, task.recipe, Plan.from_dict(saved["plan"]))
         state.restore(saved, task.device)
         if not task.quiet:
@@ -159,7 +162,7 @@ def _state(
                 f"{task.name}: {state.step} of {state.plan.steps} steps are done", file=sys.stderr
             )
     else:
-        net = _placed(_untrained_net(record, task.name, data.info, target), task.device)
+        net = _placed(_untrained_net(record, task.name, data.folder, target), task.device)
         state = _planned(record, task, net, data, begun)
         save(task, state)
     return state
@@ -170,7 +173,7 @@ def _placed(net: FCN, device: torch.device) -> FCN:
     return net.to(device).to(memory_format=torch.channels_last)
 
 
-def _untrained_net(record: Record, name: str, info: DatasetInfo, target: FCN | None) -> FCN:
+def _untrained_net(record: Record, name: str, folder: DatasetFolder, target: FCN | None) -> FCN:
     """Build a net of the run as it is before its own training; the same whenever it is called.
 
     `target` is what `target_net` gives, where it was called already.
@@ -179,11 +182,11 @@ def _untrained_net(record: Record, name: str, info: DatasetInfo, target: FCN | N
     if stage:
         source = load(record.folder(record.names[stage - 1]))
     else:
-        source = target or target_net(settings, info)
+        source = target or target_net(settings, folder)
     torch.manual_seed(mixed_seed(settings.recipe.seed, stage))
     if source.stride == record.stride(name):
         return source
-    return grown_net(source, record.stride(name), info, settings.recipe)
+    return grown_net(source, record.stride(name), folder.info, settings.recipe)
 
 
 def _planned(record: Record, task: Task, net: FCN, data: _Data, begun: float) -> TrainingState:

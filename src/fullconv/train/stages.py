@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -14,6 +14,7 @@ from fullconv.head import Head
 from fullconv.preprocessing import Preprocessing
 from fullconv.reference.nets import PAPER_NETS
 from fullconv.surgery import expand_score, transplant, with_channels
+from fullconv.train.inputs import preprocessing_for
 from fullconv.train.recipe import Recipe
 from fullconv.trunk import LateFusion
 
@@ -38,7 +39,14 @@ def stride_of(model: str) -> int:
 
 
 def new_net(
-    model: str, backbone: str | None, info: DatasetInfo, recipe: Recipe, weights: str | None
+    model: str,
+    backbone: str | None,
+    info: DatasetInfo,
+    recipe: Recipe,
+    weights: str | None,
+    *,
+    inputs: Mapping[str, int] | None = None,
+    fusion: Literal["early", "late"] = "early",
 ) -> FCN:
     """Build a net for a dataset on a classifier, whose weights are imagenet, none or a file.
 
@@ -48,6 +56,8 @@ def new_net(
         info: tells the classes.
         recipe: tells what is learnt.
         weights: of the classifier.
+        inputs: channels of each input by name; the paper's nets have their own.
+        fusion: of several inputs, likewise.
     """
     given = None if weights in (None, "none") else weights
     decided = {**_for_data(info), **_learning(recipe)}
@@ -55,12 +65,47 @@ def new_net(
         paper = PAPER_NETS[model]
         decided["palette"] = paper.palette(decided["heads"]) | decided["palette"]
         return paper.build(weights=given, **decided)
-    return FCN(backbone or DEFAULT_BACKBONE, stride_of(model), weights=given, **decided)
+    decided |= {"inputs": inputs, "fusion": fusion}
+    net = FCN(backbone or DEFAULT_BACKBONE, stride_of(model), weights=given, **decided)
+    first, channels = next(iter(net.inputs.items()))
+    colours = {first: 3} if channels == 3 else {}
+    net.preprocessing = preprocessing_for(net.inputs, net.preprocessing, colours)
+    return net
 
 
-def grown_net(source: FCN, stride: int, info: DatasetInfo, recipe: Recipe) -> FCN:
-    """Build a net of another stride, or for other classes, that takes over what `source` learnt."""
-    net = _like(source.arguments, source.preprocessing, stride, info, recipe)
+def grown_net(
+    source: FCN,
+    stride: int,
+    info: DatasetInfo,
+    recipe: Recipe,
+    *,
+    inputs: Mapping[str, int] | None = None,
+    fusion: Literal["early", "late"] | None = None,
+) -> FCN:
+    """Build a net of another stride, or for other classes, that takes over what `source` learnt.
+
+    Args:
+        source: stays as it is.
+        stride: of the net.
+        info: tells the classes.
+        recipe: tells what is learnt.
+        inputs: channels of each input by name; None: those of `source`.
+        fusion: of several inputs; None: that of `source`.
+
+    Raises:
+        FullconvError: the trunks differ, or the inputs by more than that the last ones are new,
+            or gone.
+    """
+    fusion = fusion or source.arguments["fusion"]
+    inputs = inputs or source.inputs
+    common = list(zip(inputs, source.inputs, strict=False))
+    if fusion == "early" and any(new != old for new, old in common):
+        raise FullconvError(
+            f"its inputs are {', '.join(source.inputs)}: {', '.join(inputs)} don't begin alike"
+        )
+    arguments = {**source.arguments, "inputs": inputs, "fusion": fusion}
+    preprocessing = preprocessing_for(inputs, source.preprocessing, source.inputs)
+    net = _like(arguments, preprocessing, stride, info, recipe)
     take_over(source, net)
     return net
 

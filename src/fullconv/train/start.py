@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from fullconv.data.info import DatasetInfo
+from fullconv.data.folder import DatasetFolder
 from fullconv.errors import FullconvError, nearest
 from fullconv.fcn import FCN
 from fullconv.model_folder import load
 from fullconv.reference.nets import PAPER_NETS
+from fullconv.train.inputs import chosen_inputs, joined_preprocessing, unseen_inputs
 from fullconv.train.record import Settings
 from fullconv.train.stages import grown_net, new_net, take_over
 from fullconv.trunk import LateFusion
@@ -19,30 +21,44 @@ from fullconv.trunk import LateFusion
 CLASSIFIER_FILES = (".safetensors", ".caffemodel")
 
 
-def target_net(settings: Settings, info: DatasetInfo) -> FCN:
+def target_net(settings: Settings, folder: DatasetFolder) -> FCN:
     """Build the net that was asked for, as it is before any training.
 
     Raises:
-        FullconvError: the backbone or the weights don't fit, or can't be had, or the net is not
-            trained in stages.
+        FullconvError: the backbone, the inputs or the weights don't fit, or can't be had, or the
+            net is not trained in stages.
     """
     torch.manual_seed(settings.recipe.seed)
-    model, weights, recipe = settings.model, settings.weights, settings.recipe
+    model, weights = settings.model, settings.weights
     if model in PAPER_NETS:
         _same_backbone(settings.backbone, PAPER_NETS[model].trunk, model)
+        _same_inputs(settings)
         _require_stages(settings)
     by_input = models_by_input(weights)
     if by_input:
-        return _joined_net(settings, info, by_input)
+        return _joined_net(settings, folder, by_input)
     if not is_model(weights):
-        return new_net(model, settings.backbone, info, recipe, weights)
+        return _net_on_classifier(settings, folder, weights)
     source = load(weights)
-    if model not in PAPER_NETS:
-        _same_backbone(settings.backbone, source.arguments["trunk"], weights)
-        return grown_net(source, settings.stride, info, recipe)
-    net = new_net(model, None, info, recipe, None)
-    _fill(net, source, weights)
-    return net
+    if model in PAPER_NETS:
+        net = _net_on_classifier(settings, folder, None)
+        with _of(weights):
+            take_over(source, net)
+        return net
+    _same_backbone(settings.backbone, source.arguments["trunk"], weights)
+    inputs = None
+    if settings.inputs:
+        chosen = chosen_inputs(settings.inputs, folder)
+        inputs = {name: source.inputs.get(name, channels) for name, channels in chosen.items()}
+    with _of(weights):
+        return grown_net(
+            source,
+            settings.stride,
+            folder.info,
+            settings.recipe,
+            inputs=inputs,
+            fusion=settings.fusion,
+        )
 
 
 def advice(settings: Settings) -> str | None:
@@ -56,6 +72,17 @@ def advice(settings: Settings) -> str | None:
         f"{settings.model} learns at the rate of a last stage ({settings.recipe.lr:g}): start it "
         "from the coarser net (--weights MODEL), or train all stages (--staged)"
     )
+
+
+def about_unseen(settings: Settings, net: FCN, folder: DatasetFolder) -> str | None:
+    """Return what to tell who trains on a dataset with inputs that the net doesn't see."""
+    unseen = unseen_inputs(net.inputs, folder)
+    if not unseen:
+        return None
+    told = f"the net sees {', '.join(net.inputs)} of each scene, not {', '.join(unseen)}"
+    if settings.model in PAPER_NETS or settings.inputs:
+        return told
+    return f"{told}; --inputs {','.join((*net.inputs, *unseen))} lets it"
 
 
 def is_model(weights: str) -> bool:
@@ -86,23 +113,44 @@ def models_by_input(weights: str) -> dict[str, str]:
     return {name.strip(): model.strip() for name, _, model in pairs}
 
 
-def _joined_net(settings: Settings, info: DatasetInfo, by_input: Mapping[str, str]) -> FCN:
+def _net_on_classifier(settings: Settings, folder: DatasetFolder, weights: str | None) -> FCN:
+    return new_net(
+        settings.model,
+        settings.backbone,
+        folder.info,
+        settings.recipe,
+        weights,
+        inputs=chosen_inputs(settings.inputs, folder) if settings.inputs else None,
+        fusion=settings.fusion or "early",
+    )
+
+
+def _joined_net(settings: Settings, folder: DatasetFolder, by_input: Mapping[str, str]) -> FCN:
     """Build a net of several trunks, each from a model of its own (late fusion)."""
-    net = new_net(settings.model, settings.backbone, info, settings.recipe, None)
+    net = _net_on_classifier(settings, folder, None)
     if not isinstance(net.trunk, LateFusion) or set(by_input) != set(net.inputs):
+        cure = f"; --inputs {','.join(by_input)} --fusion late gives it some"
         raise FullconvError(
             f"weights {settings.weights!r}: {settings.model} has no trunks of its own for "
             f"{', '.join(by_input)}; its inputs are {', '.join(net.inputs)}"
+            f"{'' if settings.model in PAPER_NETS else cure}"
         )
-    for name, model in by_input.items():
-        _fill(net, load(model), model, name)
+    expected = {}
+    for name in net.inputs:
+        source = load(by_input[name])
+        with _of(by_input[name]):
+            take_over(source, net, name)
+        expected[name] = source.preprocessing
+    if settings.model not in PAPER_NETS:
+        net.preprocessing = joined_preprocessing(expected)
     return net
 
 
-def _fill(net: FCN, source: FCN, model: str, input_: str | None = None) -> None:
-    """Let `net` take over what `source`, read from `model`, learnt."""
+@contextmanager
+def _of(model: str) -> Iterator[None]:
+    """Name the model that does not fit in the message of an error that the body raises."""
     try:
-        take_over(source, net, input_)
+        yield
     except FullconvError as error:
         raise FullconvError(f"{model}: {error}") from error
 
@@ -120,6 +168,17 @@ def _require_stages(settings: Settings) -> None:
         raise FullconvError(
             f"{net.name} is trained at once: leave --staged out, or train {in_stages} in stages"
         )
+
+
+def _same_inputs(settings: Settings) -> None:
+    """Refuse other inputs than those of a net of the paper, and another fusion."""
+    net = PAPER_NETS[settings.model]
+    if settings.inputs not in (None, tuple(net.inputs)):
+        raise FullconvError(
+            f"{net.name}: its inputs are {', '.join(net.inputs)}; leave --inputs out"
+        )
+    if settings.fusion not in (None, net.fusion):
+        raise FullconvError(f"{net.name}: its fusion is {net.fusion}; leave --fusion out")
 
 
 def _same_backbone(asked: str | None, own: str | None, source: str) -> None:

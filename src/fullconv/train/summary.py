@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import math
 import platform
@@ -18,7 +19,7 @@ from fullconv.data.loading import CachedSplit
 from fullconv.evaluation import Evaluation
 from fullconv.fcn import FCN
 from fullconv.model_folder import load
-from fullconv.predict.labels import head_labels
+from fullconv.predict.labels import Labels, head_labels
 from fullconv.predict.reading import photograph
 from fullconv.report.page import Head, Report, Scene, Stage
 from fullconv.train import checkpoint
@@ -45,11 +46,12 @@ def summarise(
     else:
         per_image = measured[last].per_image
     chosen = _telling(per_image, split)
-    stages, predictions = [], []
-    for name in record.names:  # one net in memory at a time
-        net = load(record.folder(name))
-        stages.append(_stage(record, name, net, measured[name] if measured else None))
-        predictions.append([head_labels(net, sample.image) for _, sample in chosen])
+    shown = []
+    for name in record.names[:-1]:  # one net in memory at a time
+        shown.append(_shown(record, name, load(record.folder(name)), chosen, measured))
+        gc.collect()  # torch.fx's graphs refer to themselves: nets are not freed without
+    net = load(record.folder(last))
+    stages, predictions = zip(*shown, _shown(record, last, net, chosen, measured), strict=True)
     scenes = (
         Scene(
             sample.name,
@@ -71,7 +73,7 @@ def summarise(
             for (name, head), own in zip(net.labelled(), split.heads.values(), strict=True)
         ),
         ignore_index=net.ignore_index,
-        stages=tuple(stages),
+        stages=stages,
         scenes=tuple(scenes),
         facts=_facts(record, net),
     )
@@ -88,6 +90,18 @@ def read_log(path: Path) -> tuple[dict[str, float | None], ...]:
 
 def _title(name: str) -> str:
     return re.sub(r"fcn(\d+)s", r"FCN-\1s", name)
+
+
+def _shown(
+    record: Record,
+    name: str,
+    net: FCN,
+    chosen: Sequence[tuple[str, LabelledImage]],
+    measured: Mapping[str, Evaluation] | None,
+) -> tuple[Stage, list[dict[str, Labels]]]:
+    """Return a net as a stage of the report, and what it makes of the chosen images."""
+    labels = [head_labels(net, sample.image) for _, sample in chosen]
+    return _stage(record, name, net, measured[name] if measured else None), labels
 
 
 def _stage(record: Record, name: str, net: FCN, measured: Evaluation | None) -> Stage:
