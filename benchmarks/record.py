@@ -9,6 +9,7 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
@@ -34,6 +35,7 @@ def machine() -> dict[str, str]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **{name: version(name) for name in ("fullconv", "torch", "torchvision")},
+        **{name: version(name) for name in ("openvino", "onnxruntime") if find_spec(name)},
         "commit": _commit(),
     }
 

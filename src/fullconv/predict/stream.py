@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from fullconv.data.images import MAX_PIXELS
 from fullconv.errors import FullconvError
@@ -118,7 +119,7 @@ def _do(job: Job, label: Labeller, max_pixels: int) -> Counts:
         if results.scores is not None:
             with replacing(results.scores) as temporary, temporary.open("wb") as file:
                 np.save(file, probabilities[name])
-        counts[name] = np.bincount(own.ravel(), minlength=head.num_classes)
+        counts[name] = np.array(Image.fromarray(own).histogram()[: head.num_classes])
     return counts
 
 
