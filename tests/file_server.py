@@ -21,6 +21,7 @@ class FileServer:
     etag: str = '"v1"'
     last_modified: str = ""
     ranges: bool = True
+    lengths: bool = True
     content_type: str = "application/octet-stream"
     breaks: list[int] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
@@ -59,7 +60,10 @@ class _Handler(BaseHTTPRequestHandler):
         if state.last_modified:
             self.send_header("Last-Modified", state.last_modified)
         self.send_header("Content-Type", state.content_type)
-        self.send_header("Content-Length", str(len(body) - start))
+        if state.lengths:
+            self.send_header("Content-Length", str(len(body) - start))
+        else:  # the end of the connection is that of the file
+            self.send_header("Connection", "close")
         self.end_headers()
         stop = start + state.breaks.pop(0) if state.breaks else len(body)
         self.wfile.write(body[start:stop])

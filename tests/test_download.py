@@ -199,6 +199,20 @@ def test_a_web_page_is_no_archive(tmp_path, server):
     assert visible(tmp_path) == []
 
 
+@pytest.mark.parametrize("lengths", [True, False])
+def test_what_is_far_too_large_is_not_fetched(tmp_path, server, monkeypatch, lengths):
+    monkeypatch.setattr(download, "SLACK", 1_500_000)
+    server.lengths = lengths
+    if lengths:  # told by the header: nothing is read
+        monkeypatch.setattr(download, "_chunks", None)
+    where = WebFile("a.tar", (f"{server.address}/a.tar",))  # unknown size: the slack alone
+    with pytest.raises(WorkFailedError, match=r"has more than the 1,500,000 bytes"):
+        fetch(where, tmp_path, quiet=True, pauses=())
+    assert visible(tmp_path) == []
+    monkeypatch.undo()
+    assert get(WebFile("a.tar", where.addresses, 1), tmp_path / "larger") == BODY
+
+
 def test_progress_counts_from_where_it_broke_off(tmp_path, server, capsys):
     (tmp_path / "a.tar.part").write_bytes(BODY[:2_000_000])
     fetch(source(f"{server.address}/a.tar"), tmp_path)

@@ -149,6 +149,23 @@ def test_nothing_is_overwritten(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (("a", "a/b"), "holds 'a/b' twice, or in what is also a file"),
+        (("a", "a/b/c"), "holds 'a/b/c' twice, or in what is also a file"),
+        (("a/b", "a"), "holds 'a' twice"),
+        (("n" * 300,), "which is no name of a file here"),
+        (("n" * 300 + "/a",), "which is no name of a file here"),
+    ],
+)
+def test_names_that_no_file_can_have(tmp_path, name, names, problem):
+    archive = ARCHIVES[name](tmp_path / name, [(each, b"1") for each in names])
+    told = refused(archive, tmp_path)
+    assert problem in told and len(told) < len(str(archive)) + 200
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
 def test_bounds(tmp_path, name):
     """Passed-over members count as well: reading past them takes time."""
     archive = ARCHIVES[name](tmp_path / name, [(f"{i}.txt", bytes(1000)) for i in range(10)])

@@ -20,7 +20,7 @@ from fullconv.data.check import check_folder
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.get import writing
 from fullconv.data.get.catalogue import PUBLIC_DATASETS, public_dataset
-from fullconv.data.get.context import CONTEXT, class_ids
+from fullconv.data.get.context import CONTEXT, class_ids, read_labels
 from fullconv.data.get.public import get_dataset
 from fullconv.data.get.siftflow import SIFTFLOW, split_names
 from fullconv.data.get.voc import SBD, VOC2011, VOC2012, VOC_FCN, seg11valid
@@ -196,6 +196,14 @@ def test_context(tmp_path, server, command_line):
     for split, names in main.items():
         has(tmp_path / "context", split, labels, names)
     assert command_line("data", "check", tmp_path / "context", "--quiet") == 0
+
+
+@pytest.mark.parametrize("ids", [np.full((2, 2), 1e14), np.zeros((0, 0)), np.full((2, 2), -1.0)])
+def test_contexts_labels_that_are_none(tmp_path, ids):
+    path = tmp_path / "a.mat"
+    path.write_bytes(packed.mat({"LabelMap": ids}))
+    with pytest.raises(FullconvError, match=r"a\.mat: 'LabelMap' holds no label ids"):
+        read_labels(path, {1: 1})
 
 
 def test_contexts_classes_by_name():
@@ -396,7 +404,11 @@ def test_archives_that_lack_something(tmp_path, server, change, problem):
         (packed.mat({"GTcls": {"Segmentation": np.full((2, 2), 0.5)}}), "holds no label ids"),
         (packed.mat({"GTcls": {"Segmentation": "text"}}), "holds no label ids"),
         (packed.mat({"GTcls": {"Segmentation": np.full((2, 2), 21)}}), "labels hold 21"),
-        (packed.mat({"GTcls": {"Segmentation": np.full((2, 2), -1)}}), "labels hold -1"),
+        (packed.mat({"GTcls": {"Segmentation": np.full((2, 2), -1)}}), "holds no label ids"),
+        (packed.mat({"GTcls": {"Segmentation": np.full((2, 2), 1e14)}}), "holds no label ids"),
+        (packed.mat({"GTcls": {"Segmentation": np.full((2, 2), np.inf)}}), "holds no label ids"),
+        (packed.mat({"GTcls": {"Segmentation": np.full((2, 2), np.nan)}}), "holds no label ids"),
+        (packed.mat({"GTcls": {"Segmentation": np.zeros((0, 2))}}), "holds no label ids"),
     ],
 )
 def test_label_files_that_are_damaged(tmp_path, server, content, problem):

@@ -135,6 +135,15 @@ def test_hha_images_that_do_not_fit(tmp_path, nyud):
         get_dataset(nyud, tmp_path / "nyud", quiet=True)
 
 
+def test_hha_images_that_are_cut_short(tmp_path, nyud):
+    files, _ = hha((480, 640))
+    files["img_5002.png"] = files["img_5002.png"][:5000]
+    folder = packed.write_files(tmp_path / "nyud.downloads" / "hha", files)
+    with pytest.raises(FullconvError) as caught:
+        get_dataset(nyud, tmp_path / "nyud", quiet=True)
+    assert str(caught.value).startswith(f"{folder / 'img_5002.png'}: is damaged or truncated")
+
+
 def authors(folder, *, lists=True):
     """The layout that the authors' data layers read, with HHA."""
     files = {}

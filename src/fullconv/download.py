@@ -25,6 +25,7 @@ from fullconv.errors import FullconvError, WorkFailedError
 from fullconv.progress import Progress, progress
 
 MEGABYTE = 1_000_000
+SLACK = 100 * MEGABYTE  # beyond twice what a file should have, before it is refused
 PAUSES = (1.0, 4.0, 15.0)  # seconds before trying again after an attempt that brought nothing
 TIMEOUT = 60.0  # seconds without a byte
 
@@ -58,7 +59,7 @@ class WebFile:
     Attributes:
         file: the name under which it is kept.
         addresses: where it is, tried in order; none: it is put in place by hand.
-        megabytes: about how large it is.
+        megabytes: about how large it is; what is far larger is not fetched.
         checksum: that was published; None: nobody did, and any content is taken.
     """
 
@@ -66,6 +67,11 @@ class WebFile:
     addresses: tuple[str, ...] = ()
     megabytes: int = 0
     checksum: Checksum | None = None
+
+    @property
+    def most(self) -> int:
+        """The most bytes that are taken for it."""
+        return 2 * self.megabytes * MEGABYTE + SLACK
 
 
 class _BrokeOffError(Exception):
@@ -183,6 +189,7 @@ def _continue(address: str, part: Path, wanted: WebFile, quiet: bool) -> None:
         raise _judged(error) from None
     with closing(response):
         have, total = _extent(response, have)
+        _require_bounded(part, wanted, total or have)
         _keep_validator(part, address, response)
         size = -(-(total or wanted.megabytes * MEGABYTE) // MEGABYTE)
         done = have // MEGABYTE
@@ -193,6 +200,7 @@ def _continue(address: str, part: Path, wanted: WebFile, quiet: bool) -> None:
             file.truncate(have)
             for chunk in _chunks(response):
                 file.write(chunk)
+                _require_bounded(part, wanted, file.tell())
                 _show(bar, file.tell())
     if total is not None and _size(part) != total:
         raise _BrokeOffError(f"broke off after {_size(part):,} of {total:,} bytes")
@@ -230,6 +238,13 @@ def _extent(response: HTTPResponse, have: int) -> tuple[int, int | None]:
     if found is None or int(found[1]) != have:
         raise _RefusedError("gives another range than was asked for")
     return have, int(found[2]) if found[2] != "*" else rest and have + rest
+
+
+def _require_bounded(part: Path, wanted: WebFile, size: int) -> None:
+    """Refuse what has, or will have, far more bytes than it should; a disk is soon full."""
+    if size > wanted.most:
+        _discard(part)
+        raise _RefusedError(f"has more than the {wanted.most:,} bytes that are taken for the file")
 
 
 def _conclude(part: Path, content_range: str) -> None:

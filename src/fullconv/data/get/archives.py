@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import lzma
@@ -22,6 +23,8 @@ from fullconv.progress import progress
 
 _MEGABYTE = 1_000_000
 _MOST_AT_ONCE = 1 << 24  # tarfile reads its headers' extensions whole, whatever size they claim
+_IMPOSSIBLE_NAMES = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
+_LONGEST_SHOWN = 80  # letters of a name
 _DAMAGES = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -121,8 +124,8 @@ def _inside(archive: Path, name: str) -> PurePosixPath:
     path = PurePosixPath(plain)
     if path.is_absolute() or ".." in path.parts or "\0" in plain or re.match(r"\w:", plain):
         raise FullconvError(
-            f"{archive}: has a member {name!r}, which leads outside the archive; it is not the "
-            "archive it should be"
+            f"{archive}: has a member {_shortened(name)}, which leads outside the archive; it is "
+            "not the archive it should be"
         )
     return path
 
@@ -130,17 +133,31 @@ def _inside(archive: Path, name: str) -> PurePosixPath:
 def _write(archive: Path, member: _Member, path: Path) -> None:
     if not member.is_file:
         raise FullconvError(
-            f"{archive}: {member.name!r} is a link or a device, not a file; it is not the archive "
-            "it should be"
+            f"{archive}: {_shortened(member.name)} is a link or a device, not a file; it is not "
+            "the archive it should be"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with _created(archive, member.name, path) as file, member.open() as content:
+        shutil.copyfileobj(content, file)
+
+
+def _created(archive: Path, name: str, path: Path) -> IO[bytes]:
+    """Create a file and the folders above it; refuse a name that no new file can have."""
     try:
-        with path.open("xb") as file, member.open() as content:
-            shutil.copyfileobj(content, file)
-    except FileExistsError:
-        raise FullconvError(
-            f"{archive}: holds {member.name!r} twice; it is not the archive it should be"
-        ) from None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("xb")
+    except (FileExistsError, NotADirectoryError):
+        problem = "twice, or in what is also a file"
+    except OSError as error:
+        if error.errno not in _IMPOSSIBLE_NAMES:
+            raise
+        problem = "which is no name of a file here"
+    raise FullconvError(
+        f"{archive}: holds {_shortened(name)} {problem}; it is not the archive it should be"
+    )
+
+
+def _shortened(name: str) -> str:
+    return repr(name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}...")
 
 
 def _zip_members(archive: Path) -> Iterator[_Member]:

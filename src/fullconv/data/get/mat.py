@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fullconv.errors import FullconvError
 
+_HIGHEST_ID = 65535  # of 16 bits, which all label maps of the datasets fit in
 _CHUNK_CACHE = 1 << 28  # chunks may span many images, which are read one after another
 
 
@@ -52,14 +53,22 @@ def read_mat(path: Path, variable: str, field: str = "") -> NDArray[Any]:
         raise _damaged(path, error) from error
 
 
-def read_ids(path: Path, variable: str, field: str = "") -> NDArray[np.int64]:
-    """Read label ids (H, W), whatever numeric type they are stored in.
+def read_ids(path: Path, variable: str, field: str = "", lowest: int = 0) -> NDArray[np.int64]:
+    """Read label ids (H, W), at least one, whatever numeric type they are stored in.
+
+    Args:
+        path: the file.
+        variable: in it.
+        field: of it, where it is a struct.
+        lowest: the lowest that an id may be; the highest is 65535.
 
     Raises:
         FullconvError: as for `read_mat`; or the variable holds no label ids.
     """
     stored = read_mat(path, variable, field)
-    if stored.ndim != 2 or stored.dtype.kind not in "iuf" or (stored % 1).any():
+    is_map = stored.ndim == 2 and stored.size > 0 and stored.dtype.kind in "iuf"
+    in_range = is_map and not (stored.min() < lowest or stored.max() > _HIGHEST_ID)
+    if not in_range or (stored % 1).any():  # what NaN leaves is not 0 either
         raise FullconvError(f"{path}: {variable!r} holds no label ids; it is not the right file")
     return stored.astype(np.int64)
 

@@ -29,13 +29,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from fullconv.data.get.mat import opened_hdf5, read_ids, read_mat
 from fullconv.data.get.public import PublicDataset
 from fullconv.data.get.shelf import Shelf
 from fullconv.data.get.sources import Source
 from fullconv.data.get.writing import IGNORE, Content, Conversion, Item, listed_names
+from fullconv.data.images import image_size, read_image
 from fullconv.data.info import DatasetInfo, HeadInfo
 from fullconv.download import Checksum
 from fullconv.errors import FullconvError
@@ -84,7 +84,7 @@ def read_class_table(path: Path) -> NDArray[np.uint8]:
     if [_most_like(name) for name in names] != list(NYUD_CLASSES):
         raise FullconvError(f"{path}: its className are not the 40 classes; it is another file")
     stored = read_ids(path, "mapClass").ravel()
-    if stored.min() < 0 or stored.max() > len(NYUD_CLASSES):
+    if stored.max() > len(NYUD_CLASSES):
         raise FullconvError(f"{path}: its mapClass has ids outside 0..40; it is damaged")
     return np.append(0, stored).astype(np.uint8) - np.uint8(1)  # 0 becomes 255
 
@@ -101,7 +101,7 @@ def read_split(path: Path) -> dict[int, str]:
         FullconvError: the file is damaged or puts a picture on both sides.
     """
     sides = {
-        split: (read_ids(path, f"{split}Ndxs").ravel() + FIRST_NUMBER - 1).tolist()
+        split: (read_ids(path, f"{split}Ndxs", lowest=1).ravel() + FIRST_NUMBER - 1).tolist()
         for split in ("train", "test")
     }
     found = {number: split for split, numbers in sides.items() for number in numbers}
@@ -178,9 +178,7 @@ def _hha(path: Path) -> Content:
     """Take an HHA image as it is, or cropped if it has the originals' size."""
     if not path.is_file():
         return path
-    with Image.open(path) as image:
-        whole = image.size == (640, 480)
-    return (lambda: np.array(Image.open(path).convert("RGB"))[CROP]) if whole else path
+    return (lambda: read_image(path)[CROP]) if image_size(path) == (480, 640) else path
 
 
 def _authors_split(root: Path) -> dict[int, str] | None:

@@ -63,7 +63,7 @@ def read_labels(path: Path) -> NDArray[np.int64]:
     Raises:
         FullconvError: the file is missing or damaged.
     """
-    stored = read_ids(path, "S")
+    stored = read_ids(path, "S", lowest=-1)
     return np.where(stored > 0, stored - 1, IGNORE)
 
 
