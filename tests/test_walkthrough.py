@@ -14,8 +14,8 @@ from fullconv.data.folder import DatasetFolder
 from fullconv.description import Description, describe
 from fullconv.fcn import FCN
 from fullconv.geometry import least_padding
-from fullconv.reference.nets import paper
 from fullconv.reference.bounds import PUBLISHED, upper_bounds
+from fullconv.reference.nets import paper
 from fullconv.train.recipe import read_recipe
 
 PAGE = Path(__file__).parents[1] / "docs" / "from-classifier-to-fcn8s.md"
