@@ -67,6 +67,7 @@ class Simulated:
                 scores.flatten(2)[0, :, :wrong] = scores.flatten(2)[0, [1, 2, 0], :wrong]
             return {"labels": scores}
 
+        engine.at_once = at_once
         return engine
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from colour_net import ColourNet
 from fullconv import FCN, Preprocessing
 from fullconv.data.folder import DatasetFolder
 from fullconv.head import Head
@@ -21,7 +23,7 @@ from fullconv.predict.choice import REFERENCE
 from fullconv.predict.engines import Way, build, is_installed
 from fullconv.predict.engines.torch_engine import TorchEngine
 from fullconv.predict.engines.whole import OFTEN, SPECIAL_SIZES, SpecialSizes
-from fullconv.predict.labeller import Labeller
+from fullconv.predict.labeller import Labeller, label_all
 from nets import NarrowVGG, classifier, lively, narrow_caffe_vgg, random_scores
 
 CPU = torch.device("cpu")
@@ -66,6 +68,14 @@ def net(trunk="mobilenet_v2", stride=8, **arguments):
         bias = made.scores[str(made.taps[0].stride)].bias
         bias -= expected(made, photo((96, 130))).mean((0, 2, 3))
     return made
+
+
+@pytest.fixture
+def four_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -194,10 +204,10 @@ def test_sizes_that_a_net_is_elided_for():
 
 @pytest.mark.parametrize("way", engines("fp32", "bf16"))
 @pytest.mark.parametrize("at_once", [1, 3])
-def test_many_threads_may_ask_at_once(mobile, way, at_once, monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    engine = build(mobile, way, at_once=at_once)
-    images = [photo((64 + 8 * (n % 3), 96), seed=n) for n in range(24)]
+@pytest.mark.usefixtures("four_threads")
+def test_many_threads_may_ask_at_once(way, at_once):
+    engine = build(net(NarrowVGG()), way, at_once=at_once)
+    images = [photo((64 + 8 * (n % 3), 96), seed=n) for n in range(18)]
     alone = [engine(image)["labels"].clone() for image in images]
     together = list(ahead(engine, images, 6))
     for one, other in zip(alone, together, strict=True):
@@ -255,6 +265,44 @@ def test_an_engine_leaves_its_net_as_it_was(way):
     assert not first.requires_grad
 
 
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize(("at_once", "threads"), [(1, 4), (2, 2), (3, 1), (9, 1)])
+def test_torch_s_threads_are_divided_among_images_side_by_side(at_once, threads):
+    class Counting(ColourNet):
+        counted = []  # noqa: RUF012
+
+        def coarse(self, x):
+            self.counted.append(torch.get_num_threads())
+            return super().coarse(x)
+
+    engine = TorchEngine(Counting(), at_once=at_once)
+    with ThreadPoolExecutor(8) as others:
+        list(others.map(engine, [photo((8, 9))] * 16))
+        assert set(Counting.counted) == {threads}
+        Counting.counted.clear()
+        engine(np.zeros((512, 1024, 3), np.uint8))  # a large one has them all
+        assert Counting.counted == [4]
+        assert torch.get_num_threads() == 4
+        Counting.counted.clear()
+        assert len(list(label_all(engine, [photo((8, 9))] * 16, engine))) == 16
+        assert set(Counting.counted) == {threads}  # whatever torch has in the threads that ask
+    assert torch.get_num_threads() == 4
+    with ThreadPoolExecutor(1) as new:
+        assert new.submit(torch.get_num_threads).result() == 4
+
+
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize(("at_once", "threads"), [(1, 4), (2, 1)])
+def test_threads_that_ask_have_one_thread_each_if_the_engine_has_its_own(at_once, threads):
+    engine = TorchEngine(ColourNet(), at_once=at_once)
+    found = list(label_all(lambda _: torch.get_num_threads(), range(20), engine))
+    assert set(found) == {threads}
+    assert torch.get_num_threads() == 4
+    with pytest.raises(ZeroDivisionError):
+        list(label_all(lambda n: 1 // n, [1, 0, 1], engine))
+    assert torch.get_num_threads() == 4
+
+
 def test_torch_in_bf16_holds_half_the_weights_once():
     made = net(narrow_caffe_vgg(), padding=100)
     engine = TorchEngine(made, "bf16")
@@ -283,9 +331,9 @@ def test_torch_compiles_a_net():
 
 
 @needs("openvino")
-@pytest.mark.parametrize(("at_once", "size", "streams"), [(1, 64, 1), (3, 64, 3), (3, 1024, 1)])
-def test_openvino_is_told_its_settings(at_once, size, streams, monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+@pytest.mark.parametrize(("at_once", "size", "streams"), [(1, 64, 1), (3, 64, 3), (3, 512, 1)])
+@pytest.mark.usefixtures("four_threads")
+def test_openvino_is_told_its_settings(at_once, size, streams):
     engine = build(net(NarrowVGG()), Way("openvino"), at_once=at_once)
     requests = engine._requests_for(np.zeros((size, 1024, 3), np.uint8))
     compiled = requests.get().get_compiled_model()

@@ -561,6 +561,25 @@ def test_predict_by_another_engine(tmp_path, capsys, command_line, random_model,
     assert len(np.unique(expected)) > 1
 
 
+def test_predict_tells_in_a_line_what_an_engine_can_t_do(
+    tmp_path, capsys, command_line, random_model, monkeypatch
+):
+    if not is_installed("openvino"):
+        pytest.skip("needs openvino")
+
+    def trace(*_, **__):
+        raise RuntimeError("no such layer:\n  strange::layer\nat line 5")
+
+    monkeypatch.setattr(torch.jit, "trace", trace)
+    picture(tmp_path / "in/a.png", (70, 90))
+    words = ["predict", random_model, tmp_path / "in", "--out", tmp_path / "out"]
+    assert command_line(*words, "--engine", "openvino", "--precision", "fp32") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    reason = "engine openvino fp32 can't work out this net: no such layer: strange::layer at line 5"
+    assert line == f"fullconv: {reason}"
+    assert command_line(*words) == 0
+
+
 def test_predict_tells_which_engine_it_chose(
     tmp_path, capsys, command_line, random_model, monkeypatch
 ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,8 +74,8 @@ def command(
     def first(count: int) -> list[Pixels]:
         return first_images(jobs, net.inputs, count, most)
 
+    chosen = choose(net, len(jobs), first, engine=engine, precision=precision, say=_tell)
     with progress(len(jobs), "predict", quiet=quiet) as bar:
-        chosen = choose(net, len(jobs), first, engine=engine, precision=precision, say=bar.say)
         summary = label_files(Labeller(net, chosen.engine), jobs, bar, max_pixels=most)
     if summary.failed < summary.images:
         for name, head in net.labelled():
@@ -84,6 +85,10 @@ def command(
         _show_places(summary.images - summary.failed, out, heads, scores)
     if summary.failed:
         raise WorkFailedError(f"{summary.failed} of {summary.images} inputs failed")
+
+
+def _tell(line: str) -> None:
+    print(f"fullconv: {line}", file=sys.stderr)
 
 
 def _show_classes(name: str | None, head: Head, pixels: NDArray[np.int64]) -> None:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fullconv.pipeline import ahead
 from fullconv.predict.engines import Engine, EngineError, Way, build, told, ways
-from fullconv.predict.labeller import Labeller, workers
+from fullconv.predict.labeller import Labeller, label_all
 from fullconv.predict.labels import Labels, Pixels
 from fullconv.predict.remembered import Measured, Memory
 
@@ -157,10 +156,10 @@ class _Trials:
             label = Labeller(self._net, self.engine(way))
             labels = [label(self._samples[0])]
             ready = time.perf_counter()
-            labels += ahead(label, self._samples[1:], workers())
+            labels += label_all(label, self._samples[1:], label.engine)
             count = len(self._samples) - 1
             while time.perf_counter() - ready < ROUNDS:
-                count += len(list(ahead(label, self._samples, workers())))
+                count += len(list(label_all(label, self._samples, label.engine)))
             seconds = (time.perf_counter() - ready) / count
         except Exception as error:  # whatever it is, another way can do the work
             self._say(f"{way} is left out: {told(error)}")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fullconv.pipeline import ahead
 from fullconv.predict.labels import Labels, Pixels
 
 if TYPE_CHECKING:
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from fullconv.predict.engines import Engine
 
 Size = tuple[int, int]
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 MOST_WORKERS = 12
 
@@ -26,6 +31,21 @@ def workers() -> int:
     More than there are cores, since many of them wait for the disk.
     """
     return min(2 * torch.get_num_threads() + 2, MOST_WORKERS)
+
+
+def label_all(work: Callable[[T], R], items: Iterable[T], engine: Engine) -> Iterator[R]:
+    """Yield ``work(item)`` for each item, in order; several threads do that work by `engine`.
+
+    If the engine has threads of its own for images side by side, torch has but one in each of
+    these, lest there be more than cores.
+    """
+    before, count = torch.get_num_threads(), workers()
+    try:
+        if engine.at_once > 1:
+            torch.set_num_threads(1)  # of this thread and those that it starts
+        yield from ahead(work, items, count)
+    finally:
+        torch.set_num_threads(before)
 
 
 class Labeller:

@@ -15,10 +15,9 @@ from PIL import Image
 from fullconv.data.images import MAX_PIXELS
 from fullconv.errors import FullconvError
 from fullconv.files import replacing
-from fullconv.pipeline import ahead
 from fullconv.predict.inputs import Job
 from fullconv.predict.label_images import save_label_image, save_overlay
-from fullconv.predict.labeller import Labeller, workers
+from fullconv.predict.labeller import Labeller, label_all
 from fullconv.predict.labels import Pixels
 from fullconv.predict.reading import photograph, read_inputs
 
@@ -92,7 +91,7 @@ def label_files(
 
     failed = 0
     pixels = {name: np.zeros(head.num_classes, np.int64) for name, head in label.net.labelled()}
-    for result in ahead(done, jobs, workers()):
+    for result in label_all(done, jobs, label.engine):
         if isinstance(result, str):
             failed += 1
             bar.say(" ".join(result.split()))

@@ -31,6 +31,13 @@ Precision = Literal["fp32", "bf16"]
 class Engine(Protocol):
     """Works out the coarse scores of images; several threads may ask at once."""
 
+    @property
+    def at_once(self) -> int:
+        """How many images, unless large ones, it works on side by side.
+
+        Each takes longer then, but all are done sooner.
+        """
+
     def __call__(self, image: Pixels) -> dict[str, Tensor]:
         """Return the coarse scores of an image, 1 x C x h x w, by head.
 
@@ -133,8 +140,7 @@ def build(net: FCN, way: Way, samples: Sequence[Pixels] = (), at_once: int = 1) 
         net: the net.
         way: how.
         samples: it is made ready for images such as the first, if there is one.
-        at_once: how many images may be worked on side by side, where that gains: each takes
-            longer then, but all are done sooner.
+        at_once: how many images to work on side by side at most.
 
     Raises:
         EngineError: it can't.
@@ -164,10 +170,10 @@ def _engine(net: FCN, way: Way, at_once: int) -> Engine:
     if way.engine == "onnxruntime":
         from fullconv.predict.engines.onnxruntime_engine import ONNXRuntimeEngine
 
-        return ONNXRuntimeEngine(net)
+        return ONNXRuntimeEngine(net, at_once=at_once)
     from fullconv.predict.engines.torch_engine import TorchEngine
 
-    return TorchEngine(net, way.precision, compiled=way.compiled)
+    return TorchEngine(net, way.precision, compiled=way.compiled, at_once=at_once)
 
 
 def _has_bf16(device: torch.device) -> bool:

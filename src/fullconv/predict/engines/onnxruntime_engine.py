@@ -15,24 +15,31 @@ import torch
 from torch import Tensor
 
 from fullconv.fcn import FCN
-from fullconv.predict.engines.whole import Size, SpecialSizes, Whole
+from fullconv.predict.engines.whole import Share, Size, SpecialSizes, Whole
 from fullconv.predict.labels import Pixels
 
 
 class ONNXRuntimeEngine:
-    """Works out coarse scores by ONNX Runtime, an image at a time, with torch's threads."""
+    """Works out coarse scores by ONNX Runtime, with as many threads as torch would use."""
 
-    def __init__(self, net: FCN) -> None:
-        """Take over a net, which is exported when it is made ready."""
+    def __init__(self, net: FCN, *, at_once: int = 1) -> None:
+        """Take over a net, which is exported when it is made ready.
+
+        Args:
+            net: the net.
+            at_once: how many images to work on side by side.
+        """
         self._net = net
+        self.at_once, self._threads = at_once, torch.get_num_threads()
         self._special = SpecialSizes(net)
         self._session = functools.cache(self._exported)
-        self._lock = threading.Lock()  # two images at once would only take turns on all cores
+        self._turn = functools.cache(lambda share: threading.Semaphore(share.at_once))
+        self._lock = threading.Lock()
 
     def __call__(self, image: Pixels) -> dict[str, Tensor]:
         """Return the coarse scores of an image (see `Engine`)."""
-        with self._lock:
-            session = self._session(self._special.of(image), image.dtype)
+        session, turn = self._ready(image)
+        with turn:
             coarse = session.run(None, {"image": image[None]})
         return {
             name: torch.from_numpy(each) for name, each in zip(self._net.heads, coarse, strict=True)
@@ -40,15 +47,22 @@ class ONNXRuntimeEngine:
 
     def prepare(self, image: Pixels) -> None:
         """Make ready for images such as this one."""
-        with self._lock:
-            self._session(self._special.of(image), image.dtype)
+        self._ready(image)
 
-    def _exported(self, size: Size | None, kind: np.dtype[Any]) -> onnxruntime.InferenceSession:
+    def _ready(self, image: Pixels) -> tuple[onnxruntime.InferenceSession, threading.Semaphore]:
+        share = Share.of(image, self.at_once, self._threads)
+        with self._lock:
+            session = self._session(self._special.of(image), image.dtype, share.threads)
+            return session, self._turn(share)
+
+    def _exported(
+        self, size: Size | None, kind: np.dtype[Any], threads: int
+    ) -> onnxruntime.InferenceSession:
         """Return a session of the net, for images of `size` or of any."""
         whole = Whole(self._net, size).for_inference()
         example = np.zeros((1, *(size or (97, 131)), sum(self._net.inputs.values())), kind)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        options.intra_op_num_threads = threads
         # Idle threads that spin would keep images from being read and written meanwhile.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         with tempfile.TemporaryDirectory() as folder:

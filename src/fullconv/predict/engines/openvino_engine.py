@@ -16,11 +16,10 @@ from torch import Tensor
 from fullconv.fcn import FCN
 from fullconv.predict.engines import EngineError, Precision
 from fullconv.predict.engines.torch_engine import TorchEngine
-from fullconv.predict.engines.whole import Size, SpecialSizes, Whole
+from fullconv.predict.engines.whole import Share, Size, SpecialSizes, Whole
 from fullconv.predict.labels import Pixels
 
 SMALL = 64  # pixels a side; OpenVINO errs on maps that are smaller than a pooling's window
-LARGE = 1 << 20  # pixels; such an image keeps all cores busy by itself
 
 
 class OpenVINOEngine:
@@ -36,9 +35,10 @@ class OpenVINOEngine:
         Args:
             net: the net.
             precision: EngineError where the CPU doesn't have it.
-            at_once: how many images to work on side by side, each with its share of the cores.
+            at_once: how many images to work on side by side.
         """
-        self._net, self._at_once = net, at_once
+        self._net = net
+        self.at_once, self._threads = at_once, torch.get_num_threads()
         self._openvino = _openvino()
         self._core = self._openvino.Core()
         if precision == "bf16" and "BF16" not in self._core.get_property(
@@ -73,21 +73,19 @@ class OpenVINOEngine:
         self._requests_for(image)
 
     def _requests_for(self, image: Pixels) -> queue.SimpleQueue[Any]:
-        large = image.shape[0] * image.shape[1] >= LARGE
+        share = Share.of(image, self.at_once, self._threads)
         with self._lock:
-            return self._requests(self._special.of(image), image.dtype, large)
+            return self._requests(self._special.of(image), image.dtype, share)
 
     def _compiled(
-        self, size: Size | None, kind: np.dtype[Any], large: bool
+        self, size: Size | None, kind: np.dtype[Any], share: Share
     ) -> queue.SimpleQueue[Any]:
         """Return requests of a graph, each of which works on one image at a time."""
-        threads = torch.get_num_threads()
-        at_once = 1 if large else min(threads, self._at_once)
         settings = {
             "INFERENCE_PRECISION_HINT": self._hint,  # without it bf16 is taken where it can be
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": at_once,
-            "PERFORMANCE_HINT": "LATENCY" if at_once == 1 else "THROUGHPUT",
+            "INFERENCE_NUM_THREADS": self._threads,
+            "NUM_STREAMS": share.at_once,
+            "PERFORMANCE_HINT": "LATENCY" if share.at_once == 1 else "THROUGHPUT",
         }
         compiled = self._core.compile_model(self._graph(size, kind), "CPU", settings)
         requests: queue.SimpleQueue[Any] = queue.SimpleQueue()

@@ -6,16 +6,36 @@ import copy
 import threading
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from fullconv.fcn import FCN, by_head
 from fullconv.predict.labels import Pixels
 
+LARGE = 1 << 19  # pixels; such an image keeps all cores busy by itself
 SPECIAL_SIZES = 2  # landscape and portrait, as a rule; each costs an engine about a net's memory
 OFTEN = 4  # images of a size that pay for elision
 
 Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many images are worked on side by side, and the threads that each has.
+
+    Many small images are done sooner so than one after the other, each by all cores.
+    """
+
+    at_once: int
+    threads: int
+
+    @classmethod
+    def of(cls, image: Pixels, at_once: int, threads: int) -> Share:
+        """Divide `threads` among `at_once` such images at most; a large one has them all."""
+        large = image.shape[0] * image.shape[1] >= LARGE
+        together = 1 if large else max(1, min(at_once, threads))
+        return cls(together, max(1, threads // together))
 
 
 class Whole(nn.Module):
