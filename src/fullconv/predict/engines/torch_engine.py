@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fullconv.fcn import FCN
+from fullconv.precision import full_float32
 from fullconv.predict.engines import Precision
 from fullconv.predict.engines.whole import Share, Size, SpecialSizes, Whole
 from fullconv.predict.labels import Pixels
@@ -71,8 +72,12 @@ class TorchEngine:
 
     def _coarse(self, module: nn.Module, image: Pixels) -> dict[str, Tensor]:
         pixels = torch.from_numpy(np.require(image, requirements=("C", "W")))
-        half = torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16)
-        with torch.inference_mode(), half:
+        kind = self._device.type
+        with (
+            torch.inference_mode(),
+            full_float32(enabled=kind == "cuda" and not self._bf16),
+            torch.autocast(kind, torch.bfloat16, enabled=self._bf16),
+        ):
             coarse = module(pixels.to(self._device)[None])
         return dict(zip(self._net.heads, coarse, strict=True))
 
