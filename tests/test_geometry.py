@@ -276,6 +276,13 @@ def test_padding_at_which_the_last_crop_is_nothing():
             Chain.of([build(padding - 1)], "zero")
 
 
+def test_a_skip_that_the_coarser_scores_never_cover():
+    """Padding the image lengthens both maps alike."""
+    fine = through(Window(3, 2, 1, 1), Window(3, 2, 1, 1))
+    with pytest.raises(GeometryError, match="no padding up to 1000 pixels"):
+        least_padding([fine.through(Window(3, 2, 1, 1, dilation=2)), fine])
+
+
 def test_an_enlarged_grid_lies_between_its_source_s_cells():
     """Two cells at 0 and 4, enlarged twice by a kernel of 4: cells at -3, -1, 1, 3, 5, 7."""
     enlarged = through(Window(1, 4)).enlarged(Enlargement(4, 2))

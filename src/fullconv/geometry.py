@@ -16,12 +16,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import count
 from typing import Literal
 
 from fullconv.errors import FullconvError
 
 Edge = Literal["replicate", "zero"]
+MOST_PADDING = 1000  # pixels; of a classifier's first convolution
 
 
 class GeometryError(FullconvError):
@@ -401,10 +401,14 @@ def least_padding(grids: Sequence[Grid]) -> int:
         grids: of the scored layers, coarsest first; their first window does not keep sizes.
 
     It is 97 for VGG16's nets and 99 for AlexNet's; the paper's 100 serves both.
+
+    Raises:
+        GeometryError: there is none.
     """
-    return next(
-        padding for padding in count() if _fits_always([g.repadded(padding) for g in grids])
-    )
+    for padding in range(MOST_PADDING + 1):
+        if _fits_always([grid.repadded(padding) for grid in grids]):
+            return padding
+    raise GeometryError(f"no padding up to {MOST_PADDING} pixels lets the crops fit every image")
 
 
 def _fits_always(grids: Sequence[Grid]) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,6 +18,7 @@ from torch import nn
 from fullconv.errors import FullconvError
 from fullconv.fcn import COLOR, FCN, ONLY_HEAD
 from fullconv.files import replacing, write_json
+from fullconv.geometry import MOST_PADDING
 from fullconv.preprocessing import Preprocessing
 from fullconv.stored_graph import StoredGraph
 from fullconv.trunk import LateFusion, Trunk
@@ -26,7 +26,6 @@ from fullconv.weight_files import read_weights
 
 FORMAT = 2  # 1 knew one head and named its weights otherwise
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-MOST_PADDING = 1000  # pixels; a forged number must not fill the memory
 MOST_INPUTS = 16
 Channels = Annotated[int, Field(ge=1, le=64)]
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -178,48 +177,50 @@ def load(model: str | PathLike[str], classifier: nn.Module | None = None) -> FCN
             "fullconv.load(folder, classifier=module)"
         )
     try:
-        net = _built(config, classifier)
+        preprocessing = Preprocessing.from_dict(config.preprocessing)
+        if classifier is None and config.graph:
+            net = _rebuilt(config, preprocessing)
+        else:
+            trunk = config.net.trunk if classifier is None else classifier
+            net = _built(config, preprocessing, trunk)
     except (FullconvError, ValueError) as error:
         raise FullconvError(f"{folder / CONFIG}: {' '.join(str(error).split())}") from error
     _load_state(net, folder / WEIGHTS)
     return net.eval()
 
 
-def _built(config: _Config, classifier: nn.Module | None) -> FCN:
-    """Build the net; on "meta", without data, if its trunk comes of a stored graph."""
-    preprocessing = Preprocessing.from_dict(config.preprocessing)
-    trunk: str | nn.Module | None = classifier
-    if classifier is None:
-        trunk = _stored_trunk(config) or config.net.trunk
-    stored = isinstance(trunk, Trunk | LateFusion)
-    with torch.device("meta") if stored else nullcontext():
-        net = FCN(
-            trunk,  # type: ignore[arg-type]
-            **config.labellings(),
-            ignore_index=config.ignore_index,
-            preprocessing=preprocessing,
-            **config.net.model_dump(exclude={"trunk"}),
-        )
-    if stored:
-        net.arguments["trunk"] = config.net.trunk
+def _built(config: _Config, preprocessing: Preprocessing, trunk: str | nn.Module | None) -> FCN:
+    return FCN(
+        trunk,  # type: ignore[arg-type]
+        **config.labellings(),
+        ignore_index=config.ignore_index,
+        preprocessing=preprocessing,
+        **config.net.model_dump(exclude={"trunk"}),
+    )
+
+
+def _rebuilt(config: _Config, preprocessing: Preprocessing) -> FCN:
+    """Build the net on "meta", without data, from what is stored of its trunk."""
+    try:
+        with torch.device("meta"):
+            net = _built(config, preprocessing, _stored_trunk(config))
+    except FullconvError:
+        raise
+    except Exception as error:  # forged data may fail anywhere
+        raise FullconvError(f"its graph is no trunk's ({type(error).__name__})") from error
+    net.arguments["trunk"] = config.net.trunk
     return net
 
 
-def _stored_trunk(config: _Config) -> Trunk | LateFusion | None:
-    """Rebuild the trunk of its graph, if that was stored."""
-    inputs, early = config.net.inputs, config.net.fusion == "early"
-    if not config.graph:
-        return None
-    try:
-        trunks = {
-            name: Trunk.of_layers(config.graph[_trunk_path(name)].rebuild(), channels)
-            for name, channels in ({"": sum(inputs.values())} if early else inputs).items()
-        }
-        return trunks[""] if early else LateFusion(trunks, inputs)
-    except Exception as error:  # forged data may fail anywhere
-        known = isinstance(error, FullconvError)
-        reason = str(error) if known else f"malformed ({type(error).__name__})"
-        raise FullconvError(f"its graph is not a trunk's: {reason}") from error
+def _stored_trunk(config: _Config) -> Trunk | LateFusion:
+    inputs = config.net.inputs
+    if config.net.fusion == "early":
+        return _trunk_of(config, "", sum(inputs.values()))
+    return LateFusion({name: _trunk_of(config, name, n) for name, n in inputs.items()}, inputs)
+
+
+def _trunk_of(config: _Config, name: str, channels: int) -> Trunk:
+    return Trunk.of_layers(config.graph[_trunk_path(name)].rebuild(), channels)
 
 
 def _folder(model: str) -> Path:
