@@ -140,6 +140,7 @@ def test_little_work_goes_to_torch_at_once(simulate, images, own_cache):
     simulated = simulate(torch_fp32=traits(SLOW), openvino_fp32=traits(QUICKEST))
     found, _ = chosen(images)
     assert (found.way, found.measured, simulated.built) == (REFERENCE, None, [REFERENCE])
+    assert simulated.at_once == [min(images, AT_ONCE)]
     assert not own_cache.exists()
 
 

@@ -77,10 +77,10 @@ def choose(
     samples = first(SAMPLES) if options != [plain] or plain.engine != "torch" else []
     if len(options) == 1 or not samples:
         return Chosen(plain, build(net, plain, samples, min(images, AT_ONCE)))
-    trials = _Trials(net, samples, say)
-    trials.measure([REFERENCE, *options], images)
+    trials = _Trials(net, images, samples, say)
+    trials.measure([REFERENCE, *options])
     least = {**LEAST_AGREEMENT, precision: 0.0} if precision == "bf16" else LEAST_AGREEMENT
-    for found in trials.soonest(images):
+    for found in trials.soonest():
         if found.way in options and found.agreement >= least[found.way.precision]:
             try:
                 return Chosen(found.way, trials.engine(found.way), found)
@@ -90,14 +90,16 @@ def choose(
 
 
 class _Trials:
-    """The ways of a net that are known from earlier runs or measured in this one.
+    """The ways to label a run's images that are known from earlier runs or measured in this one.
 
     Attributes:
         known: what each is worth.
     """
 
-    def __init__(self, net: FCN, samples: Sequence[Pixels], say: Callable[[str], None]) -> None:
-        self._net, self._samples, self._say = net, samples, say
+    def __init__(
+        self, net: FCN, images: int, samples: Sequence[Pixels], say: Callable[[str], None]
+    ) -> None:
+        self._net, self._images, self._samples, self._say = net, images, samples, say
         self._memory = Memory(net, samples[0].shape, samples[0].dtype.name)
         self.known = {each.way: each for each in self._memory.recall()}
         self._takes_long = REFERENCE in self.known and self.known[REFERENCE].seconds > LONG
@@ -107,34 +109,34 @@ class _Trials:
     def engine(self, way: Way) -> Engine:
         """Return a way's engine, built only once."""
         if way not in self._engines:
-            at_once = 1 if self._takes_long else AT_ONCE
+            at_once = 1 if self._takes_long else min(self._images, AT_ONCE)
             self._engines[way] = build(self._net, way, self._samples, at_once)
         return self._engines[way]
 
-    def measure(self, options: Sequence[Way], images: int) -> None:
+    def measure(self, options: Sequence[Way]) -> None:
         """Measure what isn't known, the reference first, and may repay it; remember that."""
         before = dict(self.known)
         for way in options:
-            if way not in self.known and self._may_repay(way, images):
+            if way not in self.known and self._may_repay(way):
                 self.known[way] = self._measured(way)
         if self.known != before:
             self._memory.keep(self.known.values())
 
-    def soonest(self, images: int) -> list[Measured]:
-        """Return what works, in the order in which it would be done with so many images."""
+    def soonest(self) -> list[Measured]:
+        """Return what works, in the order in which it would be done."""
 
         def seconds(found: Measured) -> float:
-            return found.seconds * images + (0 if found.way in self._engines else found.build)
+            return found.seconds * self._images + (0 if found.way in self._engines else found.build)
 
         return sorted((each for each in self.known.values() if not each.failure), key=seconds)
 
-    def _may_repay(self, way: Way, images: int) -> bool:
+    def _may_repay(self, way: Way) -> bool:
         working = [each.seconds for each in self.known.values() if not each.failure]
-        if images <= REPAYS * TRIAL_IMAGES or not (working or way == REFERENCE):
+        if self._images <= REPAYS * TRIAL_IMAGES or not (working or way == REFERENCE):
             return False
         best = min(working) if working else self._reference_seconds()
         trial = COMPILING if way.compiled else TRIAL[way.engine]
-        return images * best > REPAYS * (trial + TRIAL_IMAGES * best)
+        return self._images * best > REPAYS * (trial + TRIAL_IMAGES * best)
 
     def _reference_seconds(self) -> float:
         """Return about how long the reference takes for an image, 0 if it is beyond it."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fullconv.modes import evaluating
+from fullconv.precision import full_float32
 
 if TYPE_CHECKING:
     from fullconv.fcn import FCN
@@ -22,7 +23,7 @@ Labels = NDArray[np.uint8]
 
 @contextmanager
 def inference(net: FCN, *, bf16: bool = False) -> Iterator[None]:
-    """Put `net` in eval mode without gradients, in bfloat16 if asked, while the body runs.
+    """Put `net` in eval mode without gradients, in bfloat16 or true float32, in the body.
 
     Each of its modules gets back the mode it had, frozen ones among training ones included.
     """
@@ -30,6 +31,7 @@ def inference(net: FCN, *, bf16: bool = False) -> Iterator[None]:
     with (
         evaluating(net),
         torch.inference_mode(),
+        full_float32(enabled=not bf16),
         torch.autocast(kind, torch.bfloat16, enabled=bf16),
     ):
         yield
@@ -48,12 +50,6 @@ def coarse_scores(net: FCN, image: Pixels) -> dict[str, Tensor]:
     own = torch.from_numpy(image.copy())  # torch minds read-only arrays and negative strides
     coarse = net.coarse(net.preprocessing(own.to(device).permute(2, 0, 1)[None]))
     return coarse if isinstance(coarse, dict) else dict.fromkeys(net.heads, coarse)
-
-
-def head_scores(net: FCN, image: Pixels) -> dict[str, Tensor]:
-    """Return the scores of every pixel, C x H x W, by head; see `coarse_scores`."""
-    coarse, size = coarse_scores(net, image), (image.shape[0], image.shape[1])
-    return {name: head.upsample(coarse[name], size)[0] for name, head in net.labelled()}
 
 
 def head_labels(net: FCN, image: Pixels, *, bf16: bool = False) -> dict[str, Labels]:

@@ -51,24 +51,26 @@ class TorchEngine:
         self._module = functools.cache(self._made)
         self._half = functools.cache(_half)
         self._pool = functools.cache(_pool)
-        self._lock = threading.Lock()
+        self._lock, self._turn = threading.Lock(), threading.Lock()
 
     def __call__(self, image: Pixels) -> dict[str, Tensor]:
         """Return the coarse scores of an image (see `Engine`)."""
-        if self.at_once == 1:
-            with self._lock:
-                return self._coarse(self._module(self._special.of(image)), image)
         module, pool = self._ready(image)
-        return pool.submit(self._coarse, module, image).result()
+        if pool is not None:
+            return pool.submit(self._coarse, module, image).result()
+        with self._turn:
+            return self._coarse(module, image)
 
     def prepare(self, image: Pixels) -> None:
         """Make ready for images such as this one."""
         self._ready(image)
 
-    def _ready(self, image: Pixels) -> tuple[nn.Module, ThreadPoolExecutor]:
+    def _ready(self, image: Pixels) -> tuple[nn.Module, ThreadPoolExecutor | None]:
+        """Return what works on an image and, for several side by side, where."""
+        share = Share.of(image, self.at_once, self._threads)
         with self._lock:
             module = self._module(self._special.of(image))
-            return module, self._pool(Share.of(image, self.at_once, self._threads))
+            return module, self._pool(share) if self.at_once > 1 else None
 
     def _coarse(self, module: nn.Module, image: Pixels) -> dict[str, Tensor]:
         pixels = torch.from_numpy(np.require(image, requirements=("C", "W")))
