@@ -13,7 +13,6 @@ from fullconv.data.folder import first_few
 from fullconv.errors import FullconvError
 from fullconv.metrics import ConfusionMatrix, Metrics, mean_present
 from fullconv.pipeline import ahead
-from fullconv.precision import full_float32
 from fullconv.predict.labels import head_labels
 
 if TYPE_CHECKING:
@@ -99,8 +98,7 @@ def evaluate(
     totals = _counters(net, split)
     per_image: list[tuple[str, float]] = []
     for name, image, truths in ahead(split.__getitem__, range(len(split))):
-        with full_float32(enabled=not bf16):
-            predicted = head_labels(net, image, bf16=bf16)
+        predicted = head_labels(net, image, bf16=bf16)
         own = _counters(net, split)
         for head, truth in zip(own, truths, strict=True):
             own[head].update(truth, predicted[head])

@@ -20,7 +20,6 @@ from fullconv.data.transforms import training_transform
 from fullconv.errors import WorkFailedError
 from fullconv.evaluation import evaluate
 from fullconv.files import write_json, write_text
-from fullconv.precision import full_float32
 from fullconv.predict.labels import coarse_scores, inference
 from fullconv.progress import Progress, progress
 from fullconv.train import checkpoint
@@ -151,7 +150,7 @@ def validation_loss(net: FCN, val: CachedSplit) -> float:
     device = next(net.parameters()).device
     total = torch.zeros(len(net.heads), device=device)
     pixels = torch.zeros_like(total)
-    with inference(net), full_float32():
+    with inference(net):
         for index in np.linspace(0, len(val) - 1, min(len(val), LOSS_IMAGES)).round():
             sample = val[int(index)]
             labels = torch.from_numpy(sample.labels)[None].to(device)

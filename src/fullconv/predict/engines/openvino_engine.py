@@ -40,7 +40,7 @@ class OpenVINOEngine:
         self._net = net
         self.at_once, self._threads = at_once, torch.get_num_threads()
         self._openvino = _openvino()
-        self._core = self._openvino.Core()
+        self._core = _core()
         if precision == "bf16" and "BF16" not in self._core.get_property(
             "CPU", "OPTIMIZATION_CAPABILITIES"
         ):
@@ -119,3 +119,13 @@ def _openvino() -> Any:
     import openvino
 
     return openvino
+
+
+@functools.cache
+def _core() -> Any:
+    """Return the process's one OpenVINO core, never to be dropped.
+
+    Its first use sets aside a stack for signals on the thread at hand. Dropped by another thread,
+    it would free that stack and leave it in use: the next signal, Ctrl-C say, would crash Python.
+    """
+    return _openvino().Core()
