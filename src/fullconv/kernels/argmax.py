@@ -42,11 +42,12 @@ def upsample_argmax(
         ValueError: the scores are not N,C,h,w, or a number is not positive.
     """
     vertical, horizontal = axes(scores, factor, size, offset)
-    scores = extended(scores.detach(), vertical, horizontal, edge)
+    scores = scores.detach()
     if scores.device.type == "cpu" and importlib.util.find_spec("numba"):
         from fullconv.kernels.argmax_cpu import labels_between
 
-        return labels_between(scores, vertical, horizontal)
+        return labels_between(scores, vertical, horizontal, edge)
+    scores = extended(scores, vertical, horizontal, edge)
     if scores.device.type == "cuda" and importlib.util.find_spec("triton"):
         from fullconv.kernels.argmax_cuda import labels_at
 

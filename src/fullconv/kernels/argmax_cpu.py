@@ -11,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fullconv.geometry import Edge
 from fullconv.kernels.argmax import label_type
-from fullconv.kernels.bilinear import Axis
+from fullconv.kernels.bilinear import Axis, cut
 
 
-def labels_between(scores: Tensor, vertical: Axis, horizontal: Axis) -> Tensor:
-    """Return the labels N,H,W of extended coarse scores N,C,h,w."""
-    cells = scores.permute(0, 2, 3, 1).float().contiguous().numpy()
+def labels_between(scores: Tensor, vertical: Axis, horizontal: Axis, edge: Edge) -> Tensor:
+    """Return the labels N,H,W of coarse scores N,C,h,w."""
+    cells = _cells(scores, vertical, horizontal, edge)
     labels = torch.empty(
         scores.shape[0], vertical.size, horizontal.size, dtype=label_type(scores.shape[1])
     )
@@ -30,6 +31,23 @@ def labels_between(scores: Tensor, vertical: Axis, horizontal: Axis) -> Tensor:
     for image, filled in zip(cells, labels.numpy(), strict=True):
         _label(image, _best(image), rows, columns, weights, filled)
     return labels
+
+
+def _cells(scores: Tensor, vertical: Axis, horizontal: Axis, edge: Edge) -> NDArray[np.float32]:
+    """Return just the cells that pixels read, N,h,w,C (see `bilinear.extended`).
+
+    Not by torch, whose threads would be woken for this, and then spin for a while in the way of
+    others: of those that work on the next image.
+    """
+    rows, above, below = cut(vertical)
+    columns, before, after = cut(horizontal)
+    cells = scores.float().numpy()[..., rows, columns].transpose(0, 2, 3, 1)
+    if edge == "zero" and not (vertical.sees_map and horizontal.sees_map):
+        cells = np.zeros_like(cells)
+    margins = ((0, 0), (above, below), (before, after), (0, 0))
+    if any(map(any, margins)):
+        cells = np.pad(cells, margins, mode="edge" if edge == "replicate" else "constant")
+    return np.ascontiguousarray(cells)
 
 
 def _blocks(axis: Axis) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -52,6 +52,11 @@ class Axis:
         """How many cells pixels read, those beyond the map included."""
         return self.last - self.first + 1
 
+    @property
+    def sees_map(self) -> bool:
+        """Whether any pixel reads a cell of the map itself."""
+        return self.first < self.cells and self.last >= 0
+
     def lower(self) -> Tensor:
         """Return int64 (size,): the cell at or below each pixel, counted from `first`."""
         return self._coordinates().floor().long() - self.first
@@ -82,10 +87,10 @@ def axes(scores: Tensor, factor: int, size: tuple[int, int], offset: Offset) -> 
 
 def extended(scores: Tensor, vertical: Axis, horizontal: Axis, edge: Edge) -> Tensor:
     """Return just the cells of N,C,h,w scores that pixels read, edges or zeros beyond the map."""
-    rows, above, below = _cut(vertical)
-    columns, before, after = _cut(horizontal)
+    rows, above, below = cut(vertical)
+    columns, before, after = cut(horizontal)
     scores = scores[..., rows, columns]
-    if edge == "zero" and not (_sees_map(vertical) and _sees_map(horizontal)):
+    if edge == "zero" and not (vertical.sees_map and horizontal.sees_map):
         scores = scores * 0
     margins = (before, after, above, below)
     if not any(margins):
@@ -93,13 +98,9 @@ def extended(scores: Tensor, vertical: Axis, horizontal: Axis, edge: Edge) -> Te
     return F.pad(scores, margins, mode="replicate" if edge == "replicate" else "constant")
 
 
-def _cut(axis: Axis) -> tuple[slice, int, int]:
+def cut(axis: Axis) -> tuple[slice, int, int]:
     """Return the part of the map that pixels read, at least a cell, and the margins beyond it."""
     start, stop = (min(max(end, 0), axis.cells - 1) for end in (axis.first, axis.last))
     missing = axis.count - (stop - start + 1)
     before = min(max(start - axis.first, 0), missing)
     return slice(start, stop + 1), before, missing - before
-
-
-def _sees_map(axis: Axis) -> bool:
-    return axis.first < axis.cells and axis.last >= 0
