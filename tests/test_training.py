@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -535,12 +536,15 @@ def test_calibration_changes_neither_net_nor_generators(net: FCN, tmp_path: Path
 def test_precision_is_chosen_by_measurement(
     net: FCN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slower = {"fp32": 0.03, "bf16": 0.02}
+    slower, now = {"fp32": 0.03, "bf16": 0.02}, 0.0
 
     def step(*_: Any, precision: str, **__: Any) -> float:
-        time.sleep(slower[precision])
+        nonlocal now
+        now += slower[precision]
         return 0.0
 
+    clock = SimpleNamespace(monotonic=lambda: now)  # by which nothing but a step takes time
+    monkeypatch.setattr("fullconv.train.calibrate.time", clock)
     monkeypatch.setattr("fullconv.train.calibrate.take_step", step)
     root = write_scenes(tmp_path)
     auto = task_on(root, tmp_path / "out")
