@@ -18,6 +18,7 @@ Results: benchmarks/results/predict.csv and predict-machine.json.
 from __future__ import annotations
 
 import argparse
+import copy
 import io
 import tempfile
 import time
@@ -49,7 +50,7 @@ from fullconv.predict.labeller import Labeller
 from fullconv.predict.stream import label_files
 from fullconv.progress import Progress
 
-PHOTOS, ROUNDS = 48, 5
+PHOTOS, ROUNDS = 32, 7
 
 Pixels = NDArray[np.uint8]
 Row = dict[str, str]
@@ -61,10 +62,10 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True, help="a folder of JPEGs")
     parser.add_argument("--model", type=Path, help="a trained FCN-8s on MobileNetV2")
     asked = parser.parse_args()
-    net = load(asked.model) if asked.model else untrained()
+    net = load(asked.model).requires_grad_(False) if asked.model else untrained()
     paths = sorted(asked.photos.rglob("*.jpg"))[:PHOTOS]
     options = [way for way in ways("auto", "auto", torch.device("cpu")) if not way.compiled]
-    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         rows = folders(net, paths, options, Path(folder)) + images(net, paths, options)
     for row in rows:
         print(", ".join(f"{key} {value}" for key, value in row.items() if value))
@@ -111,7 +112,8 @@ def folders(net: FCN, paths: Sequence[Path], options: Sequence[Way], out: Path) 
     labellers = {str(way): Labeller(net, build(net, way, shown, AT_ONCE)) for way in options}
     alone = {str(way): Labeller(net, build(net, way, shown)) for way in options}
     labels = [alone["torch fp32"](image)["labels"] for image in shown]
-    runs: dict[str, Callable[[], object]] = {"plain loop": lambda: plain_loop(net, paths, plain)}
+    own = copy.deepcopy(net).to(memory_format=torch.contiguous_format)  # ours is channels last
+    runs: dict[str, Callable[[], object]] = {"plain loop": lambda: plain_loop(own, paths, plain)}
     for name, label in labellers.items():
         runs[name] = partial(label_files, label, jobs, Progress(len(jobs), "", ""))
     runs["reading"] = lambda: [read_image(path) for path in paths]
@@ -130,6 +132,7 @@ def folders(net: FCN, paths: Sequence[Path], options: Sequence[Way], out: Path) 
     return rows + [row("part", name, ms) for name, ms in parts.items()]
 
 
+@torch.inference_mode()
 def plain_loop(net: FCN, paths: Sequence[Path], out: Path) -> None:
     """Label files one after the other, as one would write it down."""
     mean, std = (torch.tensor(values)[:, None, None] for values in moments(net))
@@ -137,7 +140,7 @@ def plain_loop(net: FCN, paths: Sequence[Path], out: Path) -> None:
     table[: len(net.palette)] = net.palette
     for path in paths:
         photo = Image.open(path).convert("RGB")
-        x = torch.from_numpy(np.array(photo)).permute(2, 0, 1).float() / 255
+        x = torch.from_numpy(np.array(photo)).permute(2, 0, 1).contiguous().float() / 255
         scores = net.coarse(((x - mean) / std)[None])
         assert isinstance(scores, Tensor)
         scores = F.interpolate(scores, x.shape[1:], mode="bilinear", align_corners=False)
@@ -170,7 +173,7 @@ def images(net: FCN, paths: Sequence[Path], options: Sequence[Way]) -> list[Row]
     """Measure an image's labels by each engine, one image at a time."""
     shown = [read_image(path) for path in paths[:12]]
     ours = {f"fullconv, {way}": Labeller(net, build(net, way, shown)) for way in options}
-    theirs = peers(Plain(net), shown[0])
+    theirs = peers(net, shown[0])
     work: dict[str, Callable[[Pixels], Any]] = {**theirs, **ours}
     spent = in_turns({name: partial(each, one, shown) for name, one in work.items()}, len(shown))
     plain = spent["eager torch"]
@@ -192,26 +195,35 @@ def agreement(label: Labeller, shown: Sequence[Pixels], truth: Sequence[Pixels])
 
 
 class Plain(nn.Module):
-    """The whole net from bytes to labels, by way of full-resolution scores."""
+    """The whole net from bytes to labels, by way of full-resolution scores.
 
-    def __init__(self, net: FCN) -> None:
+    Attributes:
+        layout: of the images in memory; the weights' is the same.
+    """
+
+    def __init__(self, net: FCN, layout: torch.memory_format) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.layout = copy.deepcopy(net).to(memory_format=layout), layout
         self.mean, self.std = (torch.tensor(values)[:, None, None] for values in moments(net))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return labels N x H x W of images N x H x W x 3, bytes."""
-        x = images.permute(0, 3, 1, 2).float() / 255
+        x = images.permute(0, 3, 1, 2).float().contiguous(memory_format=self.layout) / 255
         coarse = self.net.coarse((x - self.mean) / self.std)
         assert isinstance(coarse, Tensor)
         size = (int(images.shape[1]), int(images.shape[2]))
         return F.interpolate(coarse, size, mode="bilinear", align_corners=False).argmax(1)
 
 
-def peers(plain: Plain, image: Pixels) -> dict[str, Callable[[Pixels], Any]]:
+def peers(net: FCN, image: Pixels) -> dict[str, Callable[[Pixels], Any]]:
     """Return what others would do, each at its best settings for one image after the other."""
+    plain = Plain(net, torch.contiguous_format)
+    last = Plain(net, torch.channels_last)
     found: dict[str, Callable[[Pixels], Any]] = {
-        "eager torch": lambda image: plain(torch.from_numpy(image)[None]).numpy()
+        "eager torch": torch.inference_mode()(lambda image: plain(torch.from_numpy(image)[None])),
+        "eager torch, channels last": torch.inference_mode()(
+            lambda image: last(torch.from_numpy(image)[None])
+        ),
     }
     with warnings.catch_warnings(action="ignore"):
         if is_installed("openvino"):

@@ -52,19 +52,19 @@ class ONNXRuntimeEngine:
     def _ready(self, image: Pixels) -> tuple[onnxruntime.InferenceSession, threading.Semaphore]:
         share = Share.of(image, self.at_once, self._threads)
         with self._lock:
-            session = self._session(self._special.of(image), image.dtype, share.threads)
+            session = self._session(self._special.of(image), image.dtype, share)
             return session, self._turn(share)
 
     def _exported(
-        self, size: Size | None, kind: np.dtype[Any], threads: int
+        self, size: Size | None, kind: np.dtype[Any], share: Share
     ) -> onnxruntime.InferenceSession:
         """Return a session of the net, for images of `size` or of any."""
         whole = Whole(self._net, size).for_inference()
         example = np.zeros((1, *(size or (97, 131)), sum(self._net.inputs.values())), kind)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        # Idle threads that spin would keep images from being read and written meanwhile.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.intra_op_num_threads = share.threads
+        if share.at_once > 1:  # idle threads that spin would be in the way of the other images
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "net.onnx"
             with torch.no_grad(), warnings.catch_warnings(action="ignore"):
