@@ -31,7 +31,7 @@ from fullconv.train.record import Record, Settings
 from fullconv.train.stages import grown_net, saved_net
 from fullconv.train.start import about_unseen, advice, target_net
 from fullconv.train.state import TrainingState
-from fullconv.train.strided import quicken
+from fullconv.train.step import made_ready
 from fullconv.train.summary import summarise
 
 
@@ -154,7 +154,7 @@ def _state(
     """Return the saved state of a net's training or, saved at once, that of its beginning."""
     if task.last.exists():
         saved = checkpoint.load(task.last)
-        net = _placed(saved_net(saved, data.folder.info, task.recipe), task.device)
+        net = made_ready(saved_net(saved, data.folder.info, task.recipe), task.device)
         state = TrainingState.start(net, task.recipe, Plan.from_dict(saved["plan"]))
         state.restore(saved, task.device)
         if not task.quiet:
@@ -162,15 +162,10 @@ def _state(
                 f"{task.name}: {state.step} of {state.plan.steps} steps are done", file=sys.stderr
             )
     else:
-        net = _placed(_untrained_net(record, task.name, data.folder, target), task.device)
+        net = made_ready(_untrained_net(record, task.name, data.folder, target), task.device)
         state = _planned(record, task, net, data, begun)
         save(task, state)
     return state
-
-
-def _placed(net: FCN, device: torch.device) -> FCN:
-    quicken(net)
-    return net.to(device).to(memory_format=torch.channels_last)
 
 
 def _untrained_net(record: Record, name: str, folder: DatasetFolder, target: FCN | None) -> FCN:

@@ -156,9 +156,11 @@ def make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
         }
         for (factor, decayed), parameters in groups.items()
     ]
+    devices = {parameter.device.type for parameter in net.parameters()}
+    fused = devices <= {"cpu", "cuda"} or None  # in one pass, without copies of the gradients
     if recipe.optimizer == "sgd":
-        return SGD(options, lr=recipe.lr, momentum=recipe.momentum)
-    return AdamW(options, lr=recipe.lr, betas=(recipe.momentum, 0.999))
+        return SGD(options, lr=recipe.lr, momentum=recipe.momentum, fused=fused)
+    return AdamW(options, lr=recipe.lr, betas=(recipe.momentum, 0.999), fused=fused)
 
 
 def _factor_and_decay(name: str, parameter: Tensor, recipe: Recipe) -> tuple[float, bool]:

@@ -1,4 +1,4 @@
-"""Depthwise convolutions that stride, trained in bfloat16 on CPUs without their slow gradient."""
+"""Layers that train in less time or memory than torch's own, to the same result."""
 
 from __future__ import annotations
 
@@ -31,6 +31,39 @@ class StridedDepthwise(nn.Conv2d):
         return convolved
 
 
+class FrugalReLU6(nn.ReLU6):
+    """A ReLU6 in place that keeps its result for the gradient, which the next layer keeps too.
+
+    Torch's own keeps a copy of what it overwrites, though where that lay strictly between 0 and 6
+    the result tells as well.
+    """
+
+    computes_as = nn.ReLU6
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Clamp N x C x H x W features to 0..6, where they lie."""
+        if not (input.requires_grad and torch.is_grad_enabled()):
+            return super().forward(input)
+        clamped: Tensor = _Clamp.apply(input, self.min_val, self.max_val)
+        return clamped
+
+
+class _Clamp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, lowest: float, highest: float) -> Tensor:
+        ctx.mark_dirty(features)
+        ctx.bounds = lowest, highest
+        features.clamp_(lowest, highest)
+        ctx.save_for_backward(features)
+        return features
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (clamped,) = ctx.saved_tensors
+        passed = torch.ops.aten.hardtanh_backward(gradients[0], clamped, *ctx.bounds)
+        return passed, None, None
+
+
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -55,23 +88,32 @@ class _Convolution(torch.autograd.Function):
         to_weight = backward(gradient, features, weight, None, *rest, (False, True, False))[1]
         to_features = None
         if ctx.needs_input_grad[0]:
-            shape = torch.empty((), device=gradient.device).expand(features.shape)
-            wide = backward(
-                gradient.float(), shape, weight.float(), None, *rest, (True, False, False)
-            )[0]
-            to_features = wide.to(features.dtype)
+            to_features = torch.empty_like(features)
+            shape, wide = torch.empty(()).expand(1, *features.shape[1:]), weight.float()
+            for image, result in zip(
+                torch.split(gradient, 1), torch.split(to_features, 1), strict=True
+            ):
+                result.copy_(
+                    backward(image.float(), shape, wide, None, *rest, (True, False, False))[0]
+                )
         to_bias = gradient.sum((0, 2, 3)) if ctx.biased else None
         return to_features, to_weight, to_bias, None, None, None
 
 
 def quicken(net: nn.Module) -> nn.Module:
-    """Let the strided depthwise convolutions of a net be `StridedDepthwise`, in place.
+    """Let layers of a net train by their faster twins in this file, in place.
 
     Their parameters and names stay as they are.
     """
     for layer in net.modules():
-        if type(layer) is nn.Conv2d and layer.groups == layer.in_channels == layer.out_channels:
-            plain = isinstance(layer.padding, tuple) and layer.padding_mode == "zeros"
-            if plain and layer.groups > 1 and max(layer.stride) > 1:
-                layer.__class__ = StridedDepthwise
+        if type(layer) is nn.Conv2d and _is_strided_depthwise(layer):
+            layer.__class__ = StridedDepthwise
+        elif type(layer) is nn.ReLU6 and layer.inplace:
+            layer.__class__ = FrugalReLU6
     return net
+
+
+def _is_strided_depthwise(layer: nn.Conv2d) -> bool:
+    depthwise = 1 < layer.groups == layer.in_channels == layer.out_channels
+    plain = isinstance(layer.padding, tuple) and layer.padding_mode == "zeros"
+    return depthwise and plain and max(layer.stride) > 1

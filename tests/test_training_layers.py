@@ -1,4 +1,4 @@
-"""Strided depthwise convolutions: the same values and gradients, in bfloat16 as well as may be."""
+"""Layers that train faster: the same values, and the same gradients or such as are as good."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fullconv import FCN
-from fullconv.train.strided import StridedDepthwise, quicken
+from fullconv.train.layers import FrugalReLU6, StridedDepthwise, quicken
 
 
 def gradients(layer, features, bf16):
@@ -79,3 +79,43 @@ def test_only_strided_depthwise_layers_change_and_names_stay():
         )
     )
     assert all(type(layer) is nn.Conv2d for layer in plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_relu6_gives_the_same_bits_and_keeps_nothing_twice(dtype):
+    torch.manual_seed(0)
+    features = 4 * torch.randn(2, 3, 20, 20, dtype=dtype)
+    features.view(-1)[:4] = torch.tensor([0.0, 6.0, -0.0, float("nan")], dtype=dtype)
+    gradient = torch.randn_like(features)
+
+    def passed(layer):
+        kept = set()
+        start = features.clone().requires_grad_()
+
+        def keep(tensor):
+            kept.add(tensor.untyped_storage().data_ptr())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            out = layer(1 * start)
+        out.backward(gradient)
+        return out, start.grad, kept
+
+    ours, theirs = (passed(layer) for layer in (quicken(nn.Sequential(nn.ReLU6(True))), nn.ReLU6()))
+    for own, their in zip(ours[:2], theirs[:2], strict=True):
+        assert torch.equal(own.nan_to_num(9), their.nan_to_num(9))
+    assert ours[2] == {ours[0].untyped_storage().data_ptr()}
+
+
+def test_a_whole_net_learns_the_same_with_its_layers_exchanged():
+    torch.manual_seed(0)
+    plain = FCN("mobilenet_v2", 8, 3)
+    ours = quicken(deepcopy(plain))
+    assert sum(isinstance(layer, FrugalReLU6) for layer in ours.modules()) == 35
+    images = torch.randn(2, 3, 64, 96)
+    for net in (plain, ours):
+        torch.manual_seed(1)
+        net.double().train()(images.double()).square().sum().backward()
+    for own, their in zip(ours.parameters(), plain.parameters(), strict=True):
+        assert (own.grad is None) == (their.grad is None)
+        assert own.grad is None or torch.equal(own.grad, their.grad)
