@@ -1,6 +1,6 @@
 """The whole `fullconv predict`, and its engines, against what they stand for.
 
-    python benchmarks/predict.py --photos CAMVID/images/test [--model runs/camvid/at-once/fcn8s]
+    python benchmarks/predict.py [--photos CAMVID/images/test] [--model runs/camvid/at-once/fcn8s]
 
 measures in turns, in one process, medians:
 
@@ -11,7 +11,8 @@ measures in turns, in one process, medians:
   net up to full-resolution scores and their argmax, each at its best documented settings.
 
 Expected: at least 3 times the plain loop's images a second, in at most 1.15 times the sum of its
-parts. Without --model the net's scores are random, and so more detailed than a trained one's.
+parts. Without --photos, streets are drawn; without --model, the net's scores
+are random, and so more detailed than a trained one's.
 Results: benchmarks/results/predict.csv and predict-machine.json.
 """
 
@@ -39,6 +40,7 @@ from torch.nn import functional as F
 
 import record
 from fullconv.data.images import read_image
+from fullconv.data.synth.streets import draw_scene
 from fullconv.fcn import FCN
 from fullconv.model_folder import load
 from fullconv.palette import Colour
@@ -59,17 +61,25 @@ Row = dict[str, str]
 def main() -> None:
     """Measure both, print and write them."""
     parser = argparse.ArgumentParser(description="See the docstring of benchmarks/predict.py.")
-    parser.add_argument("--photos", type=Path, required=True, help="a folder of JPEGs")
+    parser.add_argument("--photos", type=Path, help="a folder of JPEGs")
     parser.add_argument("--model", type=Path, help="a trained FCN-8s on MobileNetV2")
     asked = parser.parse_args()
     net = load(asked.model).requires_grad_(False) if asked.model else untrained()
-    paths = sorted(asked.photos.rglob("*.jpg"))[:PHOTOS]
     options = [way for way in ways("auto", "auto", torch.device("cpu")) if not way.compiled]
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        paths = sorted((asked.photos or drawn(Path(folder))).rglob("*.jpg"))[:PHOTOS]
         rows = folders(net, paths, options, Path(folder)) + images(net, paths, options)
     for row in rows:
         print(", ".join(f"{key} {value}" for key, value in row.items() if value))
     record.write(rows, "predict")
+
+
+def drawn(folder: Path) -> Path:
+    """Draw street scenes as large as CamVid's photos; return their folder."""
+    for index in range(PHOTOS):
+        scene, _ = draw_scene(0, "test", index, (360, 480))
+        Image.fromarray(scene).save(folder / f"{index}.jpg", quality=95)
+    return folder
 
 
 def untrained() -> FCN:
@@ -82,10 +92,12 @@ def untrained() -> FCN:
     return net
 
 
-def in_turns(runs: dict[str, Callable[[], object]], count: int) -> dict[str, float]:
+def in_turns(
+    runs: dict[str, Callable[[], object]], count: int, rounds: int = ROUNDS
+) -> dict[str, float]:
     """Return the median time of each run in milliseconds an image, of `count` images."""
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(ROUNDS + 1):
+    for _ in range(rounds + 1):
         for name, run in runs.items():
             begun = time.perf_counter()
             run()
@@ -234,7 +246,7 @@ def peers(net: FCN, image: Pixels) -> dict[str, Callable[[Pixels], Any]]:
     return found
 
 
-def by_openvino(plain: Plain, image: Pixels, hint: str) -> Callable[[Pixels], Any]:
+def by_openvino(plain: nn.Module, image: Pixels, hint: str) -> Callable[[Pixels], Any]:
     """Return the whole net in OpenVINO, for images of one size."""
     from fullconv.predict.engines.openvino_engine import _openvino
 
@@ -250,7 +262,7 @@ def by_openvino(plain: Plain, image: Pixels, hint: str) -> Callable[[Pixels], An
     return lambda image: request.infer([openvino.Tensor(image[None], shared_memory=True)])[0]
 
 
-def by_onnxruntime(plain: Plain, image: Pixels) -> Callable[[Pixels], Any]:
+def by_onnxruntime(plain: nn.Module, image: Pixels) -> Callable[[Pixels], Any]:
     """Return the whole net in ONNX Runtime, for images of one size."""
     import onnxruntime
 

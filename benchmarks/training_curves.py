@@ -1,0 +1,170 @@
+"""Equal quality, sooner: CamVid's val curve of plain training loops and of fullconv's step.
+
+    python benchmarks/training_curves.py --data CAMVID --weights mobilenet_v2.safetensors
+
+trains the same FCN-8s on MobileNetV2 from the same start with the same batches, schedule and
+clipping, each in a process of its own: plain PyTorch in float32 and in bfloat16 (channels_last;
+both interpolate + cross_entropy, AdamW) and fullconv's `take_step`. Minutes are those of training:
+images prepared in the background included, validation left out. `waiting` is the share of them in
+which the net waited for images.
+
+Expected: curves that lie on one another by epoch and far apart by minute.
+Results: benchmarks/results/training-curves.csv and docs/training-curves.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch.nn import functional as F
+from torch.nn.utils import clip_grad_norm_
+
+import record
+from fullconv import FCN
+from fullconv.data.folder import DatasetFolder
+from fullconv.data.loading import Batch, CachedSplit, cache_budget, default_workers
+from fullconv.evaluation import evaluate
+from fullconv.train.loop import Task, batches
+from fullconv.train.plan import make_plan
+from fullconv.train.recipe import Recipe, read_recipe
+from fullconv.train.record import Settings
+from fullconv.train.start import target_net
+from fullconv.train.state import make_optimizer
+from fullconv.train.step import made_ready, take_step
+
+VARIANTS = {
+    "plain fp32": "plain PyTorch, float32",
+    "plain bf16": "plain PyTorch, bfloat16",
+    "fullconv bf16": "fullconv, bfloat16",
+}
+VALIDATIONS = 5
+CPU = torch.device("cpu")
+Row = dict[str, str]
+
+
+def main() -> None:
+    """Train every variant, print and write the curves, and draw them."""
+    parser = argparse.ArgumentParser(description="See the docstring of this file.")
+    parser.add_argument("--data", type=Path, required=True, help="the CamVid dataset folder")
+    parser.add_argument("--weights", required=True, help="mobilenet_v2's ImageNet weights")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--train", choices=VARIANTS, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.train:
+        print(json.dumps(train(given.train, given.data, given.weights, given.epochs)))
+        return
+    rows: list[Row] = []
+    for variant in VARIANTS:
+        command = [sys.executable, *sys.argv, "--train", variant]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        rows += json.loads(done.stdout.splitlines()[-1])
+        print(*rows[-VALIDATIONS:], sep="\n", flush=True)
+    record.write(rows, "training-curves")
+    draw(rows, Path(__file__).parents[1] / "docs" / "training-curves.png")
+
+
+def train(variant: str, data: Path, weights: str, epochs: int) -> list[Row]:
+    """Train one variant; return a row for each validation."""
+    recipe = read_recipe("default", [f"epochs={epochs}"])
+    folder = DatasetFolder(data)
+    net = target_net(Settings(data=data, weights=weights, recipe=recipe), folder)
+    workers = default_workers(CPU)
+    inputs = tuple(net.inputs)
+    split = CachedSplit(folder.split("train", inputs), cache_budget(shared=True), shared=True)
+    val = CachedSplit(folder.split("val", inputs), cache_budget(shared=False))
+    sizes = Counter(split.split.size(index) for index in range(len(split)))
+    plan = make_plan(recipe, sizes, len(val), workers=workers)
+    own, low = variant.startswith("fullconv"), variant.endswith("bf16")
+    if own:
+        made_ready(net, CPU)
+    elif low:
+        net.to(memory_format=torch.channels_last)
+    optimizer = make_optimizer(net, recipe)
+    for group in optimizer.param_groups if not own else ():
+        group["fused"] = None  # torch's default
+    rows, losses, spent, waited = [], [], 0.0, 0.0
+    with TemporaryDirectory() as out:
+        task = Task("", split, val, recipe, Path(out), CPU, quiet=True)
+        feed = batches(task, net.train(), plan)
+        for step in range(plan.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = plan.learning_rate(recipe, step)
+            begun = time.perf_counter()
+            batch = next(feed)
+            waited += time.perf_counter() - begun
+            if own:
+                loss = take_step(net, optimizer, batch, recipe, precision="bf16")
+            else:
+                loss = plain_step(net, optimizer, batch, recipe, low=low)
+            spent += time.perf_counter() - begun
+            losses.append(loss)
+            if (step + 1) * VALIDATIONS % plan.steps < VALIDATIONS:
+                mean_iu = evaluate(net, val).mean_iu
+                rows.append(
+                    {
+                        "variant": variant,
+                        "epoch": f"{(step + 1) / plan.steps_per_epoch:.2f}",
+                        "minutes": f"{spent / 60:.2f}",
+                        "train_loss": f"{math.fsum(losses) / len(losses):.4f}",
+                        "val_mean_iu": f"{mean_iu:.4f}",
+                        "waiting": f"{waited / spent:.4f}",
+                    }
+                )
+                losses.clear()
+    return rows
+
+
+def plain_step(
+    net: FCN, optimizer: torch.optim.Optimizer, batch: Batch, recipe: Recipe, *, low: bool
+) -> float:
+    """Take a step as one would write it down."""
+    ((images, labels),) = batch.parts
+    values = net.preprocessing(images)
+    if low:
+        values = values.contiguous(memory_format=torch.channels_last)
+    optimizer.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=low):
+        coarse = net.coarse(values)
+    assert isinstance(coarse, torch.Tensor)
+    size = images.shape[-2:]
+    scores = F.interpolate(coarse.float(), size=size, mode="bilinear", align_corners=False)
+    loss = F.cross_entropy(scores, labels[:, 0].long(), ignore_index=net.ignore_index)
+    torch.autograd.backward(loss)
+    clip_grad_norm_(net.parameters(), recipe.clip or math.inf)
+    optimizer.step()
+    return float(loss)
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """Draw val mean IU by epoch and by minute, a line for each variant."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((8, 3.2), layout="constrained")
+    by_epoch, by_minute = figure.subplots(1, 2, sharey=True)
+    for axes, column, label in (
+        (by_epoch, "epoch", "epochs"),
+        (by_minute, "minutes", "minutes of training"),
+    ):
+        for variant, name in VARIANTS.items():
+            own = [row for row in rows if row["variant"] == variant]
+            values = [[float(row[key]) for row in own] for key in (column, "val_mean_iu")]
+            axes.plot(*values, marker="o", markersize=4, label=name)
+        axes.set(xlabel=label, xlim=(0, None))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    by_epoch.set_ylabel("mean IU on val")
+    by_minute.legend(frameon=False, loc="lower right")
+    figure.savefig(path, dpi=130)
+
+
+if __name__ == "__main__":
+    main()
