@@ -1,6 +1,7 @@
 # make demo    install fullconv into .venv and run the main job, end to end, on data it makes itself
 # make test    every test
 # make check   what every commit must pass: ruff, mypy --strict, the fast tests
+# make bench   the benchmarks that need nothing but minutes; leave the machine alone meanwhile
 # make setup   only install, with what development needs
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # A worker a core, with a thread each: two threads on a busy core cost far more than they give.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-.PHONY: demo setup check test clean
+.PHONY: demo setup check test bench clean
 
 demo: $(VENV)/.fullconv
 	$(BIN)/fullconv demo
@@ -25,6 +26,13 @@ check: $(VENV)/.dev
 
 test: $(VENV)/.dev
 	$(PYTEST)
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/elision.py
+	$(BIN)/python benchmarks/predict.py
+	$(BIN)/python benchmarks/cost.py
+	$(BIN)/python benchmarks/training.py --rounds 1
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -19,7 +19,6 @@ from fullconv import FCN, FullconvError
 from fullconv.caffe.classifiers import Inception, InceptionWidths
 from fullconv.elision import elided, saved_multiply_adds
 from fullconv.elision.plan import Plan
-from fullconv.fcn import by_head
 from nets import QUICK, TORCHVISION, classifier, narrow_caffe_vgg, random_scores
 
 SIZES = [(1, 1), (2, 31), (33, 47), (64, 96), (101, 58)]
@@ -108,7 +107,7 @@ def assert_same(net, size, tolerance=1e-10, batch=1, scale=100.0):
     torch.manual_seed(sum(size))
     images = images_for(net, size, batch, scale)
     with torch.no_grad():
-        expected, actual = by_head(net.coarse(images)), by_head(elided(net, size)(images))
+        expected, actual = net.by_head(net.coarse(images)), net.by_head(elided(net, size)(images))
     assert actual.keys() == expected.keys()
     for head, scores in expected.items():
         assert actual[head].shape == scores.shape

@@ -24,7 +24,7 @@ from fullconv.caffe import classifiers
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.info import DatasetInfo
 from fullconv.errors import FullconvError
-from fullconv.fcn import FCN, by_head
+from fullconv.fcn import FCN
 from fullconv.reference.nets import PAPER_NETS, paper_net
 from fullconv.train import checkpoint, loop
 from fullconv.train.recipe import Recipe, read_recipe, shipped_recipes
@@ -137,9 +137,9 @@ def test_each_stage_starts_from_the_coarse_scores_of_the_one_before(family: str)
         assert after.arguments["padding"] == 100
         assert after.classes == before.classes if family != "siftflow" else len(after.heads) == 2
         new = after.trunk(images)[-1]
-        coarse = by_head(before.coarse(images))
+        coarse = before.by_head(before.coarse(images))
         for (head, own), fused in zip(
-            after.labelled(), by_head(after.coarse(images)).values(), strict=True
+            after.labelled(), after.by_head(after.coarse(images)).values(), strict=True
         ):
             skip = own.scores[str(stride)]
             assert not skip.weight.any()
@@ -150,7 +150,9 @@ def test_each_stage_starts_from_the_coarse_scores_of_the_one_before(family: str)
         agree = [
             (one.argmax(1) == other.argmax(1)).float().mean()
             for one, other in zip(
-                by_head(before(images)).values(), by_head(after(images)).values(), strict=True
+                before.by_head(before(images)).values(),
+                after.by_head(after(images)).values(),
+                strict=True,
             )
         ]
         assert min(agree) > 0.95

@@ -22,7 +22,7 @@ import caffe_nets
 import fullconv
 from caffe_nets import CaffeNet, Weights, Widths
 from fullconv.caffe.caffemodel import read_layers
-from fullconv.fcn import FCN, by_head
+from fullconv.fcn import FCN
 from fullconv.reference.convert import caffe_names, load_layers
 from fullconv.reference.nets import paper_net
 
@@ -245,7 +245,7 @@ def fullconv_scores(net: FCN, images: Mapping[str, Image]) -> dict[str, Scores]:
     pixels = np.concatenate(list(images.values()), axis=2).transpose(2, 0, 1)[None]
     with torch.no_grad():
         scores = net.eval()(net.preprocessing(torch.from_numpy(pixels)))
-    return {head: of_head.numpy() for head, of_head in by_head(scores).items()}
+    return {head: of_head.numpy() for head, of_head in net.by_head(scores).items()}
 
 
 def narrow_fcn(name: str) -> FCN:

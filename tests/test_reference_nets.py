@@ -16,7 +16,6 @@ from torch.nn import functional as F
 import fullconv
 from fullconv import FCN, FullconvError
 from fullconv.caffe.classifiers import VGG16, CaffeNet, GoogLeNet
-from fullconv.fcn import by_head
 from fullconv.geometry import GeometryError, Window, least_padding
 from fullconv.preprocessing import Preprocessing
 from fullconv.reference.nets import PAPER_NETS, paper_net
@@ -202,7 +201,7 @@ def test_model_folders_of_such_nets(kind, tmp_path):
     ]
     images = torch.randn(1, sum(net.inputs.values()), 30, 41)
     with torch.no_grad():
-        expected, actual = by_head(net(images)), by_head(again(images))
+        expected, actual = net.by_head(net(images)), again.by_head(again(images))
     assert all(actual[name].equal(expected[name]) for name in expected)
     assert not any(
         p.requires_grad for p in again.heads.parameters() if p.ndim == 4 and p.shape[-1] > 1

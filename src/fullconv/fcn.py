@@ -33,11 +33,6 @@ COLOR = {"color": 3}
 Scores = Tensor | dict[str, Tensor]  # the latter: of several heads, by name
 
 
-def by_head(scores: Scores) -> dict[str, Tensor]:
-    """Return scores by the name of their head; those of an only head as "labels"."""
-    return {ONLY_HEAD: scores} if isinstance(scores, Tensor) else scores
-
-
 class FCN(nn.Module):
     """A fully convolutional network that scores every pixel.
 
@@ -232,12 +227,16 @@ class FCN(nn.Module):
 
     def upsample(self, coarse: Scores, size: tuple[int, int]) -> Scores:
         """Upscore coarse scores to an image of `size` (H, W) pixels (see `forward`)."""
-        scores = dict.fromkeys(self.heads, coarse) if isinstance(coarse, Tensor) else coarse
+        scores = self.by_head(coarse)
         return self._each(lambda head, name: head.upsample(scores[name], size))
 
     def labelled(self) -> list[tuple[str, Head]]:
         """Return the heads with their names."""
         return [(name, cast(Head, head)) for name, head in self.heads.items()]
+
+    def by_head(self, scores: Scores) -> dict[str, Tensor]:
+        """Return scores by the name of their head, also where there is only one."""
+        return dict.fromkeys(self.heads, scores) if isinstance(scores, Tensor) else scores
 
     def _each(self, work: Callable[[Head, str], Tensor]) -> Scores:
         """Return a result of each head by its name, or that of the only one."""

@@ -48,8 +48,7 @@ def coarse_scores(net: FCN, image: Pixels) -> dict[str, Tensor]:
     """
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
     own = torch.from_numpy(image.copy())  # torch minds read-only arrays and negative strides
-    coarse = net.coarse(net.preprocessing(own.to(device).permute(2, 0, 1)[None]))
-    return coarse if isinstance(coarse, dict) else dict.fromkeys(net.heads, coarse)
+    return net.by_head(net.coarse(net.preprocessing(own.to(device).permute(2, 0, 1)[None])))
 
 
 def head_labels(net: FCN, image: Pixels, *, bf16: bool = False) -> dict[str, Labels]:

@@ -90,7 +90,7 @@ def image_losses(
         labels: N,K,H,W.
         class_weights: what a pixel counts by its class; None: all alike.
     """
-    scores = coarse if isinstance(coarse, dict) else dict.fromkeys(net.heads, coarse)
+    scores = net.by_head(coarse)
     weights: Sequence[Tensor | None] = class_weights or [None] * len(scores)
     losses = [
         head.losses(scores[name], truth, net.ignore_index, weight)

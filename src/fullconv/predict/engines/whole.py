@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from fullconv.fcn import FCN, by_head
+from fullconv.fcn import FCN
 from fullconv.predict.labels import Pixels
 
 LARGE = 1 << 19  # pixels; such an image keeps all cores busy by itself
@@ -53,7 +53,7 @@ class Whole(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return N x classes x h x w of each head, in the net's order."""
         scores = self.net.coarse(self.preprocessing(images.permute(0, 3, 1, 2)))
-        return tuple(by_head(scores).values())
+        return tuple(self.net.by_head(scores).values())
 
     def for_inference(self, half: Callable[[nn.Parameter], nn.Parameter] | None = None) -> Whole:
         """Return a twin in evaluation mode that shares all weights, but none of their gradients.
