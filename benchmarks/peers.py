@@ -1,0 +1,261 @@
+"""Side by side with segmentation-models-pytorch: equal minutes, equal weights, the same images.
+
+    pip install -c constraints.txt segmentation-models-pytorch==0.6.0 albumentations==2.0.8
+    python benchmarks/peers.py --data CAMVID --weights mobilenet_v2.safetensors --minutes 45
+    python benchmarks/unlike_sets.py --out SETS
+    python benchmarks/peers.py --data SETS/cells --weights mobilenet_v2.safetensors --minutes 4
+
+trains segmentation-models-pytorch's Unet, FPN and DeepLabV3Plus on a MobileNetV2, as its own
+examples do (see benchmarks/peer_training.py for them), and fullconv with nothing but --data,
+--weights and the minutes; each in a process of its own, on the CPU, one after the other. Minutes
+are wall-clock: reading, timing and validations included; of its own, fullconv sets 15 s aside for
+its start and its report, which the peers use for training. Each keeps its best weights on val and
+is then measured on test once, by the same confusion matrix at the images' own resolution. Finally
+labelling is timed, an image in memory to its labels, in eager float32 and channels_last, in turns.
+--loss and --lr give the peers other settings than their examples', in rows of their own.
+
+Expected: fullconv's test mean IU is the highest on every dataset.
+Results: benchmarks/results/peers-DATASET.csv. A training that is there already is not done again; a
+peer's that was cut short begins anew, fullconv's goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+import record
+from fullconv.data.folder import DatasetFolder
+from fullconv.errors import FullconvError
+from fullconv.evaluation import evaluate
+from fullconv.files import replacing
+from fullconv.metrics import Metrics
+from fullconv.model_folder import load
+from fullconv.predict.labels import Pixels, label_image
+from fullconv.train.recipe import read_recipe
+from fullconv.train.run import run
+from peer_training import ARCHITECTURES, Peer, Practice, measure, package, train
+from predict import each, in_turns
+
+OWN = "fullconv"
+NETS = (*ARCHITECTURES, OWN)
+TIMED_IMAGES = 4
+
+Row = dict[str, str]
+
+
+def main() -> None:
+    """Train what is asked for and not yet known, time the labelling, write the results."""
+    given = arguments()
+    if given.train:
+        print(json.dumps(trained(given, given.train)))
+        return
+    if set(given.nets) & set(ARCHITECTURES):  # rather now than after the first training
+        package("segmentation_models_pytorch")
+        package("albumentations")
+    name = f"peers-{dataset(given)}"
+    rows = known_rows(name)
+    for net in given.nets:
+        known = [row for row in rows if identity(given, net).items() <= row.items()]
+        if known and not given.again:
+            print(f"{net}: is in {name}.csv already; --again trains it anew")
+            continue
+        new = in_own_process(net)
+        print(", ".join(f"{key} {value}" for key, value in new.items() if value), flush=True)
+        rows = [row for row in rows if row not in known] + [new]
+        record.write(rows, name)
+    record.write(with_speeds(given, rows), name)
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="See the docstring of benchmarks/peers.py.")
+    parser.add_argument("--data", type=Path, required=True, help="a dataset folder")
+    parser.add_argument("--weights", type=Path, required=True, help="mobilenet_v2's, safetensors")
+    parser.add_argument("--minutes", type=float, required=True, help="for each training")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/peers"), help="folder of the models")
+    parser.add_argument("--nets", nargs="+", choices=NETS, default=NETS)
+    parser.add_argument("--loss", choices=("dice", "dice+ce"), default=Practice.loss)
+    parser.add_argument("--lr", type=float, default=Practice.lr, help="the peers' learning rate")
+    parser.add_argument("--again", action="store_true", help="train also what is known already")
+    parser.add_argument("--train", choices=NETS, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def dataset(given: argparse.Namespace) -> str:
+    """Return what the dataset is called in the results."""
+    return str(given.data.resolve().name)
+
+
+def identity(given: argparse.Namespace, net: str) -> Row:
+    """Return the columns that tell one training from another."""
+    training = "defaults" if net == OWN else f"{given.loss} lr={given.lr:g}"
+    return {
+        "dataset": dataset(given),
+        "net": net,
+        "training": training,
+        "seed": str(given.seed),
+        "limit_minutes": f"{given.minutes:g}",
+    }
+
+
+def folder_of(given: argparse.Namespace, net: str) -> Path:
+    """Return where the model of a training is kept."""
+    name, *rest = (part.replace(" ", "-") for part in identity(given, net).values())
+    out: Path = given.out
+    return out / name / "-".join(rest)
+
+
+def known_rows(name: str) -> list[Row]:
+    """Return the rows of earlier results, if there are any."""
+    path = record.RESULTS / f"{name}.csv"
+    return list(csv.DictReader(path.open())) if path.exists() else []
+
+
+def in_own_process(net: str) -> Row:
+    """Train a net with these arguments in a new process; return its row."""
+    command = [sys.executable, *sys.argv, "--train", net]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise FullconvError(f"{net}: its training failed, for the reason above")
+    new: Row = json.loads(done.stdout.splitlines()[-1])
+    return new
+
+
+def trained(given: argparse.Namespace, net: str) -> Row:
+    """Train a net, keep its model and return its row, but for the speed."""
+    return trained_fullconv(given) if net == OWN else trained_peer(given, net)
+
+
+def trained_peer(given: argparse.Namespace, net: str) -> Row:
+    """Train and measure one of the peers."""
+    data = DatasetFolder(given.data)
+    test = data.split("test")  # what is wrong with it is better known now
+    practice = Practice(loss=given.loss, lr=given.lr)
+    done = train(net, given.weights, data, practice, minutes=given.minutes, seed=given.seed)
+    state = {key: value.contiguous() for key, value in done.peer.state_dict().items()}
+    with replacing(folder_of(given, net) / "model.safetensors") as path:
+        save_file(state, path)
+    return as_row(
+        given,
+        net,
+        data.info.classes,
+        measure(done.peer, test),
+        minutes=done.minutes,
+        epochs=done.epochs,
+        val_mean_iu=done.val_mean_iu,
+        parameters=parameters(done.peer),
+    )
+
+
+def trained_fullconv(given: argparse.Namespace) -> Row:
+    """Train and measure fullconv's default net by its default recipe."""
+    test = DatasetFolder(given.data).split("test")
+    out = folder_of(given, OWN)
+    if given.again and (out / "recipe.yaml").is_file():
+        shutil.rmtree(out)
+    asked = {
+        "data": given.data,
+        "weights": str(given.weights),
+        "device": "cpu",
+        "recipe": read_recipe("default", [f"minutes={given.minutes}", f"seed={given.seed}"]),
+    }
+    model = run(out, asked, resume=True)
+    net = load(model)
+    log = list(csv.DictReader((model / "log.csv").open()))
+    return as_row(
+        given,
+        OWN,
+        net.classes,
+        evaluate(net, test).metrics,
+        minutes=float(log[-1]["seconds"]) / 60,
+        epochs=float(log[-1]["epoch"]),
+        val_mean_iu=json.loads((model / "metrics.json").read_text())["mean_iu"],
+        parameters=parameters(net),
+    )
+
+
+def parameters(net: torch.nn.Module) -> int:
+    """Return how many numbers a net has learnt or might."""
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def as_row(
+    given: argparse.Namespace,
+    net: str,
+    classes: tuple[str, ...],
+    test: Metrics,
+    *,
+    minutes: float,
+    epochs: float,
+    val_mean_iu: float,
+    parameters: int,
+) -> Row:
+    """Return a row of the results; the speed is still open."""
+    return {
+        **identity(given, net),
+        "minutes": f"{minutes:.2f}",
+        "epochs": f"{epochs:.1f}",
+        "val_mean_iu": f"{val_mean_iu:.4f}",
+        "test_mean_iu": f"{test.mean_iu:.4f}",
+        "parameters_m": f"{parameters / 1e6:.2f}",
+        "inference_ms": "",
+        **{f"iu_{name}": f"{iu:.3f}" for name, iu in zip(classes, test.iu, strict=True)},
+    }
+
+
+def with_speeds(given: argparse.Namespace, rows: list[Row]) -> list[Row]:
+    """Return the rows, those of the trainings that were asked for with speeds timed in turns.
+
+    All of these are timed anew if one of them has no speed yet.
+    """
+    own = {
+        net: row
+        for net in NETS
+        for row in rows
+        if identity(given, net).items() <= row.items() and folder_of(given, net).exists()
+    }
+    if all(row["inference_ms"] for row in own.values()):
+        return rows
+    test = DatasetFolder(given.data).split("test")
+    chosen = np.linspace(0, len(test) - 1, min(len(test), TIMED_IMAGES)).round()
+    images: list[Any] = [test[int(index)].image for index in chosen]
+    runs: dict[str, Callable[[], object]] = {
+        net: partial(each, labeller(given, net), images) for net in own
+    }
+    for net, ms in in_turns(runs, len(images)).items():
+        print(f"{net}: {ms:.1f} ms an image")
+        own[net]["inference_ms"] = f"{ms:.1f}"
+    return rows
+
+
+def labeller(given: argparse.Namespace, net: str) -> Callable[[Pixels], object]:
+    """Return what labels an image by a trained net in eager float32 and channels_last."""
+    folder = folder_of(given, net)
+    if net == OWN:
+        finest = min(folder.glob("fcn*s"), key=lambda path: int(path.name[3:-1]))
+        return partial(label_image, load(finest).to(memory_format=torch.channels_last))
+    classes = len(DatasetFolder(given.data).info.classes)
+    peer = Peer(net, classes, given.weights).eval()
+    peer.load_state_dict(load_file(folder / "model.safetensors"))
+    return peer.label
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except FullconvError as error:
+        sys.exit(str(error))
