@@ -15,6 +15,7 @@ the whole net in each precision. Results: benchmarks/results/elision.csv and eli
 from __future__ import annotations
 
 import argparse
+import copy
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -25,22 +26,24 @@ from torch import Tensor, nn
 
 import record
 from fullconv.fcn import FCN
-from fullconv.predict.engines import Way, build, ways
+from fullconv.predict.engines import build, ways
 from fullconv.predict.engines.whole import Whole
 from fullconv.predict.labeller import Labeller
 from fullconv.reference.nets import paper
 from predict import Pixels, by_onnxruntime, by_openvino, in_turns
 
 SIZE = (500, 500)
+EAGER = "eager torch fp32"
 PEERS = {"openvino fp32": "f32", "openvino bf16": "bf16"}
 
 
 class LabelsOfAll(nn.Module):
     """A net from bytes to labels by way of full-resolution scores."""
 
-    def __init__(self, net: FCN) -> None:
+    def __init__(self, net: FCN, layout: torch.memory_format) -> None:
         super().__init__()
-        self.whole, self.head = Whole(net).for_inference(), net.head
+        own = copy.deepcopy(net).to(memory_format=layout)
+        self.whole, self.head = Whole(own), own.head
 
     def forward(self, images: Tensor) -> Tensor:
         """Return labels N x H x W of images N x H x W x 3."""
@@ -86,7 +89,7 @@ def measure(net: FCN, image: Pixels, rounds: int) -> list[dict[str, str]]:
         row = {
             "by": name,
             "ms": f"{ms:.0f}",
-            "times_eager": f"{spent['whole net, torch fp32'] / ms:.2f}",
+            "times_eager": f"{spent[f'whole net, {EAGER}'] / ms:.2f}",
             "times_openvino": f"{spent[peer] / ms:.2f}" if peer in spent else "",
             "error": "",
             "labels_equal": "",
@@ -101,9 +104,12 @@ def measure(net: FCN, image: Pixels, rounds: int) -> list[dict[str, str]]:
 
 def peers(net: FCN, image: Pixels) -> dict[str, Callable[[Pixels], Any]]:
     """Return what others do, each at its best settings for one image after the other."""
-    plain = LabelsOfAll(net)
+    plain, last = (
+        LabelsOfAll(net, layout) for layout in (torch.contiguous_format, torch.channels_last)
+    )
     found: dict[str, Callable[[Pixels], Any]] = {
-        str(Way("torch")): lambda image: plain(torch.from_numpy(image)[None])
+        EAGER: lambda image: plain(torch.from_numpy(image)[None]),
+        f"{EAGER}, channels last": lambda image: last(torch.from_numpy(image)[None]),
     }
     with warnings.catch_warnings(action="ignore"):
         for name, hint in PEERS.items():
