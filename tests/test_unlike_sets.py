@@ -15,7 +15,7 @@ from fullconv.metrics import ConfusionMatrix
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 unlike_sets = importlib.import_module("unlike_sets")
 
-COUNTS, SIZE = (4, 1, 1), (144, 128)
+COUNTS, SIZE = (5, 2, 2), (144, 128)
 SETS = [replace(each, counts=COUNTS, size=SIZE) for each in unlike_sets.unlike_sets()]
 OWN = [each for each in SETS if each.info.name != "street"]  # whose scenes test_synth.py knows
 by_name = pytest.mark.parametrize("small", SETS, ids=lambda each: each.info.name)
