@@ -9,7 +9,7 @@ https://github.com/qubvel-org/segmentation_models.pytorch:
   all the steps.
 
 The examples were written for albumentations 1; noise, whose default became ten times as strong in
-albumentations 2, is as it was then. What is rotated or padded in counts as ignored, not as class 0.
+albumentations 2, is as it was then. What lies outside the image is ignored, not of class 0.
 Everything else is as in a fullconv training of limited time: decoded images kept in memory, as many
 workers, a few steps timed first, channels_last, bfloat16 if that is faster, the schedule fitted to
 the minutes again and again, validations that cost about a fifth of the steps' time at most, the
@@ -350,7 +350,7 @@ def take_step(
     loss = loss_function(scores.float(), labels[:, 0].long())
     torch.autograd.backward(loss)
     optimizer.step()
-    return float(loss)
+    return float(loss.detach())
 
 
 def measure(peer: Peer, split: Split | CachedSplit) -> Metrics:

@@ -1,12 +1,12 @@
 """Side by side with segmentation-models-pytorch: equal minutes, equal weights, the same images.
 
     pip install -c constraints.txt segmentation-models-pytorch==0.6.0 albumentations==2.0.8
-    python benchmarks/peers.py --data CAMVID --weights mobilenet_v2.safetensors --minutes 45
-    python benchmarks/unlike_sets.py --out SETS
-    python benchmarks/peers.py --data SETS/cells --weights mobilenet_v2.safetensors --minutes 4
+    python benchmarks/peers.py --data CAMVID --weights FILE --minutes 45
+    python benchmarks/unlike_sets.py --out runs/unlike
+    python benchmarks/peers.py --data runs/unlike/cells --weights FILE --minutes 4
 
-trains segmentation-models-pytorch's Unet, FPN and DeepLabV3Plus on a MobileNetV2, as its own
-examples do (see benchmarks/peer_training.py for them), and fullconv with nothing but --data,
+trains segmentation-models-pytorch's Unet, FPN and DeepLabV3Plus on MobileNetV2 (FILE holds its
+ImageNet weights) as its own examples do (named in benchmarks/peer_training.py), and fullconv with nothing but --data,
 --weights and the minutes; each in a process of its own, on the CPU, one after the other. Minutes
 are wall-clock: reading, timing and validations included; of its own, fullconv sets 15 s aside for
 its start and its report, which the peers use for training. Each keeps its best weights on val and
