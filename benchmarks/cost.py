@@ -118,7 +118,7 @@ def labelled(net: FCN, side: int, by: str, value: int) -> list[Row]:
     }
     for way in [way for way in WAYS if way in ways("auto", "auto", CPU)]:
         work[f"fullconv, {way}"] = partial(Labeller(net, build(net, way, [image])), image)
-    spent = in_turns(work, 1, 5)
+    spent = in_turns(work, 1, 9)
     return [row(by, value, name, ms) for name, ms in spent.items()]
 
 

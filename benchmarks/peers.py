@@ -6,12 +6,13 @@
     python benchmarks/peers.py --data runs/unlike/cells --weights FILE --minutes 4
 
 trains segmentation-models-pytorch's Unet, FPN and DeepLabV3Plus on MobileNetV2 (FILE holds its
-ImageNet weights) as its own examples do (named in benchmarks/peer_training.py), and fullconv with nothing but --data,
---weights and the minutes; each in a process of its own, on the CPU, one after the other. Minutes
-are wall-clock: reading, timing and validations included; of its own, fullconv sets 15 s aside for
-its start and its report, which the peers use for training. Each keeps its best weights on val and
-is then measured on test once, by the same confusion matrix at the images' own resolution. Finally
-labelling is timed, an image in memory to its labels, in eager float32 and channels_last, in turns.
+ImageNet weights) as its own examples do (benchmarks/peer_training.py names them), and fullconv with
+nothing but --data, --weights and the minutes; each in a process of its own, on the CPU, one after
+the other. Minutes are wall-clock: reading, timing and validations included; of its own, fullconv
+sets 15 s aside for its start and its report, which the peers use for training. Each keeps its best
+weights on val and is then measured on test once, by the same confusion matrix at the images' own
+resolution. Finally labelling is timed, an image in memory to its labels, in eager float32 and
+channels_last, in turns.
 --loss and --lr give the peers other settings than their examples', in rows of their own.
 
 Expected: fullconv's test mean IU is the highest on every dataset.
