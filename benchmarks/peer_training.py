@@ -1,15 +1,15 @@
 """Training a net of segmentation-models-pytorch as its own examples do, within given minutes.
 
-The practice followed (no code is copied) is that of segmentation-models-pytorch 0.6.0,
-https://github.com/qubvel-org/segmentation_models.pytorch:
+The nets are those of segmentation-models-pytorch 0.6.0; the practice followed (no code is copied) is
+that of the examples at https://github.com/qubvel-org/segmentation_models.pytorch:
 
-- examples/camvid_segmentation_multiclass.ipynb: its augmentations by albumentations, crops of
-  320x320, the multiclass Dice loss, images padded to whole multiples of 32 to be labelled;
-- examples/binary_segmentation_intro_cpu.py: batches of 8, Adam at 2e-4, a cosine down to 1e-5 over
-  all the steps.
+- examples/camvid_segmentation_multiclass.ipynb (commit 00bbcca8): its augmentations by
+  albumentations, crops of 320x320, the multiclass Dice loss, images padded to multiples of 32;
+- examples/binary_segmentation_intro_cpu.py (commit 1f1a4659): batches of 8, Adam at 2e-4, a cosine
+  down to 1e-5 over all the steps.
 
-The examples were written for albumentations 1; noise, whose default became ten times as strong in
-albumentations 2, is as it was then. What lies outside the image is ignored, not of class 0.
+The examples were written for albumentations 1; noise, whose default is more than ten times as
+strong in albumentations 2, is as it was then. What lies outside the image is ignored, not of class 0.
 Everything else is as in a fullconv training of limited time: decoded images kept in memory, as many
 workers, a few steps timed first, channels_last, bfloat16 if that is faster, the schedule fitted to
 the minutes again and again, validations that cost about a fifth of the steps' time at most, the
