@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
 
+from fullconv.geometry import Alignment
 from fullconv.preprocessing import Preprocessing
 
 
@@ -17,6 +19,7 @@ class PixelHead:
 
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
+    temperature: float = 1.0
 
     @property
     def num_classes(self) -> int:
@@ -37,7 +40,9 @@ class ColourNet(nn.Module):
     heads = {"labels": PixelHead(classes, palette)}  # noqa: RUF012
     inputs = {"color": 3}  # noqa: RUF012
     ignore_index = 255
-    vertical = SimpleNamespace(edge="replicate")
+    vertical = horizontal = SimpleNamespace(
+        edge="replicate", alignments=(Alignment(factor=1, shift=Fraction(0), kernel=1, crop=0),)
+    )
     preprocessing = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
     def __init__(self) -> None:
@@ -48,6 +53,9 @@ class ColourNet(nn.Module):
 
     def labelled(self) -> list[tuple[str, PixelHead]]:
         return list(self.heads.items())
+
+    def by_head(self, scores: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
+        return dict.fromkeys(self.heads, scores) if isinstance(scores, Tensor) else scores
 
     def coarse(self, x: Tensor) -> Tensor:
         return self.dropout(self.score(x))

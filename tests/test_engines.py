@@ -240,7 +240,7 @@ def test_labels_need_no_full_resolution_scores(mobile, way, monkeypatch):
 def test_probabilities_are_the_softmax_of_the_upscored(mobile):
     image = photo((40, 60))
     label = Labeller(mobile, build(mobile, REFERENCE))
-    found = label.probabilities(label.engine(image), (40, 60))["labels"]
+    found = label.probabilities(label.views(image), (40, 60))["labels"]
     x = mobile.preprocessing(torch.from_numpy(image).permute(2, 0, 1)[None])
     with torch.no_grad():
         truth = mobile(x).softmax(1)[0].numpy()

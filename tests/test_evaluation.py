@@ -106,6 +106,38 @@ def test_bfloat16_is_only_used_when_asked(folder):
     assert seen == [torch.float32] * 4 + [torch.bfloat16] * 4
 
 
+class LeaningNet(ColourNet):
+    """Adds to each class what grows from the left to the right, which a mirror turns round."""
+
+    slopes = torch.tensor([1.0, -0.25, 0.125])
+
+    def coarse(self, x):
+        width = x.shape[-1]
+        across = torch.arange(width) - (width - 1) / 2
+        return super().coarse(x) + self.slopes[:, None, None] * across
+
+
+def test_with_mirrors_probabilities_are_averaged(folder):
+    """By numpy, pixel by pixel; of a net that has no side, nothing changes."""
+    split = DatasetFolder(folder).split("test")
+    plain, both = (evaluate(ColourNet(), split, tta=tta).metrics for tta in (False, True))
+    assert plain.confusion.tolist() == both.confusion.tolist()
+    matrix = ConfusionMatrix(3)
+    for index in range(len(split)):
+        sample = split[index]
+        width = sample.image.shape[1]
+        lean = (np.arange(width) - (width - 1) / 2)[:, None] * LeaningNet.slopes.numpy()
+        both = [np.exp(sample.image / 255 + sign * lean) for sign in (1, -1)]
+        averaged = sum(each / each.sum(-1, keepdims=True) for each in both)
+        matrix.update(sample.labels[0], averaged.argmax(-1))
+    expected = matrix.metrics()
+    assert evaluate(LeaningNet(), split, tta=True).metrics.confusion.tolist() == (
+        expected.confusion.tolist()
+    )
+    alone = evaluate(LeaningNet(), split).metrics
+    assert alone.confusion.tolist() != expected.confusion.tolist()
+
+
 def test_the_bar_counts_images(folder):
     bar = Progress(4, "evaluate", "images")
     evaluate(ColourNet(), DatasetFolder(folder).split("test"), bar=bar)

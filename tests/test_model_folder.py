@@ -161,6 +161,21 @@ def test_everything_that_is_said_of_a_net_comes_back(tmp_path):
     assert (loaded.predict(pixels) == net.predict(pixels)).all()
 
 
+def test_temperatures_come_back_and_are_one_where_none_is_told(saved, tmp_path):
+    net, folder = saved
+    assert net.head.temperature == load(folder).head.temperature == 1.0
+    net.head.temperature = 1.37
+    net.save_pretrained(folder)
+    assert json.loads((folder / "config.json").read_text())["temperature"] == 1.37
+    assert load(folder).head.temperature == 1.37
+    altered(folder, lambda values: values.pop("temperature"))
+    assert load(folder).head.temperature == 1.0
+    several = FCN(tiny(), 4, heads={"sem": 3, "geo": 2}, preprocessing=Preprocessing(input_size=32))
+    dict(several.labelled())["geo"].temperature = 0.5
+    several.save_pretrained(tmp_path / "two")
+    assert [head.temperature for _, head in load(tmp_path / "two").labelled()] == [1.0, 0.5]
+
+
 def test_weights_in_other_memory_layouts_come_back(tmp_path):
     net = tiny_net().to(memory_format=torch.channels_last)
     net.train().save_pretrained(tmp_path)
@@ -438,6 +453,9 @@ def several(*changes):
         (setting("palette", 0, to=[0, 0, 300]), "palette.0.2: Input should be less than or equal"),
         (setting("palette", 0, to=[0, 0]), "palette.0"),
         (setting("ignore_index", to="none"), "ignore_index: "),
+        (setting("temperature", to=0), "temperature: Input should be greater than or equal"),
+        (setting("temperature", to=float("nan")), "temperature: Input should be"),
+        (setting("temperature", to=float("inf")), "temperature: Input should be less than or"),
         (setting("preprocessing", "mean", to=[0.5, 0.5]), "2 means for 3 stds"),
         (setting("preprocessing", "channels", to="XYZ"), "Input should be 'RGB' or 'BGR'"),
         (setting("preprocessing", "scale", to="big"), "valid number"),

@@ -77,6 +77,7 @@ def evaluate(
     *,
     device: torch.device | str = "cpu",
     bf16: bool = False,
+    tta: bool = False,
     bar: Progress | None = None,
 ) -> Evaluation:
     """Label every image of `split` at native resolution, one at a time, and measure the labels.
@@ -89,6 +90,7 @@ def evaluate(
         split: the images; classes that it does not score are left out of the means.
         device: where the net works.
         bf16: whether it works in bfloat16; else in float32, of which TF32 is none.
+        tta: whether it looks at each image's mirror, too, and averages both probabilities.
         bar: shows the progress.
 
     Raises:
@@ -98,7 +100,7 @@ def evaluate(
     totals = _counters(net, split)
     per_image: list[tuple[str, float]] = []
     for name, image, truths in ahead(split.__getitem__, range(len(split))):
-        predicted = head_labels(net, image, bf16=bf16)
+        predicted = head_labels(net, image, bf16=bf16, tta=tta)
         own = _counters(net, split)
         for head, truth in zip(own, truths, strict=True):
             own[head].update(truth, predicted[head])

@@ -57,6 +57,8 @@ class Head(nn.Module):
         palette: an RGB colour a class.
         scores: the 1x1 convolutions, by the stride of their features; they start at zero.
         upscores: by "from-to" strides, "8-1" being the last one of an FCN-8s.
+        temperature: what scores are divided by before they become probabilities (see
+            `calibration`); no label depends on it.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Head(nn.Module):
     ) -> None:
         super().__init__()
         self.classes, self.palette = classes, palette
+        self.temperature = 1.0
         self.scales = dict(joints.scales or {})
         self.strides = tuple(tap.stride for tap in joints.taps)
         count = len(classes)

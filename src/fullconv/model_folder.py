@@ -29,6 +29,7 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 MOST_INPUTS = 16
 Channels = Annotated[int, Field(ge=1, le=64)]
 Byte = Annotated[int, Field(ge=0, le=255)]
+Temperature = Annotated[float, Field(ge=1e-3, le=1e3)]
 
 
 class _Net(BaseModel):
@@ -48,16 +49,17 @@ class _Net(BaseModel):
 
 
 class _Labelling(BaseModel):
-    """The classes of a head."""
+    """The classes of a head, and its temperature, which folders of old do not tell."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     classes: Annotated[tuple[str, ...], Field(min_length=1, max_length=255)]
     palette: tuple[tuple[Byte, Byte, Byte], ...]
+    temperature: Temperature = 1.0
 
 
 class _Config(BaseModel):
-    """config.json; either `classes` and `palette` or, of several heads, `heads`."""
+    """config.json; either `classes`, `palette`, `temperature` or, of several heads, `heads`."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -65,6 +67,7 @@ class _Config(BaseModel):
     net: _Net
     classes: tuple[str, ...] = ()
     palette: tuple[tuple[Byte, Byte, Byte], ...] = ()
+    temperature: Temperature = 1.0
     heads: dict[str, _Labelling] = {}
     ignore_index: int
     preprocessing: dict[str, Any]
@@ -143,9 +146,13 @@ def _trunk_path(name: str) -> str:
 
 
 def _labellings(net: FCN) -> dict[str, Any]:
-    """Return the classes and colours of each head, or of the only one."""
+    """Return the classes, colours and temperature of each head, or of the only one."""
     heads = {
-        name: {"classes": list(head.classes), "palette": [list(c) for c in head.palette]}
+        name: {
+            "classes": list(head.classes),
+            "palette": [list(c) for c in head.palette],
+            "temperature": head.temperature,
+        }
         for name, head in net.labelled()
     }
     return heads[ONLY_HEAD] if tuple(heads) == (ONLY_HEAD,) else {"heads": heads}
@@ -186,6 +193,8 @@ def load(model: str | PathLike[str], classifier: nn.Module | None = None) -> FCN
     except (FullconvError, ValueError) as error:
         raise FullconvError(f"{folder / CONFIG}: {' '.join(str(error).split())}") from error
     _load_state(net, folder / WEIGHTS)
+    for name, head in net.labelled():
+        head.temperature = (config.heads.get(name) or config).temperature
     return net.eval()
 
 

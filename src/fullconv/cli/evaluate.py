@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fullconv.cli.options import Debug, Device, MaxPixels, Quiet
+from fullconv.cli.options import Debug, Device, MaxPixels, Quiet, Tta
 from fullconv.cli.tables import show
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def command(
     out: Annotated[
         Path | None, typer.Option(help="Write the metrics there as JSON.", metavar="FILE")
     ] = None,
+    tta: Tta = False,
     max_pixels: MaxPixels = None,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -46,9 +47,9 @@ def command(
     net = load(model)
     images = split_for(net, folder, split)
     with progress(len(images), f"evaluate {split}", quiet=quiet) as bar:
-        result = evaluate(net, images, device=place, bar=bar)
+        result = evaluate(net, images, device=place, tta=tta, bar=bar)
     for name, head in net.labelled():
-        title = f"{split}: {result.images} images"
+        title = f"{split}: {result.images} images{', with their mirrors' * tta}"
         if len(net.heads) > 1:
             title = f"{name}, {title}"
         _show(result.heads[name], head.classes, images.heads[name].unscored, title)

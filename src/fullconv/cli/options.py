@@ -14,6 +14,14 @@ MaxPixels = Annotated[
     int | None,
     typer.Option("--max-pixels", min=1, metavar="N", help="Refuse larger images. [200 million]"),
 ]
+Tta = Annotated[
+    bool,
+    typer.Option(
+        "--tta",
+        help="Look at each image's left-right mirror, too, and average both probabilities: takes "
+        "twice as long.",
+    ),
+]
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fullconv.cli.options import Debug, Device, MaxPixels, Quiet
+from fullconv.cli.options import Debug, Device, MaxPixels, Quiet, Tta
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fullconv.head import Head
     from fullconv.predict.choice import Chosen
     from fullconv.predict.labels import Pixels
+    from fullconv.predict.stream import Summary
 
 
 def command(
@@ -38,8 +39,10 @@ def command(
     engine: Annotated[str, typer.Option(help="auto, torch, openvino or onnxruntime.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     scores: Annotated[
-        bool, typer.Option("--scores", help="Write each pixel's class probabilities, too.")
+        bool,
+        typer.Option("--scores", help="Write each pixel's class probabilities, calibrated, too."),
     ] = False,
+    tta: Tta = False,
     max_pixels: MaxPixels = None,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -51,6 +54,12 @@ def command(
     and OUT/overlay/NAME.jpg; with --scores also OUT/scores/NAME.npy (float16, classes x height x
     width, the probabilities). Images below a folder keep their relative paths. The results of a
     model with several heads go to OUT/HEAD instead of OUT.
+
+    Probabilities are softmax(scores / temperature); the temperature is in the model's config.json.
+    Training fits it on val: on such images, of labels with probability 0.8 about eight in ten are
+    right. Converted models, and those trained by earlier versions, have 1, which promises nothing.
+    OUT/unsure.csv tells the share of each image's labels that are unsure: whose probability is
+    below 0.75. The share is that of coarse cells, which lie the model's stride apart.
     """
     from fullconv.data.images import MAX_PIXELS
     from fullconv.devices import pick_device
@@ -60,7 +69,7 @@ def command(
     from fullconv.predict.engines import check
     from fullconv.predict.inputs import further_folders, make_folders, plan
     from fullconv.predict.labeller import Labeller
-    from fullconv.predict.stream import first_images, label_files
+    from fullconv.predict.stream import first_images, label_files, write_unsure
     from fullconv.progress import progress
 
     check(engine, precision, device)
@@ -76,10 +85,12 @@ def command(
 
     chosen = choose(net, len(jobs), first, engine=engine, precision=precision, say=_tell)
     with progress(len(jobs), "predict", quiet=quiet) as bar:
-        summary = label_files(Labeller(net, chosen.engine), jobs, bar, max_pixels=most)
+        summary = label_files(Labeller(net, chosen.engine, tta=tta), jobs, bar, max_pixels=most)
     if summary.failed < summary.images:
+        write_unsure(summary, out)
         for name, head in net.labelled():
             _show_classes(name if heads else None, head, summary.pixels[name])
+            _show_unsure(summary, name)
             _warn_of_one_class(head, summary.dominant(name))
         _show_way(chosen)
         _show_places(summary.images - summary.failed, out, heads, scores)
@@ -109,6 +120,19 @@ def _show_classes(name: str | None, head: Head, pixels: NDArray[np.int64]) -> No
         print(f"not found: {', '.join(absent)}")
 
 
+def _show_unsure(summary: Summary, head: str) -> None:
+    """Print which share of labels is unsure and, of several images, which have most of them."""
+    from fullconv.calibration import UNSURE
+    from fullconv.predict.stream import printable
+
+    mean, shares = summary.mean_unsure(head), summary.unsure[head]
+    of = "on average" if len(shares) > 1 else "of this image"
+    print(f"unsure (probability below {UNSURE:g}): {mean:.1%} of labels {of}")
+    if len(shares) > 1:
+        for name, share in summary.most_unsure(head):
+            print(f"  {share:6.1%}  {printable(name)}")
+
+
 def _warn_of_one_class(head: Head, dominant: int | None) -> None:
     if dominant is not None:
         print(
@@ -130,6 +154,7 @@ def _show_places(done: int, out: Path, heads: tuple[str, ...], scores: bool) -> 
     """Say where the results are."""
     below = out / f"{{{','.join(heads)}}}" if heads else out
     print(
-        f"{done} label image{'s' * (done != 1)} in {below}, overlays in {below / 'overlay'}"
+        f"{done} label image{'s' * (done != 1)} in {below}, overlays in {below / 'overlay'}, "
+        f"unsure shares in {below / 'unsure.csv'}"
         + (f", probabilities in {below / 'scores'}" if scores else "")
     )

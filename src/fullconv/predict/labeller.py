@@ -8,16 +8,22 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fullconv.pipeline import ahead
-from fullconv.predict.labels import Labels, Pixels
+from fullconv.predict.labels import (
+    Labels,
+    Pixels,
+    Size,
+    Views,
+    labels_of,
+    probability_bands,
+    unsure_shares,
+    views_of,
+)
 
 if TYPE_CHECKING:
     from fullconv.fcn import FCN
     from fullconv.predict.engines import Engine
-
-Size = tuple[int, int]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -54,30 +60,39 @@ class Labeller:
     Attributes:
         net: the net.
         engine: what works out its coarse scores.
+        tta: whether it looks at each image's mirror, too, in twice the time.
     """
 
-    def __init__(self, net: FCN, engine: Engine) -> None:
+    def __init__(self, net: FCN, engine: Engine, *, tta: bool = False) -> None:
         """Put `engine`, which was built of `net`, to work."""
-        self.net, self.engine = net, engine
+        self.net, self.engine, self.tta = net, engine, tta
 
     def __call__(self, image: Pixels) -> dict[str, Labels]:
         """Return the class id of each pixel, HxW uint8, by head (see `Engine` for the image)."""
-        return self.labels(self.engine(image), (image.shape[0], image.shape[1]))
+        return self.labels(self.views(image), (image.shape[0], image.shape[1]))
+
+    def views(self, image: Pixels) -> Views:
+        """Return the coarse scores of an image and, if it looks at that, of its mirror."""
+        return [self.engine(view) for view in views_of(image, tta=self.tta)]
 
     @torch.inference_mode()
-    def labels(self, coarse: dict[str, Tensor], size: Size) -> dict[str, Labels]:
+    def labels(self, views: Views, size: Size) -> dict[str, Labels]:
         """Return the class id of each of H x W pixels, by head, of coarse scores."""
-        return {
-            name: head.labels(coarse[name], size)[0].cpu().numpy()
-            for name, head in self.net.labelled()
-        }
+        return labels_of(self.net, views, size)
 
     @torch.inference_mode()
-    def probabilities(
-        self, coarse: dict[str, Tensor], size: Size
-    ) -> dict[str, NDArray[np.float16]]:
-        """Return each class's probability at each of H x W pixels, C x H x W, by head."""
-        return {
-            name: head.upsample(coarse[name], size)[0].float().softmax(0).half().cpu().numpy()
-            for name, head in self.net.labelled()
-        }
+    def unsure(self, views: Views, size: Size) -> dict[str, float]:
+        """Return the share of unsure labels, by head, of coarse scores (see `unsure_shares`)."""
+        return unsure_shares(self.net, views, size)
+
+    @torch.inference_mode()
+    def probabilities(self, views: Views, size: Size) -> dict[str, NDArray[np.float16]]:
+        """Return each class's calibrated probability at each of H x W pixels, C x H x W, by head.
+
+        That of several views is their average.
+        """
+        return {name: self._probabilities(name, views, size) for name in self.net.heads}
+
+    def _probabilities(self, head: str, views: Views, size: Size) -> NDArray[np.float16]:
+        bands = probability_bands(self.net, head, views, size)
+        return torch.cat([band.half().cpu() for band in bands], 1).numpy()

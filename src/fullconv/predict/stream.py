@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +17,7 @@ from PIL import Image
 
 from fullconv.data.images import MAX_PIXELS
 from fullconv.errors import FullconvError
-from fullconv.files import replacing
+from fullconv.files import replacing, write_text
 from fullconv.predict.inputs import Job
 from fullconv.predict.label_images import save_label_image, save_overlay
 from fullconv.predict.labeller import Labeller, label_all
@@ -27,7 +30,17 @@ if TYPE_CHECKING:
 ALMOST_ALL = 0.999
 SAMPLE_PIXELS = 4 << 20
 
-Counts = dict[str, NDArray[np.int64]]  # by the name of each head, how many pixels each class got
+
+class Done(NamedTuple):
+    """What came of an image, by the name of each head.
+
+    Attributes:
+        pixels: how many of them each class got.
+        unsure: the share of its labels that are unsure.
+    """
+
+    pixels: dict[str, NDArray[np.int64]]
+    unsure: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -38,17 +51,30 @@ class Summary:
         images: how many inputs there were.
         failed: how many of them failed.
         pixels: by the name of each head, how many pixels each class got.
+        unsure: likewise, the name of each image (as its results are called) and which share of its
+            labels is unsure, 0..1 (see `labels.unsure_shares`); without those that failed.
     """
 
     images: int
     failed: int
     pixels: Mapping[str, NDArray[np.int64]]
+    unsure: Mapping[str, Sequence[tuple[str, float]]] = field(default_factory=dict)
 
     def dominant(self, head: str) -> int | None:
         """Return the class that more than 99.9% of all pixels got, if there is one."""
         pixels = self.pixels[head]
         most = int(pixels.argmax())
         return most if pixels[most] > ALMOST_ALL * pixels.sum() else None
+
+    def mean_unsure(self, head: str) -> float:
+        """Return which share of an image's labels is unsure on average; there must be images."""
+        shares = [share for _, share in self.unsure[head]]
+        return sum(shares) / len(shares)
+
+    def most_unsure(self, head: str, count: int = 5) -> list[tuple[str, float]]:
+        """Return name and share of those images that have most unsure labels, but not of none."""
+        ranked = sorted(self.unsure[head], key=lambda each: (-each[1], each[0]))
+        return [each for each in ranked[:count] if each[1] > 0]
 
 
 def first_images(
@@ -77,7 +103,7 @@ def label_files(
     ``bar.say``, and the others are done nevertheless. `bar` advances by one per input.
     """
 
-    def done(job: Job) -> Counts | str:
+    def done(job: Job) -> Done | str:
         try:
             return _do(job, label, max_pixels)
         except FullconvError as error:
@@ -91,24 +117,46 @@ def label_files(
 
     failed = 0
     pixels = {name: np.zeros(head.num_classes, np.int64) for name, head in label.net.labelled()}
-    for result in label_all(done, jobs, label.engine):
+    unsure: dict[str, list[tuple[str, float]]] = {name: [] for name in pixels}
+    for job, result in zip(jobs, label_all(done, jobs, label.engine), strict=True):
         if isinstance(result, str):
             failed += 1
             bar.say(" ".join(result.split()))
         else:
-            for name, counts in result.items():
+            for name, counts in result.pixels.items():
                 pixels[name] += counts
+                unsure[name].append((job.name, result.unsure[name]))
         bar.advance()
-    return Summary(len(jobs), failed, pixels)
+    return Summary(len(jobs), failed, pixels, unsure)
 
 
-def _do(job: Job, label: Labeller, max_pixels: int) -> Counts:
-    """Take an image from its file to its results; return which labels it got."""
+def write_unsure(summary: Summary, out: Path) -> None:
+    """Write unsure.csv into `out`, of several heads into the folder of each: image, unsure.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    for head, shares in summary.unsure.items():
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(("image", "unsure"))
+        writer.writerows((printable(name), f"{share:.4f}") for name, share in shares)
+        folder = out / head if len(summary.unsure) > 1 else out
+        write_text(folder / "unsure.csv", table.getvalue())
+
+
+def printable(name: str) -> str:
+    """Return a file's name with bytes that are no text, if it has such, as escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _do(job: Job, label: Labeller, max_pixels: int) -> Done:
+    """Take an image from its file to its results; return what came of it."""
     net = label.net
     image = read_inputs(job, net.inputs, max_pixels)
-    coarse, size = label.engine(image), (image.shape[0], image.shape[1])
-    labels = label.labels(coarse, size)
-    probabilities = label.probabilities(coarse, size) if job.with_scores else {}
+    views, size = label.views(image), (image.shape[0], image.shape[1])
+    labels = label.labels(views, size)
+    probabilities = label.probabilities(views, size) if job.with_scores else {}
     shown = photograph(image, net.inputs)
     counts = {}
     for (name, head), results in zip(net.labelled(), job.results, strict=True):
@@ -119,7 +167,7 @@ def _do(job: Job, label: Labeller, max_pixels: int) -> Counts:
             with replacing(results.scores) as temporary, temporary.open("wb") as file:
                 np.save(file, probabilities[name])
         counts[name] = np.array(Image.fromarray(own).histogram()[: head.num_classes])
-    return counts
+    return Done(counts, label.unsure(views, size))
 
 
 def _is_lack_of_memory(error: Exception) -> bool:

@@ -85,6 +85,8 @@ def train(task: Task, state: TrainingState) -> None:
         WorkFailedError: the loss became infinite or NaN, or the disk is full.
         FullconvError: an image can't be read.
     """
+    if state.step >= state.plan.steps:  # resumed, after it was killed at its very end
+        return
     saved = time.monotonic()
     state.net.train()
     with _bar(task, state) as bar, _board(task, state) as board:

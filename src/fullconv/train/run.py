@@ -33,6 +33,7 @@ from fullconv.train.start import about_unseen, advice, target_net
 from fullconv.train.state import TrainingState
 from fullconv.train.step import made_ready
 from fullconv.train.summary import summarise
+from fullconv.train.temperature import calibrate_kept
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,9 @@ def run(out: Path, asked: Mapping[str, Any], *, resume: bool, quiet: bool = Fals
         del state
         gc.collect()
         begun = time.monotonic()
+    for name in record.names:
+        calibrate_kept(name, record.folder(name), data.val, device, quiet=quiet)
+        gc.collect()
     write_report(out / "report.html", summarise(record, folder.info, data.val))
     return record.folder(record.names[-1])
 

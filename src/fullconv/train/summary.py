@@ -152,6 +152,7 @@ def _facts(record: Record, net: FCN) -> tuple[tuple[str, str], ...]:
         ("optimizer", f"{recipe.optimizer}, learning rate {recipe.lr:g}, {recipe.schedule}"),
         ("model", "the best on val" if recipe.keep == "best" else "the last weights"),
         ("precision", plan["precision"]),
+        ("temperature", ", ".join(f"{head.temperature:g}" for _, head in net.labelled())),
         ("seed", str(recipe.seed)),
         ("machine", f"{platform.machine()}, {torch.get_num_threads()} threads"),
     )
