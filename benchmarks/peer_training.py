@@ -1,7 +1,7 @@
 """Training a net of segmentation-models-pytorch as its own examples do, within given minutes.
 
-The nets are those of segmentation-models-pytorch 0.6.0; the practice followed (no code is copied) is
-that of the examples at https://github.com/qubvel-org/segmentation_models.pytorch:
+The nets are those of segmentation-models-pytorch 0.6.0. The practice followed (no code is copied)
+is that of the examples at https://github.com/qubvel-org/segmentation_models.pytorch:
 
 - examples/camvid_segmentation_multiclass.ipynb (commit 00bbcca8): its augmentations by
   albumentations, crops of 320x320, the multiclass Dice loss, images padded to multiples of 32;
@@ -9,11 +9,11 @@ that of the examples at https://github.com/qubvel-org/segmentation_models.pytorc
   down to 1e-5 over all the steps.
 
 The examples were written for albumentations 1; noise, whose default is more than ten times as
-strong in albumentations 2, is as it was then. What lies outside the image is ignored, not of class 0.
-Everything else is as in a fullconv training of limited time: decoded images kept in memory, as many
-workers, a few steps timed first, channels_last, bfloat16 if that is faster, the schedule fitted to
-the minutes again and again, validations that cost about a fifth of the steps' time at most, the
-best weights on val.
+strong in albumentations 2, is as it was then. What lies outside the image is ignored, not labelled
+0. Everything else is as in a fullconv training of limited time: decoded images kept in memory, as
+many workers, a few steps timed first, channels_last, bfloat16 if that is faster, the schedule
+fitted to the minutes again and again, validations that cost about a fifth of the steps' time at
+most, the best weights on val.
 """
 
 from __future__ import annotations
