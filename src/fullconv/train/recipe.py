@@ -81,6 +81,13 @@ class Recipe(BaseModel):
         "image_mean (over each image's, averaged over images) or sum (of each image's, averaged "
         "over images)",
     )
+    lovasz: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="weight of the Lovász loss (1 - IU, each class alike, at the coarse cells), "
+        "added to `loss`; 0: none",
+    )
     sampled_cells: float = Field(
         default=1.0,
         gt=0,

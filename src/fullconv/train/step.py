@@ -16,6 +16,7 @@ from fullconv.memory import LARGE, keep_freed_memory
 from fullconv.precision import full_float32
 from fullconv.reference.patch_sampling import sampled_labels
 from fullconv.train.layers import quicken
+from fullconv.train.lovasz import lovasz_loss
 from fullconv.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ def take_step(
                 coarse = net.coarse(values.contiguous(memory_format=torch.channels_last))
             losses = image_losses(net, coarse, truth, class_weights)
             loss = (losses / _divisor(recipe, weight, whole, len(batch.names))).sum()
+            if recipe.lovasz:
+                share = len(truth) / len(batch.names)
+                loss = loss + recipe.lovasz * share * lovasz_loss(net, coarse, truth)
             loss.backward()  # type: ignore[no-untyped-call]
         total += (losses.detach() / whole).sum()
     norm = clip_grad_norm_(net.parameters(), recipe.clip or math.inf)

@@ -1,0 +1,112 @@
+"""The Lovász loss against intersection over union, its extension as defined, and geometry."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from fullconv import FCN
+from fullconv.train.lovasz import cell_labels, lovasz_loss, of_pixels
+from nets import NarrowVGG
+
+torch.manual_seed(0)
+
+
+def mean_jaccard_loss(labels, truth):
+    """Return 1 - IU, averaged over the classes of `truth`."""
+    losses = []
+    for label in truth.unique():
+        own, true = labels == label, truth == label
+        losses.append(1 - (own & true).sum() / (own | true).sum())
+    return torch.stack(losses).double().mean()
+
+
+def extension(errors, true):
+    """Return the Lovász extension of 1 - IU by its definition: an integral over thresholds.
+
+    At each threshold in 0..1 the pixels whose error exceeds it are wrong.
+    """
+    loss = 0.0
+    thresholds = sorted({0.0, 1.0, *errors.tolist()})
+    for low, high in pairwise(thresholds):
+        wrong = errors > (low + high) / 2
+        missed, added = (wrong & true).sum(), (wrong & ~true).sum()
+        loss += (high - low) * float((missed + added) / (true.sum() + added))
+    return loss
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_of_certain_scores_it_is_one_minus_iu(classes):
+    labels, truth = torch.randint(classes, (2, 200))
+    scores = 1e4 * nn.functional.one_hot(labels, classes).double()
+    assert of_pixels(scores, truth) == pytest.approx(float(mean_jaccard_loss(labels, truth)))
+
+
+def test_it_is_the_extension_as_defined():
+    scores, truth = torch.randn(60, 4, dtype=torch.float64), torch.randint(3, (60,))
+    shares = scores.softmax(1)
+    expected = [
+        extension(((truth == c).double() - shares[:, c]).abs(), truth == c) for c in truth.unique()
+    ]
+    assert of_pixels(scores, truth) == pytest.approx(sum(expected) / len(expected))
+
+
+def test_its_gradient_is_right():
+    scores = torch.randn(30, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(of_pixels, (scores, torch.randint(3, (30,))))
+
+
+def test_without_pixels_it_is_nothing():
+    scores = torch.zeros(0, 3, requires_grad=True)
+    of_pixels(scores, torch.zeros(0, dtype=torch.long)).backward()
+    assert scores.grad is not None
+
+
+@pytest.mark.parametrize("stride", [8, 32])
+@pytest.mark.parametrize("trunk", ["mobilenet_v2", "narrow vgg"])
+def test_cells_get_the_labels_of_the_pixels_they_are_centred_on(trunk, stride):
+    """Labels are the pixels' own rows or columns; the centre is where a cell's upscore peaks."""
+    net = FCN(NarrowVGG() if trunk == "narrow vgg" else trunk, stride, 2)
+    height, width = 96, 130
+    coarse = net.coarse(torch.zeros(1, 3, height, width))
+    cells = coarse.shape[2:]
+    rows = torch.arange(height)[:, None].expand(height, width)[None].to(torch.uint8)
+    columns = torch.arange(width).expand(height, width)[None].to(torch.uint8)
+    own = [cell_labels(net, labels, tuple(cells))[0] for labels in (rows, columns)]
+    checked = 0
+    for row in range(cells[0]):
+        for column in range(cells[1]):
+            bump = torch.zeros_like(coarse)
+            bump[0, 0, row, column] = 1
+            with torch.no_grad():
+                peak = net.upsample(bump, (height, width))[0, 0]
+            at = int(own[0][row, column]), int(own[1][row, column])
+            if 255 in at:
+                continue
+            inside = [0 < p < n - 1 for p, n in zip(at, (height, width), strict=True)]
+            if all(inside) and 0 < row < cells[0] - 1 and 0 < column < cells[1] - 1:
+                assert peak[at] == peak.max()
+                checked += 1
+    assert checked >= 2
+
+
+def test_cells_centred_beyond_the_image_are_ignored():
+    net = FCN(NarrowVGG(), 32, 2)
+    labels = cell_labels(net, torch.zeros(1, 40, 40, dtype=torch.uint8), (3, 3))[0]
+    assert labels[0, 0] == 0 and (labels[2] == 255).all() and (labels[:, 2] == 255).all()
+
+
+def test_a_net_s_loss_ignores_what_is_ignored_and_falls_as_it_learns():
+    net = FCN(NarrowVGG(), 8, 3)
+    coarse = torch.randn(2, 3, 4, 4, requires_grad=True)
+    truth = torch.randint(3, (2, 1, 32, 32)).to(torch.uint8)
+    loss = lovasz_loss(net, coarse, truth)
+    loss.backward()
+    with torch.no_grad():
+        assert lovasz_loss(net, coarse - coarse.grad, truth) < loss
+        truth[1] = 255
+        assert lovasz_loss(net, coarse, truth) == lovasz_loss(net, coarse[:1], truth[:1]) != loss
+        assert lovasz_loss(net, coarse, torch.full_like(truth, 255)) == 0
