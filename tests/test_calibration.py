@@ -17,6 +17,7 @@ from fullconv.calibration import (
     calibration_error,
     fit_temperature,
     probabilities,
+    top_probabilities,
 )
 
 
@@ -123,3 +124,12 @@ def test_an_overconfident_net_is_mended():
     assert errors[1] < 0.01
     assert before.argmax(1).equal(after.argmax(1))
     torch.testing.assert_close(after, scores.softmax(1))
+
+
+def test_top_probabilities_are_those_of_the_softmax():
+    scores = 5 * torch.randn(4, 6, 7, generator=torch.Generator().manual_seed(0))
+    top = torch.from_numpy(top_probabilities(scores.numpy(), 0.7))
+    torch.testing.assert_close(top, (scores / 0.7).softmax(0).amax(0))
+    assert top_probabilities(np.float32([[1e6], [-1e6]]), 1e-3).tolist() == [1.0]
+    odd = top_probabilities(np.float32([[np.nan, np.inf], [1, np.inf]]), 1.0)
+    assert np.isnan(odd).all()

@@ -310,8 +310,13 @@ def test_evaluate_writes_the_metrics_that_python_gives(
     for name, iu in zip(net.classes, matrix.metrics().iu, strict=True):
         (line,) = [line for line in table.splitlines() if name in line]
         assert f"{iu:.3f}" in line
-    assert "test: 4 images" in table
+    assert "test: 4 images " in table
     assert "frequency weighted IU" in table
+    words = ["evaluate", random_model, "--data", folder, "--out", out, "--tta"]
+    assert command_line(*words) == 0
+    mirrored = evaluate(net, split, tta=True)
+    assert json.loads(out.read_text()) == mirrored.to_dict(net)
+    assert "test: 4 images, with mirrors" in capsys.readouterr().out
 
 
 def test_evaluate_names_another_split(folder, capsys, command_line, random_model):

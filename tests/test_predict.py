@@ -20,10 +20,10 @@ from fullconv.predict.engines import is_installed, ways
 from fullconv.predict.engines.torch_engine import TorchEngine
 from fullconv.predict.inputs import further_folders, make_folders, plan
 from fullconv.predict.labeller import Labeller
-from fullconv.predict.labels import label_image
+from fullconv.predict.labels import head_labels, label_image
 from fullconv.predict.reading import photograph
 from fullconv.predict.remembered import Measured, Memory
-from fullconv.predict.stream import Summary, first_images, label_files
+from fullconv.predict.stream import Summary, first_images, label_files, write_unsure
 from fullconv.progress import Progress
 
 
@@ -343,6 +343,41 @@ def test_dominant_needs_more_than_999_in_1000():
     assert [summary.dominant(name) for name in pixels] == [1, None, None]
 
 
+class Certain(ColourNet):
+    """As sure of a pixel as its strongest channel is beyond 127; else it scores all alike."""
+
+    def coarse(self, x):
+        return 20 * (super().coarse(x) - 0.5).relu()
+
+
+def test_each_image_s_unsure_share(tmp_path):
+    for name, bright in (("a", 3), ("b/c", 12), ("d", 0)):
+        pixels = np.zeros((3, 4, 3), np.uint8)
+        pixels.reshape(-1, 3)[:bright, 1] = 255
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / f"in/{name}.png")
+    (tmp_path / "in/bad.png").touch()
+    out = tmp_path / "out"
+    summary, _ = predicted([tmp_path / "in"], out, net=Certain)
+    assert summary.failed == 1
+    assert summary.unsure == {"labels": [("a", 0.75), ("b/c", 0.0), ("d", 1.0)]}
+    assert summary.mean_unsure("labels") == pytest.approx(1.75 / 3)
+    assert summary.most_unsure("labels") == [("d", 1.0), ("a", 0.75)]
+    assert summary.most_unsure("labels", 1) == [("d", 1.0)]
+    write_unsure(summary, out)
+    assert (out / "unsure.csv").read_text() == "image,unsure\na,0.7500\nb/c,0.0000\nd,1.0000\n"
+
+
+def test_unsure_shares_of_odd_names_and_several_heads(tmp_path):
+    odd = [("\udcff, b", 0.5), ("é", 1 / 3)]
+    heads = {"sem": odd, "geo": [("\udcff, b", 0.0), ("é", 1.0)]}
+    write_unsure(Summary(2, 0, {}, heads), tmp_path)
+    first = (tmp_path / "sem/unsure.csv").read_text(encoding="utf-8")
+    assert first == 'image,unsure\n"\\udcff, b",0.5000\né,0.3333\n'
+    assert (tmp_path / "geo/unsure.csv").read_text(encoding="utf-8").endswith("é,1.0000\n")
+    assert not (tmp_path / "unsure.csv").exists()
+
+
 # Several heads and inputs
 
 
@@ -540,6 +575,64 @@ def test_predict_agrees_with_python(tmp_path, capsys, command_line, random_model
     assert (labels == expected.argmax(0)).all()
 
 
+def pixels_of(path):
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def test_predict_with_mirrors_and_a_temperature(tmp_path, command_line, random_model):
+    """The probabilities are averages of both; the labels are their classes."""
+    net = fullconv.load(random_model)
+    with torch.no_grad():
+        for score in net.scores.values():
+            score.weight.div_(10)  # else every label is sure
+    net.head.temperature = 3.0
+    net.save_pretrained(tmp_path / "model")
+    pixels = picture(tmp_path / "a.png", (61, 83))
+    words = ["predict", tmp_path / "model", tmp_path / "a.png", "--scores", "--quiet"]
+    assert command_line(*words, "--out", tmp_path / "out") == 0
+    assert command_line(*words, "--out", tmp_path / "both", "--tta") == 0
+    shares = []
+    for image in (pixels, pixels[:, ::-1].copy()):
+        with torch.no_grad():
+            x = net.preprocessing(torch.from_numpy(image).permute(2, 0, 1)[None])
+            shares.append((net(x) / 3).softmax(1)[0])
+    expected = (shares[0] + shares[1].flip(-1)) / 2
+    assert (expected - shares[0]).abs().max() > 0.02
+    for out, truth in (("out", shares[0]), ("both", expected)):
+        found = np.load(tmp_path / out / "scores/a.npy")
+        assert np.abs(found - truth.numpy()).max() < 1e-3
+        labels = pixels_of(tmp_path / out / "a.png")
+        assert (labels == truth.argmax(0).numpy()).mean() > 0.999
+    assert (pixels_of(tmp_path / "out/a.png") != pixels_of(tmp_path / "both/a.png")).any()
+
+
+def test_predict_names_the_most_unsure_images(tmp_path, capsys, command_line, random_model):
+    words = ["predict", random_model, tmp_path / "in", "--out", tmp_path / "out", "--quiet"]
+    net = fullconv.load(random_model)
+    picture(tmp_path / "in/0.png", (70, 90))
+    net.head.temperature = 1000.0  # no label is sure
+    net.save_pretrained(tmp_path / "model")
+    words[1] = tmp_path / "model"
+    assert command_line(*words) == 0
+    said = capsys.readouterr().out
+    assert "unsure (probability below 0.75): 100.0% of this image's labels\n" in said
+    assert "  100.0%" not in said
+    for index in range(1, 7):
+        picture(tmp_path / f"in/{index}.png", (70, 90), seed=index)
+    assert command_line(*words) == 0
+    said = capsys.readouterr().out
+    assert "100.0% of labels, on average of the images; most in:\n  100.0%  0\n" in said
+    assert "  100.0%  4\n" in said and "  100.0%  5\n" not in said
+    assert f"unsure shares in {tmp_path}/out/unsure.csv" in said
+    assert len((tmp_path / "out/unsure.csv").read_text().splitlines()) == 8
+    net.head.temperature = 0.001
+    net.save_pretrained(tmp_path / "model")
+    assert command_line(*words) == 0
+    said = capsys.readouterr().out
+    assert "0.0% of labels, on average of the images\n" in said
+
+
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_predict_by_another_engine(tmp_path, capsys, command_line, random_model, engine):
     if not is_installed(engine):
@@ -559,6 +652,10 @@ def test_predict_by_another_engine(tmp_path, capsys, command_line, random_model,
         scores = np.load(tmp_path / f"out/scores/{index}.npy")
         assert (scores.argmax(0) == expected).mean() > 0.99
     assert len(np.unique(expected)) > 1
+    assert command_line(*words, "--out", tmp_path / "both", "--precision", "fp32", "--tta") == 0
+    both = head_labels(net, pixels_of(tmp_path / "in/2.png"), tta=True)["labels"]
+    assert (pixels_of(tmp_path / "both/2.png") == both).mean() >= 0.9999
+    assert (both != expected).any()
 
 
 def test_predict_tells_in_a_line_what_an_engine_can_t_do(

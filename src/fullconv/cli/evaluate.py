@@ -49,7 +49,7 @@ def command(
     with progress(len(images), f"evaluate {split}", quiet=quiet) as bar:
         result = evaluate(net, images, device=place, tta=tta, bar=bar)
     for name, head in net.labelled():
-        title = f"{split}: {result.images} images{', with their mirrors' * tta}"
+        title = f"{split}: {result.images} images{', with mirrors' * tta}"
         if len(net.heads) > 1:
             title = f"{name}, {title}"
         _show(result.heads[name], head.classes, images.heads[name].unscored, title)

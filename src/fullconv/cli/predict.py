@@ -125,12 +125,14 @@ def _show_unsure(summary: Summary, head: str) -> None:
     from fullconv.calibration import UNSURE
     from fullconv.predict.stream import printable
 
-    mean, shares = summary.mean_unsure(head), summary.unsure[head]
-    of = "on average" if len(shares) > 1 else "of this image"
-    print(f"unsure (probability below {UNSURE:g}): {mean:.1%} of labels {of}")
-    if len(shares) > 1:
-        for name, share in summary.most_unsure(head):
-            print(f"  {share:6.1%}  {printable(name)}")
+    share = f"unsure (probability below {UNSURE:g}): {summary.mean_unsure(head):.1%} of"
+    if len(summary.unsure[head]) == 1:
+        print(f"{share} this image's labels")
+        return
+    most = summary.most_unsure(head)
+    print(f"{share} labels, on average of the images{'; most in:' if most else ''}")
+    for name, own in most:
+        print(f"  {own:6.1%}  {printable(name)}")
 
 
 def _warn_of_one_class(head: Head, dominant: int | None) -> None:

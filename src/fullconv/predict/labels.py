@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fullconv.calibration import UNSURE, probabilities
+from fullconv.calibration import UNSURE, probabilities, top_probabilities
 from fullconv.modes import evaluating
 from fullconv.precision import full_float32
 
@@ -148,10 +148,12 @@ def unsure_shares(net: FCN, views: Views, size: Size) -> dict[str, float]:
     """
     shares, pixels = {}, (range(size[0]), range(size[1]))
     for name, head in net.labelled():
-        scores = [view[name][(..., *_cells_read(net, view[name], *pixels))] for view in views]
-        tops = [probabilities(cells, head.temperature).amax(1).flatten() for cells in scores]
-        sure = torch.cat(tops) >= UNSURE
-        shares[name] = 1 - float(sure.double().mean())
+        tops = []
+        for view in views:
+            cells = view[name][(0, ..., *_cells_read(net, view[name], *pixels))]
+            tops.append(top_probabilities(cells.float().cpu().numpy(), head.temperature).ravel())
+        sure = np.concatenate(tops) >= UNSURE
+        shares[name] = 1 - float(sure.mean())
     return shares
 
 
