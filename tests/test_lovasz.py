@@ -9,8 +9,11 @@ import torch
 from torch import nn
 
 from fullconv import FCN
+from fullconv.data.loading import Batch, Part
 from fullconv.train.lovasz import cell_labels, lovasz_loss, of_pixels
-from nets import NarrowVGG
+from fullconv.train.recipe import Recipe
+from fullconv.train.step import take_step
+from nets import NarrowVGG, random_scores
 
 torch.manual_seed(0)
 
@@ -110,3 +113,25 @@ def test_a_net_s_loss_ignores_what_is_ignored_and_falls_as_it_learns():
         truth[1] = 255
         assert lovasz_loss(net, coarse, truth) == lovasz_loss(net, coarse[:1], truth[:1]) != loss
         assert lovasz_loss(net, coarse, torch.full_like(truth, 255)) == 0
+
+
+@pytest.mark.parametrize("part", [1, 2])
+def test_a_step_adds_it_with_its_weight_in_however_many_parts(part):
+    net = random_scores(FCN(NarrowVGG(), 8, 3)).eval()  # neither statistics of batches nor dropout
+    images = torch.randint(256, (2, 3, 32, 32)).to(torch.uint8).split(part)
+    labels = torch.randint(3, (2, 1, 32, 32)).to(torch.uint8).split(part)
+    learnt = [parameter for parameter in net.parameters() if parameter.requires_grad]
+
+    def gradients(weight):
+        batch = Batch([Part(*each) for each in zip(images, labels, strict=True)], ["", ""])
+        optimizer = torch.optim.SGD(learnt, 0.0)
+        take_step(net, optimizer, batch, Recipe(lovasz=weight, clip=None))
+        return [parameter.grad.clone() for parameter in learnt]
+
+    losses = [
+        lovasz_loss(net, net.coarse(net.preprocessing(image)), truth)
+        for image, truth in zip(images, labels, strict=True)
+    ]
+    expected = torch.autograd.grad(torch.stack(losses).mean(), learnt)
+    for plain, both, own in zip(gradients(0.0), gradients(0.5), expected, strict=True):
+        torch.testing.assert_close(both, plain + 0.5 * own, rtol=1e-4, atol=1e-6)
