@@ -53,10 +53,10 @@ from fullconv.modes import evaluating
 from fullconv.pipeline import ahead
 from fullconv.predict.labels import Labels, Pixels
 from fullconv.progress import progress
-from fullconv.train.calibrate import ENOUGH_SECONDS, MOST_STEPS, SHARE, WORTH_BF16
 from fullconv.train.plan import Pace, Plan, make_plan
 from fullconv.train.recipe import Recipe
 from fullconv.train.state import TrainingState
+from fullconv.train.timing import ENOUGH_SECONDS, MOST_STEPS, SHARE, WORTH_BF16
 
 if TYPE_CHECKING:
     from fullconv.fcn import FCN

@@ -34,7 +34,6 @@ from fullconv.fcn import FCN
 from fullconv.train import checkpoint, loop
 from fullconv.train import step as step_module
 from fullconv.train.balance import median_frequency_weights
-from fullconv.train.calibrate import calibrate
 from fullconv.train.loop import Task, validation_loss
 from fullconv.train.plan import SLACK, Pace, Plan
 from fullconv.train.recipe import Recipe, read_recipe
@@ -43,6 +42,7 @@ from fullconv.train.stages import grown_net, stride_of
 from fullconv.train.start import is_model
 from fullconv.train.state import TrainingState, make_optimizer
 from fullconv.train.step import take_step
+from fullconv.train.timing import fitted_to_machine
 from fullconv.upsample import Upscore
 
 INFO = DatasetInfo(name="tiny", classes=("red", "green", "blue"))
@@ -522,7 +522,7 @@ def test_calibration_changes_neither_net_nor_generators(net: FCN, tmp_path: Path
     task = task_on(write_scenes(tmp_path), tmp_path / "out", lr=1.0)
     plan = Plan(1000, 1, 50, (16, 24))
     weights, random = weights_of(net), torch.get_rng_state()
-    fitted, pace = calibrate(task, net, plan)
+    fitted, pace = fitted_to_machine(task, net, plan)
     assert not changed(net, weights)
     assert net.training
     assert torch.equal(torch.get_rng_state(), random)
@@ -530,7 +530,7 @@ def test_calibration_changes_neither_net_nor_generators(net: FCN, tmp_path: Path
     assert 0 < pace.step < 5
     assert 0 < pace.validation < 5
     limited = Plan(1000, 1, 50, (16, 24), seconds=5.0)
-    assert calibrate(task, net, limited)[0].steps != 1000
+    assert fitted_to_machine(task, net, limited)[0].steps != 1000
 
 
 def test_precision_is_chosen_by_measurement(
@@ -544,17 +544,17 @@ def test_precision_is_chosen_by_measurement(
         return 0.0
 
     clock = SimpleNamespace(monotonic=lambda: now)  # by which nothing but a step takes time
-    monkeypatch.setattr("fullconv.train.calibrate.time", clock)
-    monkeypatch.setattr("fullconv.train.calibrate.take_step", step)
+    monkeypatch.setattr("fullconv.train.timing.time", clock)
+    monkeypatch.setattr("fullconv.train.timing.take_step", step)
     root = write_scenes(tmp_path)
     auto = task_on(root, tmp_path / "out")
     plan = Plan(1000, 1, 50, (16, 24))
-    assert calibrate(auto, net, plan)[0].precision == "bf16"
-    assert calibrate(auto, net, Plan(20, 1, 50, (16, 24)))[0].precision == "fp32"
+    assert fitted_to_machine(auto, net, plan)[0].precision == "bf16"
+    assert fitted_to_machine(auto, net, Plan(20, 1, 50, (16, 24)))[0].precision == "fp32"
     slower["bf16"] = 0.029  # faster, but not worth it
-    assert calibrate(auto, net, plan)[0].precision == "fp32"
+    assert fitted_to_machine(auto, net, plan)[0].precision == "fp32"
     fixed = task_on(root, tmp_path / "out", precision="bf16")
-    assert calibrate(fixed, net, plan)[0].precision == "bf16"
+    assert fitted_to_machine(fixed, net, plan)[0].precision == "bf16"
 
 
 def test_validation_loss_is_the_mean_over_valid_pixels(net: FCN, tmp_path: Path) -> None:

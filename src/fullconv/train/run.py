@@ -24,7 +24,6 @@ from fullconv.progress import duration
 from fullconv.report.page import write_report
 from fullconv.train import checkpoint
 from fullconv.train.balance import median_frequency_weights
-from fullconv.train.calibrate import calibrate
 from fullconv.train.loop import Task, save, train
 from fullconv.train.plan import Plan, make_plan
 from fullconv.train.record import Record, Settings
@@ -34,6 +33,7 @@ from fullconv.train.state import TrainingState
 from fullconv.train.step import made_ready
 from fullconv.train.summary import summarise
 from fullconv.train.temperature import calibrate_kept
+from fullconv.train.timing import fitted_to_machine
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def _planned(record: Record, task: Task, net: FCN, data: _Data, begun: float) ->
     )
     if not task.quiet:
         print(f"{task.name}: timing a few steps on {task.device}", file=sys.stderr)
-    plan, pace = calibrate(task, net, plan, spent=time.monotonic() - begun)
+    plan, pace = fitted_to_machine(task, net, plan, spent=time.monotonic() - begun)
     if not task.quiet:
         _announce(record, task, plan, pace.seconds(plan))
     state = TrainingState.start(net, task.recipe, plan)

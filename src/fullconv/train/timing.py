@@ -27,7 +27,7 @@ SHARE = 0.03  # of a limited time, likewise
 SHORT = 100  # steps; a shorter training is over before a comparison pays
 
 
-def calibrate(task: Task, net: FCN, plan: Plan, spent: float = 0.0) -> tuple[Plan, Pace]:
+def fitted_to_machine(task: Task, net: FCN, plan: Plan, spent: float = 0.0) -> tuple[Plan, Pace]:
     """Choose the precision that the recipe leaves open and fit the steps to the time there is.
 
     The steps are made on a copy of `net`; neither it nor torch's generators change.
