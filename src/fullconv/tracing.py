@@ -157,6 +157,11 @@ def _slides(module: nn.Module) -> bool:
     return isinstance(module, (nn.modules.conv._ConvNd, nn.Linear, *pooling))
 
 
+def module_of(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    """Return the module that a node calls, if it does."""
+    return network.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
 def cut_points(graph: fx.Graph) -> list[fx.Node]:
     """Return, in order, the tensors that every path from the input to the output passes.
 

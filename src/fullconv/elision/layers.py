@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from fullconv.elision.plan import POOLS, Plan, module_of
+from fullconv.elision.plan import POOLS, Plan
 from fullconv.errors import FullconvError
 from fullconv.fcn import FCN, Scores
 from fullconv.grids import pair
 from fullconv.modes import evaluating
+from fullconv.tracing import module_of
 
 Part = TypeVar("Part", bound=nn.Module)
 

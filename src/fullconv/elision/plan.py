@@ -13,6 +13,7 @@ from fullconv.dense import may_overwrite
 from fullconv.fcn import FCN
 from fullconv.geometry import Grid, Window, merge
 from fullconv.grids import Place, places, windows_of
+from fullconv.tracing import module_of
 
 Margins = tuple[int, int, int, int]  # left, right, top, bottom, as `F.pad` takes them
 
@@ -193,11 +194,6 @@ class Plan:
         """Return how many cells of the frame lie around those that an elided value holds."""
         vertical, horizontal = self.axes
         return (*horizontal.frame_margins(node), *vertical.frame_margins(node))
-
-
-def module_of(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    """Return the module that a node calls, if it does."""
-    return network.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def _axes(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fullconv.fcn import FCN
 from fullconv.precision import full_float32
 from fullconv.predict.engines import Precision
+from fullconv.predict.engines.folding import fold_norms
 from fullconv.predict.engines.whole import Share, Size, SpecialSizes, Whole
 from fullconv.predict.labels import Pixels
 
@@ -20,7 +21,8 @@ from fullconv.predict.labels import Pixels
 class TorchEngine:
     """Works out coarse scores by torch.
 
-    The net's weights are laid out channels last, which changes no value.
+    The net's weights are laid out channels last, which changes no value; its batch normalisations
+    are folded into copies of them.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class TorchEngine:
         self.at_once = at_once if on_cpu else 1
         self._threads = torch.get_num_threads()
         self._special = SpecialSizes(net)
+        self._folded = functools.cache(lambda: _with_folded_norms(net))
         self._module = functools.cache(self._made)
         self._half = functools.cache(_half)
         self._pool = functools.cache(_pool)
@@ -84,8 +87,14 @@ class TorchEngine:
         return dict(zip(self._net.heads, coarse, strict=True))
 
     def _made(self, size: Size | None) -> nn.Module:
-        whole = Whole(self._net, size).for_inference(self._half if self._bf16 else None)
+        whole = Whole(self._folded(), size).for_inference(self._half if self._bf16 else None)
         return torch.compile(whole) if self._compiled else whole  # type: ignore[return-value]
+
+
+def _with_folded_norms(net: FCN) -> FCN:
+    twin = Whole(net).for_inference().net
+    fold_norms(twin)
+    return twin
 
 
 def _pool(share: Share) -> ThreadPoolExecutor:
