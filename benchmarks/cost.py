@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 import record
@@ -39,6 +38,7 @@ from fullconv.train.recipe import Recipe
 from fullconv.train.state import make_optimizer
 from fullconv.train.step import made_ready
 from predict import Plain, in_turns
+from training import made_step
 
 SIDES = (128, 256, 512, 1024, 2048)
 CLASSES = (2, 5, 12, 21, 60, 150)
@@ -148,22 +148,7 @@ def step(batch: int, *, own: bool) -> Callable[[], None]:
     net.to(memory_format=torch.channels_last)
     images = torch.randn(batch, 3, 352, 480).contiguous(memory_format=torch.channels_last)
     truth = torch.randint(0, 12, (batch, 352, 480), dtype=torch.uint8)
-    optimizer = make_optimizer(net, Recipe())
-
-    def make() -> None:
-        optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
-            coarse = net.coarse(images)
-        assert isinstance(coarse, Tensor)
-        if own:
-            loss = net.head.losses(coarse, truth, 255).sum() / truth.numel()
-        else:
-            scores = F.interpolate(coarse.float(), (352, 480), mode="bilinear")
-            loss = F.cross_entropy(scores, truth.long())
-        torch.autograd.backward(loss)
-        optimizer.step()
-
-    return make
+    return made_step(net, make_optimizer(net, Recipe()), images, truth, fused=own, low=True)
 
 
 def step_profile() -> list[Row]:

@@ -27,7 +27,6 @@ from contextlib import closing
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from importlib import import_module
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -43,7 +42,7 @@ from fullconv.data.loading import (
     Batches,
     CachedSplit,
     TrainingDataset,
-    cache_budget,
+    cached_splits,
     default_workers,
     training_batches,
 )
@@ -56,7 +55,7 @@ from fullconv.progress import progress
 from fullconv.train.plan import Pace, Plan, make_plan
 from fullconv.train.recipe import Recipe
 from fullconv.train.state import TrainingState
-from fullconv.train.timing import ENOUGH_SECONDS, MOST_STEPS, SHARE, WORTH_BF16
+from fullconv.train.timing import MOST_STEPS, WORTH_BF16, step_seconds
 
 if TYPE_CHECKING:
     from fullconv.fcn import FCN
@@ -234,9 +233,7 @@ class Task:
     def of(cls, folder: DatasetFolder, practice: Practice, seed: int) -> Task:
         """Prepare to read a dataset folder of one head."""
         workers = default_workers(CPU)
-        shared = workers > 0
-        train = CachedSplit(folder.split("train"), cache_budget(shared=shared), shared=shared)
-        val = CachedSplit(folder.split("val"), cache_budget(shared=False) - train.kept_bytes)
+        train, val = cached_splits(folder.split("train"), folder.split("val"), workers)
         return cls(train, val, practice, folder.info.ignore_index, workers, seed)
 
     def plan(self, seconds: float) -> Plan:
@@ -391,18 +388,11 @@ def _step_times(task: Task, peer: Peer, plan: Plan) -> list[float]:
     """Return the seconds of a few steps on a copy, loading included; the first one warms up."""
     trial, loss_function = deepcopy(peer), task.practice.loss_function(task.ignore_index)
     optimizer = _optimizer(trial, task.practice)
-    enough = min(ENOUGH_SECONDS, SHARE * (plan.seconds or math.inf))
-    times: list[float] = []
-    with closing(task.batches(plan)) as feed:
-        begun = time.monotonic()
-        for batch in islice(feed, MOST_STEPS + 1):
-            take_step(trial, optimizer, batch, loss_function, precision=plan.precision)
-            now = time.monotonic()
-            times.append(now - begun)
-            begun = now
-            if sum(times[1:]) > enough:
-                break
-    return times[1:]
+
+    def step(batch: Batch) -> None:
+        take_step(trial, optimizer, batch, loss_function, precision=plan.precision)
+
+    return step_seconds(task.batches(plan), step, plan, MOST_STEPS)
 
 
 def _optimizer(peer: Peer, practice: Practice) -> Adam:

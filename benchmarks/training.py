@@ -95,7 +95,7 @@ def measure(case: str, variant: str) -> tuple[float, float]:
         net.to(memory_format=torch.channels_last)
         images = images.contiguous(memory_format=torch.channels_last)
     fused = own and "loss" not in variant
-    step = _step(net, optimizer, images, truth, fused=fused, low=low)
+    step = made_step(net, optimizer, images, truth, fused=fused, low=low)
     before, times = _highest_memory(), []
     for _ in range(steps + 1):
         begun = time.perf_counter()
@@ -104,7 +104,7 @@ def measure(case: str, variant: str) -> tuple[float, float]:
     return median(times[1:]), _highest_memory() - before
 
 
-def _step(
+def made_step(
     net: FCN,
     optimizer: torch.optim.Optimizer,
     images: torch.Tensor,
@@ -113,6 +113,8 @@ def _step(
     fused: bool,
     low: bool,
 ) -> Callable[[], None]:
+    """Return what makes one step: forward, loss, backward and the optimizer's."""
+
     def step() -> None:
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=low):
@@ -121,13 +123,18 @@ def _step(
         if fused:
             loss = net.head.losses(coarse, truth, 255).sum() / truth.numel()
         else:
-            size = images.shape[-2:]
-            scores = F.interpolate(coarse.float(), size=size, mode="bilinear", align_corners=False)
-            loss = F.cross_entropy(scores, truth.long(), ignore_index=255)
+            loss = plain_loss(coarse, truth, 255)
         torch.autograd.backward(loss)
         optimizer.step()
 
     return step
+
+
+def plain_loss(coarse: torch.Tensor, truth: torch.Tensor, ignore_index: int) -> torch.Tensor:
+    """Return the mean cross entropy by way of full-resolution scores."""
+    size = truth.shape[-2:]
+    scores = F.interpolate(coarse.float(), size=size, mode="bilinear", align_corners=False)
+    return F.cross_entropy(scores, truth.long(), ignore_index=ignore_index)
 
 
 def _highest_memory() -> float:

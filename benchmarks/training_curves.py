@@ -32,7 +32,7 @@ from torch.nn.utils import clip_grad_norm_
 import record
 from fullconv import FCN
 from fullconv.data.folder import DatasetFolder
-from fullconv.data.loading import Batch, CachedSplit, cache_budget, default_workers
+from fullconv.data.loading import Batch, CachedSplit, cached_splits, default_workers
 from fullconv.evaluation import evaluate
 from fullconv.metrics import ConfusionMatrix
 from fullconv.predict.labels import coarse_scores, inference
@@ -43,6 +43,7 @@ from fullconv.train.record import Settings
 from fullconv.train.start import target_net
 from fullconv.train.state import make_optimizer
 from fullconv.train.step import made_ready, take_step
+from training import plain_loss
 
 VARIANTS = {
     "plain fp32": "plain PyTorch, float32",
@@ -82,8 +83,7 @@ def train(variant: str, data: Path, weights: str, epochs: int) -> list[Row]:
     net = target_net(Settings(data=data, weights=weights, recipe=recipe), folder)
     workers = default_workers(CPU)
     inputs = tuple(net.inputs)
-    split = CachedSplit(folder.split("train", inputs), cache_budget(shared=True), shared=True)
-    val = CachedSplit(folder.split("val", inputs), cache_budget(shared=False))
+    split, val = cached_splits(folder.split("train", inputs), folder.split("val", inputs), workers)
     sizes = Counter(split.split.size(index) for index in range(len(split)))
     plan = make_plan(recipe, sizes, len(val), workers=workers)
     own, low = variant.startswith("fullconv"), variant.endswith("bf16")
@@ -138,9 +138,7 @@ def plain_step(
     with torch.autocast("cpu", torch.bfloat16, enabled=low):
         coarse = net.coarse(values)
     assert isinstance(coarse, torch.Tensor)
-    size = images.shape[-2:]
-    scores = F.interpolate(coarse.float(), size=size, mode="bilinear", align_corners=False)
-    loss = F.cross_entropy(scores, labels[:, 0].long(), ignore_index=net.ignore_index)
+    loss = plain_loss(coarse, labels[:, 0], net.ignore_index)
     torch.autograd.backward(loss)
     clip_grad_norm_(net.parameters(), recipe.clip or math.inf)
     optimizer.step()

@@ -5,8 +5,6 @@ The net is a small one of the paper's kind: convolution, ReLU, pooling, score, f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -28,12 +26,7 @@ CLASSES, IGNORED, STEPS = 3, 255, 6
 PREPROCESSING = Preprocessing("BGR", 1 / 64, (1.0, 1.5, 2.0), (1.0, 1.0, 1.0), 16)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def small_net() -> FCN:

@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +59,12 @@ class NarrowVGG16(classifiers.VGG16):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 @pytest.fixture(autouse=True)
-def narrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classifiers, "VGG16", NarrowVGG16)
-    yield
-    torch.set_num_threads(threads)
 
 
 def write_rooms(

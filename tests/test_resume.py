@@ -7,7 +7,6 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +74,12 @@ def asked(data: Path, *settings: str, **options: Any) -> dict[str, Any]:
     }
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 @pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Tests run side by side; threads that wait for each other's cores would slow them down."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def one_thread_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the processes begun here
-    yield
-    torch.set_num_threads(threads)
 
 
 class StopError(Exception):

@@ -28,7 +28,7 @@ from fullconv.grids import (
     pair,
     places,
 )
-from fullconv.tracing import cut_points, note_shapes, trace
+from fullconv.tracing import cut_points, module_of, note_shapes, trace
 
 Shape = tuple[int, ...]
 
@@ -137,7 +137,7 @@ def _localize_pooling(network: fx.GraphModule, node: fx.Node) -> fx.Node | None:
 
 def _pooled_by(network: fx.GraphModule, node: fx.Node) -> Callable[..., Any] | None:
     """Return the function that pools, if `node` pools its whole input to a fixed size."""
-    layer = network.get_submodule(str(node.target)) if node.op == "call_module" else None
+    layer = module_of(network, node)
     if isinstance(layer, nn.AdaptiveAvgPool2d) or node.target is F.adaptive_avg_pool2d:
         return F.avg_pool2d
     if isinstance(layer, nn.AdaptiveMaxPool2d) or node.target is F.adaptive_max_pool2d:

@@ -15,7 +15,7 @@ from fullconv.errors import FullconvError, nearest
 from fullconv.geometry import Grid
 from fullconv.grids import NotConvolutionalError, Place, layer_name, places
 from fullconv.surgery import with_channels
-from fullconv.tracing import cut_points, note_shapes, trace
+from fullconv.tracing import cut_points, module_of, note_shapes, trace
 
 STRIDES = (32, 16, 8, 4)
 MOST_STRIDE, MOST_REACH = 128, 10_000  # pixels; no classifier comes near
@@ -162,15 +162,14 @@ def _adapt_first(network: fx.GraphModule, channels: int, padding: int | None) ->
     """Give the layer that reads the image other channels and another padding."""
     image = next(node for node in network.graph.nodes if node.op == "placeholder")
     readers = list(image.users)
-    path = str(readers[0].target)
-    first = network.get_submodule(path) if readers[0].op == "call_module" else None
+    first = module_of(network, readers[0])
     if len(readers) != 1 or not isinstance(first, nn.Conv2d):
         raise NotConvolutionalError(
             f"layer {layer_name(readers[0])} reads the image; only where one convolution does can "
             "the trunk take other channels or another padding"
         )
     if first.in_channels != channels:
-        network.set_submodule(path, first := with_channels(first, channels))
+        network.set_submodule(str(readers[0].target), first := with_channels(first, channels))
     if padding is not None:
         first.padding = (padding, padding)
 
@@ -178,8 +177,7 @@ def _adapt_first(network: fx.GraphModule, channels: int, padding: int | None) ->
 def _last_layer(network: fx.GraphModule) -> fx.Node:
     """Return the layer that scores the classes: the last one with a kernel."""
     for node in reversed(cut_points(network.graph)):
-        is_module = node.op == "call_module"
-        layer = network.get_submodule(str(node.target)) if is_module else None
+        layer = module_of(network, node)
         if isinstance(layer, nn.Conv2d) or getattr(node.target, "__name__", "") == "conv2d":
             return node
     raise NotConvolutionalError("the classifier has no last layer that scores its classes")

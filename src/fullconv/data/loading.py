@@ -96,6 +96,19 @@ class CachedSplit:
         return LabelledImage(self.samples[index].name, image, labels)
 
 
+def cached_splits(train: Split, val: Split, workers: int) -> tuple[CachedSplit, CachedSplit]:
+    """Return both splits with their images kept where they fit, those of `train` first.
+
+    Args:
+        train: of which `workers` processes are to share what is decoded, if there are any.
+        val: read by this process.
+        workers: how many there are.
+    """
+    shared = workers > 0
+    training = CachedSplit(train, cache_budget(shared=shared), shared=shared)
+    return training, CachedSplit(val, cache_budget(shared=False) - training.kept_bytes)
+
+
 def _zeros(*shape: int, kind: torch.dtype = torch.uint8, shared: bool) -> Tensor:
     """Return zeros, which if `shared` every process begun from here sees and may write."""
     zeros = torch.zeros(shape, dtype=kind)

@@ -30,9 +30,8 @@ def save_label_image(
         OSError: the file can't be written; whatever stood there before is untouched.
     """
     image = coloured(labels, palette, ignore_index)
-    with replacing(
-        path
-    ) as temporary:  # so compressed in a third of the time that PIL's usual takes
+    with replacing(path) as temporary:
+        # So compressed in a third of the time that PIL's usual way takes.
         image.save(temporary, "PNG", compress_type=zlib.Z_RLE)
 
 

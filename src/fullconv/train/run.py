@@ -16,7 +16,7 @@ import torch
 
 from fullconv.data.check import check_folder
 from fullconv.data.folder import DatasetFolder
-from fullconv.data.loading import CachedSplit, cache_budget, default_workers, mixed_seed
+from fullconv.data.loading import CachedSplit, cached_splits, default_workers, mixed_seed
 from fullconv.devices import pick_device
 from fullconv.fcn import FCN
 from fullconv.model_folder import load
@@ -125,12 +125,8 @@ def _read_data(
     """Prepare to read what a net of these inputs needs."""
     workers = settings.recipe.workers
     workers = default_workers(device) if workers is None else workers
-    shared = workers > 0
-    budget = cache_budget(shared=shared)
-    training = CachedSplit(folder.split("train", inputs), budget, shared=shared)
-    left = cache_budget(shared=False) - training.kept_bytes
-    val = CachedSplit(folder.split("val", inputs), left)
-    return _Data(folder, training, val, sizes, workers)
+    train, val = (folder.split(name, inputs) for name in ("train", "val"))
+    return _Data(folder, *cached_splits(train, val, workers), sizes, workers)
 
 
 def _task(record: Record, name: str, data: _Data, device: torch.device, quiet: bool) -> Task:

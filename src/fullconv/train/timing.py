@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Generator
 from contextlib import closing
 from copy import deepcopy
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fullconv.data.loading import Batch
 from fullconv.predict.labels import label_image
 from fullconv.train.loop import Task, batches
 from fullconv.train.plan import Pace, Plan
@@ -63,22 +65,40 @@ def _step_times(task: Task, net: FCN, plan: Plan, most: int) -> list[float]:
     optimizer = make_optimizer(trial, task.recipe)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
+
+    def step(batch: Batch) -> None:
+        take_step(
+            trial,
+            optimizer,
+            batch,
+            task.recipe,
+            precision=plan.precision,
+            class_weights=task.class_weights,
+        )
+
+    try:
+        return step_seconds(batches(task, trial, plan), step, plan, most)
+    except FloatingPointError:  # the training itself will say more about it
+        return [math.inf]
+
+
+def step_seconds(
+    feed: Generator[Batch], step: Callable[[Batch], object], plan: Plan, most: int
+) -> list[float]:
+    """Return the seconds of up to `most` steps, loading included; one more first, to warm up.
+
+    Args:
+        feed: yields batches, and is closed.
+        step: is made with each.
+        plan: tells how long the training may take, of which this is to take little.
+        most: how many steps are timed.
+    """
     times: list[float] = []
     enough = min(ENOUGH_SECONDS, SHARE * (plan.seconds or math.inf))
-    with closing(batches(task, trial, plan)) as feed:
+    with closing(feed):
         begun = time.monotonic()
         for batch in islice(feed, most + 1):
-            try:
-                take_step(
-                    trial,
-                    optimizer,
-                    batch,
-                    task.recipe,
-                    precision=plan.precision,
-                    class_weights=task.class_weights,
-                )
-            except FloatingPointError:  # the training itself will say more about it
-                return [math.inf]
+            step(batch)
             now = time.monotonic()
             times.append(now - begun)
             begun = now
