@@ -9,7 +9,7 @@ from PIL import Image
 from dataset_folders import write_rich
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import CachedSplit
-from fullconv.train.balance import HEAVIEST, median_frequency_weights
+from fullconv.train.balance import HEAVIEST, class_weights
 
 
 def test_each_head_has_its_own_weights(tmp_path: Path) -> None:
@@ -27,10 +27,13 @@ def test_each_head_has_its_own_weights(tmp_path: Path) -> None:
             Image.fromarray(array).save(root / folder / "train" / f"train{index}.png")
     frequencies = {"sem": np.array([68 / 84, 16 / 80]), "geo": np.array([79 / 80, 1 / 80, 1.0])}
     split = CachedSplit(DatasetFolder(root).split("train", ("depth",), ("geo", "sem")), 1 << 20)
-    weights = median_frequency_weights(split)
-    assert list(weights) == ["geo", "sem"]
+    geo_weights, sem_weights = class_weights(split, "balanced")
     ratio = {head: np.median(each) / each for head, each in frequencies.items()}
-    assert weights["sem"].tolist() == pytest.approx([*ratio["sem"], 1.0])
+    assert sem_weights.tolist() == pytest.approx([*ratio["sem"], 1.0])
     assert ratio["geo"][1] > HEAVIEST
     expected = [ratio["geo"][0], HEAVIEST, 1.0, ratio["geo"][2]]
-    assert weights["geo"].tolist() == pytest.approx(expected)
+    assert geo_weights.tolist() == pytest.approx(expected)
+    for softened, balanced in zip(
+        class_weights(split, "softened"), (geo_weights, sem_weights), strict=True
+    ):
+        assert softened.square().tolist() == pytest.approx(balanced.tolist())

@@ -33,7 +33,6 @@ from fullconv.errors import FullconvError, WorkFailedError
 from fullconv.fcn import FCN
 from fullconv.train import checkpoint, loop
 from fullconv.train import step as step_module
-from fullconv.train.balance import median_frequency_weights
 from fullconv.train.loop import Task, validation_loss
 from fullconv.train.plan import SLACK, Pace, Plan
 from fullconv.train.recipe import Recipe, read_recipe
@@ -385,23 +384,6 @@ def test_average_of_batch_norm_statistics() -> None:
     found = next(m for m in state.evaluated.modules() if isinstance(m, nn.BatchNorm2d))
     assert float(found.running_mean[0]) == pytest.approx(decay * 1 + (1 - decay) * 3)
     assert int(found.num_batches_tracked) == 3
-
-
-def test_balanced_weights_by_hand(tmp_path: Path) -> None:
-    root = write_dataset(tmp_path, train=2)
-    from PIL import Image
-
-    masks = [np.zeros((8, 10), np.uint8), np.full((8, 10), 255, np.uint8)]
-    masks[0][:, 8:] = 1  # 64 of class 0, 16 of class 1
-    masks[1][0, :4] = 0  # 4 of class 0 alone; class 2 never
-    for index, mask in enumerate(masks):
-        Image.fromarray(mask).save(root / "masks" / "train" / f"train{index}.png")
-    split = CachedSplit(DatasetFolder(root).split("train"), 1 << 20)
-    frequency = np.array([68 / 84, 16 / 80])
-    expected = [*(np.median(frequency) / frequency), 1.0]
-    weights = median_frequency_weights(split)
-    assert list(weights) == ["labels"]
-    assert weights["labels"].tolist() == pytest.approx(expected)
 
 
 # Growing -------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The skip architecture: FCN-32s, 16s, 8s and 4s on any trunk (CVPR 2015, section 4)."""
+"""The skip architecture: FCN-32s, 16s, 8s, 4s and 2s on any trunk (CVPR 2015, section 4)."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class FCN(nn.Module):
             trunk: a torchvision classifier's name, ``timm:NAME``, ``caffe:NAME``, or any
                 classifier that `convolutionalize` takes (which is copied); or a trunk that was
                 made before, of the same stride, inputs, fusion, skips and padding.
-            stride: of the coarse scores: 32, 16, 8 or 4, if the trunk has it.
+            stride: of the coarse scores: 32, 16, 8, 4 or 2, if the trunk has it.
             num_classes: number of scores a pixel, 1 to 255.
             heads: in its place, for several labellings at once (SIFT Flow's semantic and
                 geometric one): of each the number or the names of its classes, by its name.

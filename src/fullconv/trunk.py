@@ -17,7 +17,7 @@ from fullconv.grids import NotConvolutionalError, Place, layer_name, places
 from fullconv.surgery import with_channels
 from fullconv.tracing import cut_points, module_of, note_shapes, trace
 
-STRIDES = (32, 16, 8, 4)
+STRIDES = (32, 16, 8, 4, 2)
 MOST_STRIDE, MOST_REACH = 128, 10_000  # pixels; no classifier comes near
 
 
@@ -61,7 +61,7 @@ class Trunk(nn.Module):
 
         Args:
             classifier: from N x 3 x H x W to N x classes; any that `convolutionalize` takes.
-            finest: the finest stride to tap: 32, 16, 8 or 4.
+            finest: the finest stride to tap: 32, 16, 8, 4 or 2.
             input_size: native size of the classifier's input in pixels.
             skips: names of layers to tap instead of the default ones, by stride.
             channels: of the images; see `surgery.with_channels`.

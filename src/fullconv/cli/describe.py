@@ -29,7 +29,7 @@ def command(
         str, typer.Option(metavar="HxW", help="Size of the image in pixels.")
     ] = "500x500",
     net: Annotated[
-        str, typer.Option("--model", help="With a backbone: fcn32s, fcn16s, fcn8s or fcn4s.")
+        str, typer.Option("--model", help="With a backbone: fcn32s, fcn16s, fcn8s, fcn4s, fcn2s.")
     ] = "fcn8s",
     classes: Annotated[int, typer.Option(help="With a backbone: number of classes.")] = 21,
     drawing: Annotated[

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,8 +13,10 @@ from fullconv.data.loading import CachedSplit
 HEAVIEST = 10.0  # a class of a few pixels must not drown all others
 
 
-def median_frequency_weights(split: CachedSplit) -> dict[str, torch.Tensor]:
-    """Return float32 weights (classes,) by head: the median class's frequency over each one's own.
+def class_weights(split: CachedSplit, kind: Literal["softened", "balanced"]) -> list[torch.Tensor]:
+    """Return float32 weights (classes,) of each head.
+
+    Balanced: the median class's frequency over each one's own; softened: the square root of that.
 
     A class's frequency is its share of the valid pixels of the images that show it (Eigen and
     Fergus, 2015). Weights are at most 10; a class that never occurs weighs 1.
@@ -25,7 +29,8 @@ def median_frequency_weights(split: CachedSplit) -> dict[str, torch.Tensor]:
             counts = np.bincount(labels.reshape(-1), minlength=256)[:size]
             pixels[name] += counts
             shown_in[name] += np.where(counts > 0, counts.sum(), 0)
-    return {name: _weights(pixels[name], shown_in[name]) for name in sizes}
+    balanced = [_weights(pixels[name], shown_in[name]) for name in sizes]
+    return balanced if kind == "balanced" else [weights.sqrt() for weights in balanced]
 
 
 def _weights(pixels: NDArray[np.int64], shown_in: NDArray[np.int64]) -> torch.Tensor:

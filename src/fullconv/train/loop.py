@@ -26,7 +26,7 @@ from fullconv.train import checkpoint
 from fullconv.train.plan import Plan
 from fullconv.train.recipe import Recipe
 from fullconv.train.state import Row, TrainingState
-from fullconv.train.step import ClassWeights, image_losses, take_step
+from fullconv.train.step import ClassWeights, image_losses, set_to_train, take_step
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -88,7 +88,7 @@ def train(task: Task, state: TrainingState) -> None:
     if state.step >= state.plan.steps:  # resumed, after it was killed at its very end
         return
     saved = time.monotonic()
-    state.net.train()
+    set_to_train(state.net, task.recipe)
     with _bar(task, state) as bar, _board(task, state) as board:
         for batch in batches(task, state.net, state.plan, state.step):
             rate = task.rate * state.plan.learning_rate(task.recipe, state.step)

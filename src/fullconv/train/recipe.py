@@ -88,6 +88,13 @@ class Recipe(BaseModel):
         description="weight of the Lovász loss (1 - IU, each class alike, at the coarse cells), "
         "added to `loss`; 0: none",
     )
+    dice: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="weight of the Dice loss (1 - Dice's coefficient, likewise), added to `loss`; "
+        "0: none",
+    )
     sampled_cells: float = Field(
         default=1.0,
         gt=0,
@@ -97,6 +104,9 @@ class Recipe(BaseModel):
     )
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="adamw or sgd")
     lr: Positive = Field(default=1e-3, description="highest learning rate, above 0")
+    trunk_lr: Positive = Field(
+        default=1.0, description="factor on `lr` for the trunk, whose weights are no random ones"
+    )
     momentum: float = Field(
         default=0.9, ge=0, lt=1, description="momentum (AdamW: beta1), 0 to below 1"
     )
@@ -127,8 +137,15 @@ class Recipe(BaseModel):
         description="decay per step of a running average of the weights, which is then what is "
         "evaluated and kept, between 0 and 1; null: no average",
     )
-    class_weights: Literal["none", "balanced"] = Field(
-        default="none", description="none, or balanced: rarer classes weigh more (median frequency)"
+    class_weights: Literal["none", "softened", "balanced"] = Field(
+        default="none",
+        description="none; balanced: rarer classes weigh more (median frequency); softened: by the "
+        "square root of that",
+    )
+    batch_norm: Literal["learned", "frozen"] = Field(
+        default="learned",
+        description="learned: each batch is normalised by its own statistics; frozen: by those "
+        "that the net began with",
     )
     learn_upscores: Literal["none", "inner", "all"] = Field(
         default="inner",

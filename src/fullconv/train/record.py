@@ -37,7 +37,7 @@ class Settings(BaseModel):
 
     Attributes:
         data: the dataset folder.
-        model: fcn32s, fcn16s, fcn8s or fcn4s, or one of the paper's nets.
+        model: fcn32s, fcn16s, fcn8s, fcn4s or fcn2s, or one of the paper's nets.
         staged: whether the coarser nets are trained before it.
         backbone: a classifier's name; None: the paper net's own, that of the model in `weights`,
             or else mobilenet_v2.

@@ -23,7 +23,7 @@ from fullconv.model_folder import load
 from fullconv.progress import duration
 from fullconv.report.page import write_report
 from fullconv.train import checkpoint
-from fullconv.train.balance import median_frequency_weights
+from fullconv.train.balance import class_weights
 from fullconv.train.loop import Task, save, train
 from fullconv.train.plan import Plan, make_plan
 from fullconv.train.record import Record, Settings
@@ -132,9 +132,9 @@ def _read_data(
 def _task(record: Record, name: str, data: _Data, device: torch.device, quiet: bool) -> Task:
     """Say what the net `name` is trained for, on and into."""
     recipe, weights = record.settings.recipe, None
-    if recipe.class_weights == "balanced":
-        by_head = median_frequency_weights(data.train)
-        weights = [of_head.to(device) for of_head in by_head.values()]
+    if recipe.class_weights != "none":
+        of_heads = class_weights(data.train, recipe.class_weights)
+        weights = [of_head.to(device) for of_head in of_heads]
     return Task(
         name,
         data.train,

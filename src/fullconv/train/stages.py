@@ -18,7 +18,7 @@ from fullconv.train.inputs import preprocessing_for
 from fullconv.train.recipe import Recipe
 from fullconv.trunk import LateFusion
 
-STRIDES = {"fcn32s": 32, "fcn16s": 16, "fcn8s": 8, "fcn4s": 4}
+STRIDES = {"fcn32s": 32, "fcn16s": 16, "fcn8s": 8, "fcn4s": 4, "fcn2s": 2}
 DEFAULT_BACKBONE = "mobilenet_v2"
 
 
@@ -51,7 +51,7 @@ def new_net(
     """Build a net for a dataset on a classifier, whose weights are imagenet, none or a file.
 
     Args:
-        model: fcn32s, fcn16s, fcn8s, fcn4s or one of the paper's nets.
+        model: fcn32s, fcn16s, fcn8s, fcn4s, fcn2s or one of the paper's nets.
         backbone: the classifier's name; the paper's nets have their own.
         info: tells the classes.
         recipe: tells what is learnt.

@@ -165,11 +165,12 @@ def make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
 
 def _factor_and_decay(name: str, parameter: Tensor, recipe: Recipe) -> tuple[float, bool]:
     """Return the factor on a parameter's learning rate, and whether it is decayed."""
-    doubled = recipe.doubled_biases
+    doubled, of_trunk = recipe.doubled_biases, name.startswith("trunk.")
+    rate = recipe.trunk_lr if of_trunk else 1.0
     if parameter.ndim > 1 or doubled == "none" or not name.endswith("bias"):
-        return 1.0, parameter.ndim > 1
-    of_trunk = name.startswith("trunk.")  # all other biases are those of scores
-    return (1.0, True) if doubled == "scores" and of_trunk else (2.0, False)
+        return rate, parameter.ndim > 1
+    # All biases but the trunk's are those of scores.
+    return (rate, True) if doubled == "scores" and of_trunk else (2 * rate, False)
 
 
 def _averaging(decay: float) -> Any:

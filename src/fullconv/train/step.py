@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
@@ -16,7 +16,7 @@ from fullconv.memory import LARGE, keep_freed_memory
 from fullconv.precision import full_float32
 from fullconv.reference.patch_sampling import sampled_labels
 from fullconv.train.layers import quicken
-from fullconv.train.lovasz import lovasz_loss
+from fullconv.train.overlap import overlap_loss
 from fullconv.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -32,6 +32,16 @@ def made_ready(net: FCN, device: torch.device) -> FCN:
     # are but few early activations, which kept would raise the peak by a fifth.
     keep_freed_memory(large=any(weight.nbytes > LARGE for weight in net.parameters()))
     return net.to(device).to(memory_format=torch.channels_last)
+
+
+def set_to_train(net: FCN, recipe: Recipe) -> FCN:
+    """Put a net into training mode, but for what the recipe freezes; return it."""
+    net.train()
+    if recipe.batch_norm == "frozen":
+        for part in net.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.eval()
+    return net
 
 
 def take_step(
@@ -71,9 +81,9 @@ def take_step(
                 coarse = net.coarse(values.contiguous(memory_format=torch.channels_last))
             losses = image_losses(net, coarse, truth, class_weights)
             loss = (losses / _divisor(recipe, weight, whole, len(batch.names))).sum()
-            if recipe.lovasz:
+            if recipe.lovasz or recipe.dice:
                 share = len(truth) / len(batch.names)
-                loss = loss + recipe.lovasz * share * lovasz_loss(net, coarse, truth)
+                loss = loss + share * overlap_loss(net, coarse, truth, recipe)
             loss.backward()  # type: ignore[no-untyped-call]
         total += (losses.detach() / whole).sum()
     norm = clip_grad_norm_(net.parameters(), recipe.clip or math.inf)

@@ -18,7 +18,7 @@ from fullconv.predict.labels import label_image
 from fullconv.train.loop import Task, batches
 from fullconv.train.plan import Pace, Plan
 from fullconv.train.state import make_optimizer
-from fullconv.train.step import take_step
+from fullconv.train.step import set_to_train, take_step
 
 if TYPE_CHECKING:
     from fullconv.fcn import FCN
@@ -61,7 +61,7 @@ def _step_times(task: Task, net: FCN, plan: Plan, most: int) -> list[float]:
 
     One more comes first, to warm up. A step that fails takes infinitely long.
     """
-    trial = deepcopy(net).train()
+    trial = set_to_train(deepcopy(net), task.recipe)
     optimizer = make_optimizer(trial, task.recipe)
     for group in optimizer.param_groups:
         group["lr"] = 0.0

@@ -1,8 +1,9 @@
-"""The Lovász loss: intersection over union itself, made differentiable (Berman et al., 2018).
+"""Losses of overlap: mean IU counts classes where cross entropy counts pixels.
 
-Cross entropy counts pixels, so that a class of few pixels hardly matters; mean IU counts classes.
-The Lovász extension of 1 - IU is added to it here, at the pixels on which the coarse cells are
-centred: they are a fair sample of all, and scores are had there without any enlargement.
+A class of few pixels hardly matters to cross entropy. What is added to it here, the Lovász extension
+of 1 - IU (Berman et al., 2018) or 1 - Dice's coefficient (Milletari et al., 2016), counts each class
+that occurs alike. Both are taken at the pixels on which the coarse cells are centred: they are a
+fair sample of all, and scores are had there without any enlargement.
 """
 
 from __future__ import annotations
@@ -14,27 +15,32 @@ import torch
 from torch import Tensor
 
 from fullconv.geometry import Grid
+from fullconv.train.recipe import Recipe
 
 if TYPE_CHECKING:
     from fullconv.fcn import FCN, Scores
 
 
-def lovasz_loss(net: FCN, coarse: Scores, labels: Tensor) -> Tensor:
-    """Return 1 - mean IU, made differentiable, of coarse scores; of several heads the sum.
+def overlap_loss(net: FCN, coarse: Scores, labels: Tensor, recipe: Recipe) -> Tensor:
+    """Return the losses of overlap of coarse scores, as the recipe weighs them; of heads the sum.
 
     Args:
         net: whose scores they are.
         coarse: its scores N,C,h,w, of several heads by name.
         labels: N,K,H,W.
+        recipe: its `lovasz` and `dice` are the weights.
 
     Returns:
-        A float32 scalar from 0 to K; 0 where no cell is centred on a labelled pixel.
+        A float32 scalar, 0 or more; 0 where no cell is centred on a labelled pixel.
     """
     losses = []
     for scores, truth in zip(net.by_head(coarse).values(), labels.unbind(1), strict=True):
         at_cells = cell_labels(net, truth, (scores.shape[2], scores.shape[3]))
         known = at_cells != net.ignore_index
-        losses.append(of_pixels(scores.float().movedim(1, -1)[known], at_cells[known].long()))
+        pixels, classes = scores.float().movedim(1, -1)[known], at_cells[known].long()
+        for loss, weight in ((lovasz_loss, recipe.lovasz), (dice_loss, recipe.dice)):
+            if weight:
+                losses.append(weight * loss(pixels, classes))
     return torch.stack(losses).sum()
 
 
@@ -59,8 +65,8 @@ def cell_labels(net: FCN, labels: Tensor, cells: tuple[int, int]) -> Tensor:
     return labels
 
 
-def of_pixels(scores: Tensor, truth: Tensor) -> Tensor:
-    """Return the Lovász extension of 1 - IU, averaged over the classes that occur.
+def lovasz_loss(scores: Tensor, truth: Tensor) -> Tensor:
+    """Return the Lovász extension of 1 - IU, averaged over the classes that occur: 0 to 1.
 
     Args:
         scores: of pixels, P x C.
@@ -68,10 +74,8 @@ def of_pixels(scores: Tensor, truth: Tensor) -> Tensor:
     """
     if not len(truth):
         return scores.sum()  # 0, with a gradient
-    classes = torch.bincount(truth).nonzero()[:, 0]  # those that occur
-    true = (truth == classes[:, None]).to(scores)  # classes x P
-    errors = (true - scores.softmax(1).T[classes]).abs()
-    errors, order = errors.sort(dim=1, descending=True)
+    shares, true = _shares(scores, truth)
+    errors, order = (true - shares).abs().sort(dim=1, descending=True)
     true = true.gather(1, order)
     whole = true.sum(1, keepdim=True)
     # What 1 - IU is when all pixels up to this one are wrong; each error weighs what it adds.
@@ -79,6 +83,26 @@ def of_pixels(scores: Tensor, truth: Tensor) -> Tensor:
     weights = lost.diff(dim=1, prepend=torch.zeros_like(whole))
     loss: Tensor = (errors * weights).sum(1).mean()
     return loss
+
+
+def dice_loss(scores: Tensor, truth: Tensor) -> Tensor:
+    """Return 1 - Dice's coefficient, ``2 |A and B| / (|A| + |B|)``, averaged likewise: 0 to 1.
+
+    Args:
+        scores: of pixels, P x C.
+        truth: the class of each, P integers.
+    """
+    if not len(truth):
+        return scores.sum()
+    shares, true = _shares(scores, truth)
+    coefficients = 2 * (shares * true).sum(1) / (shares.sum(1) + true.sum(1))
+    return 1 - coefficients.mean()
+
+
+def _shares(scores: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Return, of the classes that occur, probabilities and truth at each pixel: classes x P."""
+    classes = torch.bincount(truth).nonzero()[:, 0]
+    return scores.softmax(1).T[classes], (truth == classes[:, None]).to(scores)
 
 
 def _centres(grid: Grid, count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The Lovász loss against intersection over union, its extension as defined, and geometry."""
+"""The losses of overlap: against IU, Dice's coefficient, their definitions, and geometry."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from fullconv import FCN
 from fullconv.data.loading import Batch, Part
-from fullconv.train.lovasz import cell_labels, lovasz_loss, of_pixels
+from fullconv.train.overlap import cell_labels, dice_loss, lovasz_loss, overlap_loss
 from fullconv.train.recipe import Recipe
 from fullconv.train.step import take_step
 from nets import NarrowVGG, random_scores
@@ -45,7 +45,7 @@ def extension(errors, true):
 def test_of_certain_scores_it_is_one_minus_iu(classes):
     labels, truth = torch.randint(classes, (2, 200))
     scores = 1e4 * nn.functional.one_hot(labels, classes).double()
-    assert of_pixels(scores, truth) == pytest.approx(float(mean_jaccard_loss(labels, truth)))
+    assert lovasz_loss(scores, truth) == pytest.approx(float(mean_jaccard_loss(labels, truth)))
 
 
 def test_it_is_the_extension_as_defined():
@@ -54,17 +54,25 @@ def test_it_is_the_extension_as_defined():
     expected = [
         extension(((truth == c).double() - shares[:, c]).abs(), truth == c) for c in truth.unique()
     ]
-    assert of_pixels(scores, truth) == pytest.approx(sum(expected) / len(expected))
+    assert lovasz_loss(scores, truth) == pytest.approx(sum(expected) / len(expected))
 
 
-def test_its_gradient_is_right():
+def test_dice_of_certain_scores_is_a_matter_of_counting():
+    labels, truth = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([0, 1, 1, 1, 1])
+    scores = 1e4 * nn.functional.one_hot(labels).double()  # class 2 does not occur
+    assert dice_loss(scores, truth) == pytest.approx(1 - (2 / 3 + 4 / 6) / 2)
+
+
+@pytest.mark.parametrize("loss", [lovasz_loss, dice_loss])
+def test_its_gradient_is_right(loss):
     scores = torch.randn(30, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(of_pixels, (scores, torch.randint(3, (30,))))
+    assert torch.autograd.gradcheck(loss, (scores, torch.randint(3, (30,))))
 
 
-def test_without_pixels_it_is_nothing():
+@pytest.mark.parametrize("loss", [lovasz_loss, dice_loss])
+def test_without_pixels_it_is_nothing(loss):
     scores = torch.zeros(0, 3, requires_grad=True)
-    of_pixels(scores, torch.zeros(0, dtype=torch.long)).backward()
+    loss(scores, torch.zeros(0, dtype=torch.long)).backward()
     assert scores.grad is not None
 
 
@@ -102,17 +110,19 @@ def test_cells_centred_beyond_the_image_are_ignored():
     assert labels[0, 0] == 0 and (labels[2] == 255).all() and (labels[:, 2] == 255).all()
 
 
-def test_a_net_s_loss_ignores_what_is_ignored_and_falls_as_it_learns():
+@pytest.mark.parametrize("recipe", [Recipe(lovasz=1.0), Recipe(dice=2.0)])
+def test_a_net_s_loss_ignores_what_is_ignored_and_falls_as_it_learns(recipe):
     net = FCN(NarrowVGG(), 8, 3)
     coarse = torch.randn(2, 3, 4, 4, requires_grad=True)
     truth = torch.randint(3, (2, 1, 32, 32)).to(torch.uint8)
-    loss = lovasz_loss(net, coarse, truth)
+    loss = overlap_loss(net, coarse, truth, recipe)
     loss.backward()
     with torch.no_grad():
-        assert lovasz_loss(net, coarse - coarse.grad, truth) < loss
+        assert overlap_loss(net, coarse - coarse.grad, truth, recipe) < loss
         truth[1] = 255
-        assert lovasz_loss(net, coarse, truth) == lovasz_loss(net, coarse[:1], truth[:1]) != loss
-        assert lovasz_loss(net, coarse, torch.full_like(truth, 255)) == 0
+        of_both = overlap_loss(net, coarse, truth, recipe)
+        assert of_both == overlap_loss(net, coarse[:1], truth[:1], recipe) != loss
+        assert overlap_loss(net, coarse, torch.full_like(truth, 255), recipe) == 0
 
 
 @pytest.mark.parametrize("part", [1, 2])
@@ -125,11 +135,12 @@ def test_a_step_adds_it_with_its_weight_in_however_many_parts(part):
     def gradients(weight):
         batch = Batch([Part(*each) for each in zip(images, labels, strict=True)], ["", ""])
         optimizer = torch.optim.SGD(learnt, 0.0)
-        take_step(net, optimizer, batch, Recipe(lovasz=weight, clip=None))
+        take_step(net, optimizer, batch, Recipe(lovasz=weight, dice=2 * weight, clip=None))
         return [parameter.grad.clone() for parameter in learnt]
 
+    recipe = Recipe(lovasz=1.0, dice=2.0)
     losses = [
-        lovasz_loss(net, net.coarse(net.preprocessing(image)), truth)
+        overlap_loss(net, net.coarse(net.preprocessing(image)), truth, recipe)
         for image, truth in zip(images, labels, strict=True)
     ]
     expected = torch.autograd.grad(torch.stack(losses).mean(), learnt)
