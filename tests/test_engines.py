@@ -113,7 +113,15 @@ def test_scores_are_those_of_the_net_whatever_the_size(mobile, way):
 
 # Trunks whose borders depend on the size in ways that a converter might bake in: pooling that
 # rounds up, images padded to whole windows, odd crops.
-TRUNKS = ("squeezenet1_1", "vgg", "resnet18", "googlenet", "densenet121", "convnext_tiny")
+TRUNKS = (
+    "squeezenet1_1 x2",
+    "vgg",
+    "squeezenet1_1",
+    "resnet18",
+    "googlenet",
+    "densenet121",
+    "convnext_tiny",
+)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +133,8 @@ TRUNKS = ("squeezenet1_1", "vgg", "resnet18", "googlenet", "densenet121", "convn
 )
 @pytest.mark.parametrize("way", engines("fp32"))
 def test_no_engine_bakes_a_size_in(trunk, way):
-    made = net(NarrowVGG() if trunk == "vgg" else trunk)
+    trunk, *magnified = trunk.split(" x")
+    made = net(NarrowVGG() if trunk == "vgg" else trunk, magnify=int(*magnified or "1"))
     engine = build(made, way)
     for size in (*SIZES, (66, 67), (68, 95), (94, 100)):
         image = photo(size)

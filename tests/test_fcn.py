@@ -31,10 +31,10 @@ SMALL = Preprocessing(input_size=32)
 
 
 @functools.cache
-def quick_net(name, stride):
+def quick_net(name, stride, magnify=1):
     torch.manual_seed(0)
     trunk = settled(NarrowVGG()) if name == "narrow vgg" else classifier(name)
-    return lively(random_scores(FCN(trunk, stride, 3)).eval())
+    return lively(random_scores(FCN(trunk, stride, 3, magnify=magnify)).eval())
 
 
 @pytest.fixture(scope="module", params=marked(TORCHVISION + TIMM))
@@ -235,6 +235,11 @@ def assert_sees_exactly_what_is_derived(net, stride):
 )
 def test_a_pixel_sees_exactly_what_geometry_derives(name, stride):
     assert_sees_exactly_what_is_derived(quick_net(name, stride), stride)
+
+
+@pytest.mark.parametrize(("name", "magnify"), [("narrow vgg", 2), ("squeezenet1_0", 4)])
+def test_so_does_a_pixel_of_a_magnified_image(name, magnify):
+    assert_sees_exactly_what_is_derived(quick_net(name, 8, magnify), 8 // magnify)
 
 
 # Those with squeeze-and-excitation are unbounded; vgg16_bn's layers lie as vgg16's.

@@ -402,7 +402,7 @@ def test_a_stage_computes_what_the_one_before_did() -> None:
     after = grown_net(before, 8, INFO, Recipe()).eval()
     images = torch.randn(1, 3, 40, 56)
     coarse = before.coarse(images)
-    size = after.trunk(after._covered(images))[1].shape[-2:]
+    size = after.trunk(after._seen(images))[1].shape[-2:]
     assert torch.equal(after.coarse(images), after.upscores["16-8"](coarse, tuple(size)))
 
 

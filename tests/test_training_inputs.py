@@ -22,11 +22,12 @@ from fullconv.fcn import FCN
 from fullconv.preprocessing import Preprocessing
 from fullconv.train import loop
 from fullconv.train import run as run_module
+from fullconv.train.advice import about_unseen
 from fullconv.train.inputs import joined_preprocessing, preprocessing_for
 from fullconv.train.recipe import read_recipe
 from fullconv.train.record import Settings
 from fullconv.train.run import run
-from fullconv.train.start import about_unseen, target_net
+from fullconv.train.start import target_net
 
 BACKBONE = "squeezenet1_1"
 SETTINGS = ("epochs=1", "batch_size=2", "crop=64", "workers=0", "precision=fp32")

@@ -23,6 +23,7 @@ from fullconv.head import Head, Joints
 from fullconv.palette import Colour, default_palette
 from fullconv.preprocessing import Preprocessing
 from fullconv.trunk import LateFusion, Tap, Trunk
+from fullconv.upsample import Upscore
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,6 +49,7 @@ class FCN(nn.Module):
         ignore_index: the label id that training and metrics leave out.
         inputs: channels of each input by name; they are concatenated in this order.
         preprocessing: what `forward` expects of all channels.
+        magnified: the upscore of the image itself, or None.
         arguments: those of `FCN` that rebuild the net but for its classes and preprocessing.
     """
 
@@ -68,6 +70,7 @@ class FCN(nn.Module):
         skips: Mapping[int, str] | None = None,
         skip_scales: Mapping[int, float] | None = None,
         padding: int | None = None,
+        magnify: int = 1,
         learn_upscores: bool = True,
         learn_last_upscore: bool = False,
     ) -> None:
@@ -98,6 +101,9 @@ class FCN(nn.Module):
                 layers are not padded then, and scores fade to zero beyond the padded frame, as
                 in Caffe. None: layers keep their own padding, and scores are complete up to the
                 border because edge cells are replicated.
+            magnify: how many times larger than it is the trunk sees the image, bilinearly: 1, 2
+                or more, up to half the stride. Strides count pixels of what it sees. It serves
+                small images and small things; the work grows with its square.
             learn_upscores: whether training changes the inner upscores.
             learn_last_upscore: whether it changes the last one too.
 
@@ -126,6 +132,7 @@ class FCN(nn.Module):
             "skips": dict(skips or {}),
             "skip_scales": dict(skip_scales or {}),
             "padding": padding,
+            "magnify": magnify,
             "learn_upscores": learn_upscores,
             "learn_last_upscore": learn_last_upscore,
         }
@@ -138,8 +145,10 @@ class FCN(nn.Module):
         separate = tuple(self.inputs) if isinstance(self.trunk, LateFusion) else ()
         edge: Literal["replicate", "zero"] = "replicate" if padding is None else "zero"
         _require_scales(self.taps, skip_scales or {})
-        joints = Joints.of(self.taps, edge, separate, skip_scales)
+        _require_magnification(magnify, stride, edge)
+        joints = Joints.of(self.taps, edge, separate, skip_scales, magnify)
         self.vertical, self.horizontal = joints.vertical, joints.horizontal
+        self.magnified = _magnification(joints, sum(self.inputs.values()))
         _require_fit(joints)
         self.stride = self.taps[-1].stride
         if self.stride != stride:
@@ -216,7 +225,7 @@ class FCN(nn.Module):
 
     def coarse(self, images: Tensor) -> Scores:
         """Return the fused scores N x classes x h x w at the net's stride (see `forward`)."""
-        features = self.trunk(self._covered(images))
+        features = self.trunk(self._seen(images))
         return self._each(lambda head, _: head.coarse(features))
 
     @overload
@@ -243,8 +252,15 @@ class FCN(nn.Module):
         results = {name: work(head, name) for name, head in self.labelled()}
         return results if len(results) > 1 else next(iter(results.values()))
 
-    def _covered(self, images: Tensor) -> Tensor:
-        """Pad right and bottom with zeros, the mean colour, until every pixel has a coarse cell."""
+    def _seen(self, images: Tensor) -> Tensor:
+        """Return the images as the trunk sees them.
+
+        They are magnified, if the net does so, then padded right and bottom with zeros, the mean
+        colour, until every pixel has a coarse cell.
+        """
+        if self.magnified is not None:
+            height, width = (length * self.magnified.factor for length in images.shape[-2:])
+            images = self.magnified(images, (height, width)).to(images.dtype)
         if self.vertical.edge == "zero":  # the first convolution's padding sees to it
             return images
         coarsest = self.taps[0]
@@ -359,6 +375,27 @@ def _require_scales(taps: Sequence[Tap], scales: Mapping[int, float]) -> None:
             raise FullconvError(f"skip_scales: the net has no skip at stride {stride}")
         if not 0 < scale < math.inf:
             raise FullconvError(f"skip_scales: {scale} is no positive factor")
+
+
+def _require_magnification(magnify: int, stride: int, edge: str) -> None:
+    """Refuse factors that the net's stride, or its padding, does not go with."""
+    most = 1 if edge == "zero" else stride // 2
+    allowed = [factor for factor in range(1, most + 1) if most % factor == 0]
+    if magnify not in allowed:
+        where = (
+            "with a padding of the first convolution" if edge == "zero" else f"at stride {stride}"
+        )
+        raise FullconvError(
+            f"magnify must be {' or '.join(map(str, allowed))} {where}, not {magnify}"
+        )
+
+
+def _magnification(joints: Joints, channels: int) -> Upscore | None:
+    """Return what enlarges the image before the trunk sees it, or None."""
+    vertical, horizontal = joints.vertical.magnification, joints.horizontal.magnification
+    if vertical.factor == 1:
+        return None
+    return Upscore(channels, vertical, horizontal, learn=False)
 
 
 def _require_fit(joints: Joints) -> None:

@@ -187,6 +187,24 @@ class Grid:
         return max(size, self.stride * -(-size // self.stride) + self.shortfall)
 
 
+PIXELS = Grid()
+
+
+def magnified_pixels(magnify: int, finest: Grid) -> Grid:
+    """Return where an image's pixels lie on the image as it is seen, `magnify` times as large.
+
+    Args:
+        magnify: pixels of the seen image between two of the image itself.
+        finest: the grid of scores on the seen image, which the pixels are to fit exactly: they
+            begin less than half a pixel's width inside it.
+    """
+    if magnify == 1:
+        return PIXELS
+    begin = finest.offset % Fraction(magnify, 2)
+    window = Window(magnify, magnify)
+    return Grid(magnify, math.floor(begin), math.ceil(begin), windows=(window,))
+
+
 def merge(grids: Sequence[Grid]) -> Grid:
     """Return the grid of a sum or concatenation of layers.
 
@@ -250,12 +268,13 @@ class Alignment:
         )
 
 
-def align(coarse: Grid, fine: Grid, edge: Edge = "replicate") -> Alignment:
-    """Derive the upscore from the `coarse` grid to the `fine` one (`Grid()`: the pixels).
+def align(coarse: Grid, fine: Grid, edge: Edge = "replicate", pixels: Grid = PIXELS) -> Alignment:
+    """Derive the upscore from the `coarse` grid to the `fine` one.
 
     Args:
         coarse: the grid of the scores.
-        fine: the grid to land on.
+        fine: the grid to land on, which may be `pixels`.
+        pixels: the grid of the image's pixels.
         edge: "replicate" extends the coarse map so that bilinear interpolation is complete up to
             the border; "zero" does not, as in the paper's nets, which pad the image instead.
 
@@ -280,16 +299,18 @@ def align(coarse: Grid, fine: Grid, edge: Edge = "replicate") -> Alignment:
             factor, shift + finer_crop, kernel, crop + finer_crop, finer_crop, edge=edge
         )
     before = max(0, math.ceil(-shift / factor))
-    after = _cells_missing_after(coarse, fine, factor, shift)
+    after = _cells_missing_after(coarse, fine, factor, shift, to_pixels=fine == pixels)
     return Alignment(factor, shift, kernel, crop + factor * before, 0, before, after)
 
 
-def _cells_missing_after(coarse: Grid, fine: Grid, factor: int, shift: Fraction) -> int:
+def _cells_missing_after(
+    coarse: Grid, fine: Grid, factor: int, shift: Fraction, *, to_pixels: bool
+) -> int:
     """Return how many cells beyond its last the coarse map needs, at worst over all sizes."""
     missing = 0
     for size in _all_sizes(coarse):
         padded = coarse.covering_size(size)
-        cells = size if fine.stride == 1 else fine.cells(padded)
+        cells = fine.cells(size if to_pixels else padded)
         beyond = (cells - 1 + shift) / factor - (coarse.cells(padded) - 1)
         missing = max(missing, math.ceil(beyond))
     return missing
@@ -309,16 +330,23 @@ class Chain:
         grids: of the scored layers, coarsest first.
         fused: of the scores that each upscore starts from: the coarsest, then the fused ones.
         alignments: of the upscores: from each fused map to the next grid, at last to the pixels.
+        pixels: of the image, on which the grids stand (see `magnified_pixels`).
     """
 
     edge: Edge
     grids: tuple[Grid, ...]
     fused: tuple[Grid, ...]
     alignments: tuple[Alignment, ...]
+    pixels: Grid = PIXELS
 
     @classmethod
-    def of(cls, grids: Sequence[Grid], edge: Edge = "replicate") -> Chain:
+    def of(cls, grids: Sequence[Grid], edge: Edge = "replicate", magnify: int = 1) -> Chain:
         """Derive the chain of the scored `grids`, coarsest first.
+
+        Args:
+            grids: on the image as the trunk sees it.
+            edge: see `align`.
+            magnify: how many times larger than it is the trunk sees the image.
 
         Raises:
             GeometryError: see `align`; or the last upscore begins inside the image.
@@ -328,27 +356,37 @@ class Chain:
             alignments.append(align(fused[-1], fine, edge))
             inside = alignments[-1].finer_crop > 0
             fused.append(fused[-1].enlarged(alignments[-1].enlargement) if inside else fine)
-        alignments.append(align(fused[-1], Grid(), edge))
+        pixels = magnified_pixels(magnify, fused[-1])
+        alignments.append(align(fused[-1], pixels, edge, pixels))
         if alignments[-1].finer_crop:
             raise GeometryError(
                 f"the scores begin {alignments[-1].finer_crop} pixels inside the image: it must "
                 "be padded by more"
             )
-        return cls(edge, tuple(grids), tuple(fused), tuple(alignments))
+        return cls(edge, tuple(grids), tuple(fused), tuple(alignments), pixels)
+
+    @property
+    def magnification(self) -> Alignment:
+        """How the image is enlarged to what the trunk sees."""
+        return align(self.pixels, PIXELS)
 
     def covering_size(self, size: int) -> int:
-        """Return the size to pad an image of `size` pixels to, right and bottom."""
-        return size if self.edge == "zero" else self.grids[0].covering_size(size)
+        """Return the size that the trunk sees of an image of `size` pixels.
+
+        It is magnified, then padded on the right and at the bottom.
+        """
+        seen = self.pixels.stride * size
+        return seen if self.edge == "zero" else self.grids[0].covering_size(seen)
 
     def fits(self, size: int) -> bool:
         """Tell whether every crop lies within its map for an image of `size` pixels."""
         padded = self.covering_size(size)
         for fused, fine, a in zip(
-            self.fused, (*self.grids[1:], Grid()), self.alignments, strict=True
+            self.fused, (*self.grids[1:], self.pixels), self.alignments, strict=True
         ):
             cells = fused.cells(padded)
             enlarged = a.enlargement.cells(cells + a.before + a.after) - a.crop
-            wanted = (size if fine == Grid() else fine.cells(padded)) - a.finer_crop
+            wanted = (size if fine == self.pixels else fine.cells(padded)) - a.finer_crop
             # A finer map that is cropped may be the larger one; a whole one must be covered.
             if cells < 1 or (wanted < enlarged if a.finer_crop else enlarged < wanted):
                 return False
@@ -391,7 +429,10 @@ class Chain:
                     grid.stride * (last + crop) + grid.last,
                 )
             )
-        return max(0, min(low for low, _ in seen)), min(size - 1, max(high for _, high in seen))
+        enlarged = self.magnification
+        first, _ = enlarged.cells_read(min(low for low, _ in seen))
+        _, last = enlarged.cells_read(max(high for _, high in seen))
+        return max(0, first), min(size - 1, last)
 
 
 def least_padding(grids: Sequence[Grid]) -> int:

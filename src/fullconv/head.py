@@ -42,10 +42,11 @@ class Joints:
         edge: Edge,
         inputs: Sequence[str] = (),
         scales: Mapping[int, float] | None = None,
+        magnify: int = 1,
     ) -> Joints:
         """Derive the joints of `taps`; raises GeometryError where they can't be aligned."""
-        vertical = Chain.of([tap.vertical for tap in taps], edge)
-        horizontal = Chain.of([tap.horizontal for tap in taps], edge)
+        vertical = Chain.of([tap.vertical for tap in taps], edge, magnify)
+        horizontal = Chain.of([tap.horizontal for tap in taps], edge, magnify)
         return cls(tuple(taps), vertical, horizontal, tuple(inputs), scales)
 
 

@@ -21,7 +21,7 @@ from fullconv.files import replacing, write_json
 from fullconv.geometry import MOST_PADDING
 from fullconv.preprocessing import Preprocessing
 from fullconv.stored_graph import StoredGraph
-from fullconv.trunk import LateFusion, Trunk
+from fullconv.trunk import MOST_STRIDE, LateFusion, Trunk
 from fullconv.weight_files import read_weights
 
 FORMAT = 2  # 1 knew one head and named its weights otherwise
@@ -44,6 +44,7 @@ class _Net(BaseModel):
     skips: dict[int, str] = {}
     skip_scales: dict[int, float] = {}
     padding: Annotated[int, Field(ge=0, le=MOST_PADDING)] | None = None
+    magnify: Annotated[int, Field(ge=1, le=MOST_STRIDE)] = 1
     learn_upscores: bool = True
     learn_last_upscore: bool = False
 

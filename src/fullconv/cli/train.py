@@ -20,7 +20,8 @@ def command(
         typer.Option(
             "--model",
             metavar="NET",
-            help="fcn32s, fcn16s, fcn8s, fcn4s, fcn2s, or a net of the paper such as voc-fcn8s. [fcn8s]",
+            help="fcn32s, fcn16s, fcn8s, fcn4s, fcn2s, or a net of the paper such as voc-fcn8s. "
+            "[fcn8s]",
         ),
     ] = None,
     staged: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -158,6 +159,13 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def few(self, count: int) -> Split:
+        """Return a split of at most `count` of the samples (1 or more), evenly chosen."""
+        chosen = np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int)
+        fewer = copy.copy(self)
+        fewer.samples = tuple(self.samples[index] for index in chosen)
+        return fewer
 
     def __getitem__(self, index: int) -> LabelledImage:
         """Read sample `index`.

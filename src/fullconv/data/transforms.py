@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 from fullconv.data.info import COLOR
 
+MOST_PIXELS = 640 * 640  # that a net sees at once in training, if nobody says otherwise
 MEAN_COLOR = (124, 116, 104)  # ImageNet's: about zero after most preprocessing
 MIDDLE, UNMEASURED = 128, 0  # of other bytes, such as HHA; of distances: nothing was measured
 
@@ -171,13 +172,30 @@ def training_transform(
     return v2.Compose(steps or [v2.Identity()])
 
 
-def default_crop(height: int, width: int, most_pixels: int = 640 * 640) -> tuple[int, int]:
+def default_crop(height: int, width: int) -> tuple[int, int]:
     """Return the training crop for images of a typical size.
 
-    About the native size, in its proportions where that exceeds `most_pixels`; multiples of 32
+    About the native size, in its proportions where that exceeds `MOST_PIXELS`; multiples of 32
     except for sides below 32.
     """
-    shrink = min(1.0, math.sqrt(most_pixels / (height * width)))
+    shrink = min(1.0, math.sqrt(MOST_PIXELS / (height * width)))
     sides = (max(int(side * shrink), 1) for side in (height, width))
     rows, columns = (side // 32 * 32 if side >= 32 else side for side in sides)
     return rows, columns
+
+
+def default_magnification(height: int, width: int, most: int) -> int:
+    """Return how many times larger a net is to see images of a typical size: a power of two.
+
+    Small images show small things, and what a trunk learnt from photographs it learnt from larger
+    ones: so they are magnified until they would exceed `MOST_PIXELS`.
+
+    Args:
+        height: of the images in pixels.
+        width: likewise.
+        most: the largest factor that the net allows.
+    """
+    factor = 1
+    while 2 * factor <= most and (2 * factor) ** 2 * height * width <= MOST_PIXELS:
+        factor *= 2
+    return factor

@@ -30,10 +30,11 @@ def elided(net: FCN, size: tuple[int, int]) -> Elided:
         net: any; what gains is one that pads its images by much.
         size: height and width of the images in pixels.
     """
+    seen = net.vertical.covering_size(size[0]), net.horizontal.covering_size(size[1])
     exactly = torch.autocast(next(net.parameters()).device.type, enabled=False)
     with evaluating(net), torch.no_grad(), exactly:
         trunks = {
-            name: _with_parts(trunk, layers=_elided_layers(trunk.layers, size))
+            name: _with_parts(trunk, layers=_elided_layers(trunk.layers, seen))
             for name, trunk in net.trunks.items()
         }
     trunk = trunks[""] if "" in trunks else _with_parts(net.trunk, **trunks)

@@ -1,20 +1,21 @@
 """Losses of overlap: mean IU counts classes where cross entropy counts pixels.
 
-A class of few pixels hardly matters to cross entropy. What is added to it here, the Lovász extension
-of 1 - IU (Berman et al., 2018) or 1 - Dice's coefficient (Milletari et al., 2016), counts each class
-that occurs alike. Both are taken at the pixels on which the coarse cells are centred: they are a
-fair sample of all, and scores are had there without any enlargement.
+A class of few pixels hardly matters to cross entropy. What is added to it here, the Lovász
+extension of 1 - IU (Berman et al., 2018) or 1 - Dice's coefficient (Milletari et al., 2016), counts
+each class that occurs alike. Both are taken at the pixels on which the coarse cells are centred:
+they are a fair sample of all, and scores are had there without any enlargement.
 """
 
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from fullconv.geometry import Grid
+from fullconv.geometry import Chain
 from fullconv.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def cell_labels(net: FCN, labels: Tensor, cells: tuple[int, int]) -> Tensor:
     """
     chains = net.vertical, net.horizontal
     for axis, (chain, count) in enumerate(zip(chains, cells, strict=True), start=1):
-        pixels = _centres(chain.fused[-1], count).to(labels.device)
+        pixels = _centres(chain, count).to(labels.device)
         within = (pixels >= 0) & (pixels < labels.shape[axis])
         shape = [-1 if dimension == axis else 1 for dimension in range(3)]
         labels = labels.index_select(axis, pixels.clamp(0, labels.shape[axis] - 1))
@@ -105,7 +106,10 @@ def _shares(scores: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     return scores.softmax(1).T[classes], (truth == classes[:, None]).to(scores)
 
 
-def _centres(grid: Grid, count: int) -> Tensor:
+def _centres(chain: Chain, count: int) -> Tensor:
     """Return the pixels nearest to the centres of `count` cells; of two equally near, the first."""
-    first, stride = grid.offset, grid.stride
-    return torch.tensor([math.ceil(first + stride * cell - 0.5) for cell in range(count)])
+    cells, pixels = chain.fused[-1], chain.pixels
+    first = (cells.offset - pixels.offset) / pixels.stride
+    stride = Fraction(cells.stride, pixels.stride)
+    half = Fraction(1, 2)
+    return torch.tensor([math.ceil(first + stride * cell - half) for cell in range(count)])

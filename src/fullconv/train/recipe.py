@@ -68,6 +68,13 @@ class Recipe(BaseModel):
         description="size of the training crops in pixels, HxW or one number; whole: images as "
         "they are, one at a time (`scale_jitter` does not apply); null: from the images' sizes",
     )
+    magnify: int | None = Field(
+        default=None,
+        ge=1,
+        description="how many times larger the net sees images than they are: 1, 2 or more, up to "
+        "half its stride; null: from the images' sizes (small ones show more so); 1 for nets that "
+        "are given, such as the paper's",
+    )
     scale_jitter: tuple[Positive, Positive] = Field(
         default=(0.6, 1.7), description="smallest and largest random enlargement, [low, high]"
     )

@@ -23,12 +23,13 @@ from fullconv.model_folder import load
 from fullconv.progress import duration
 from fullconv.report.page import write_report
 from fullconv.train import checkpoint
+from fullconv.train.advice import hints
 from fullconv.train.balance import class_weights
 from fullconv.train.loop import Task, save, train
 from fullconv.train.plan import Plan, make_plan
 from fullconv.train.record import Record, Settings
 from fullconv.train.stages import grown_net, saved_net
-from fullconv.train.start import about_unseen, advice, target_net
+from fullconv.train.start import target_net
 from fullconv.train.state import TrainingState
 from fullconv.train.step import made_ready
 from fullconv.train.summary import summarise
@@ -73,11 +74,11 @@ def run(out: Path, asked: Mapping[str, Any], *, resume: bool, quiet: bool = Fals
     if not record.nets:
         target = target_net(settings, folder)
         folder.require_inputs(target.inputs)
-        for hint in (advice(settings), about_unseen(settings, target, folder)):
-            if hint and not quiet:
-                print(f"note: {hint}", file=sys.stderr)
         record.settle(target)
     sizes = _sizes_if_sound(settings, record.inputs, quiet)
+    if target is not None and not quiet:
+        for hint in hints(settings, target, folder):
+            print(f"note: {hint}", file=sys.stderr)
     data = _read_data(settings, folder, record.inputs, sizes, device)
     if target is not None:  # what is wrong was found before anything is written
         strides = [tap.stride for tap in target.taps] if settings.staged else [settings.stride]
@@ -199,20 +200,22 @@ def _planned(record: Record, task: Task, net: FCN, data: _Data, begun: float) ->
         print(f"{task.name}: timing a few steps on {task.device}", file=sys.stderr)
     plan, pace = fitted_to_machine(task, net, plan, spent=time.monotonic() - begun)
     if not task.quiet:
-        _announce(record, task, plan, pace.seconds(plan))
+        _announce(record, task, net, plan, pace.seconds(plan))
     state = TrainingState.start(net, task.recipe, plan)
     state.pace, state.ticked = pace, begun
     state.tick()
     return state
 
 
-def _announce(record: Record, task: Task, plan: Plan, seconds: float) -> None:
+def _announce(record: Record, task: Task, net: FCN, plan: Plan, seconds: float) -> None:
     """Say what is about to be done and how long it will take."""
     count = task.recipe.batch_size * task.recipe.accumulate
     if plan.crop == "whole":
         images = "1 whole image" if count == 1 else f"{count} whole images"
     else:
         images = "{} crops of {}x{}".format(count, *plan.crop)
+    magnify = net.arguments["magnify"]
+    images += f", magnified x{magnify}," if magnify > 1 else " each,"
     if math.isinf(seconds):  # the timed steps failed, and the training will say how
         lasts = "for a time unknown"
     else:
@@ -221,7 +224,7 @@ def _announce(record: Record, task: Task, plan: Plan, seconds: float) -> None:
             whole = duration(seconds / record.share(task.name)[1])
             lasts += f" (all {len(record.names)} nets: about {whole})"
     print(
-        f"{task.name}: {plan.epochs:.3g} epochs of {plan.steps_per_epoch} steps, {images} each, "
+        f"{task.name}: {plan.epochs:.3g} epochs of {plan.steps_per_epoch} steps, {images} "
         f"{plan.precision} on {task.device}: {lasts}",
         file=sys.stderr,
     )

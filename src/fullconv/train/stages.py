@@ -47,6 +47,7 @@ def new_net(
     *,
     inputs: Mapping[str, int] | None = None,
     fusion: Literal["early", "late"] = "early",
+    magnify: int = 1,
 ) -> FCN:
     """Build a net for a dataset on a classifier, whose weights are imagenet, none or a file.
 
@@ -58,6 +59,7 @@ def new_net(
         weights: of the classifier.
         inputs: channels of each input by name; the paper's nets have their own.
         fusion: of several inputs, likewise.
+        magnify: how many times larger it sees images; the paper's nets never do.
     """
     given = None if weights in (None, "none") else weights
     decided = {**_for_data(info), **_learning(recipe)}
@@ -65,7 +67,7 @@ def new_net(
         paper = PAPER_NETS[model]
         decided["palette"] = paper.palette(decided["heads"]) | decided["palette"]
         return paper.build(weights=given, **decided)
-    decided |= {"inputs": inputs, "fusion": fusion}
+    decided |= {"inputs": inputs, "fusion": fusion, "magnify": magnify}
     net = FCN(backbone or DEFAULT_BACKBONE, stride_of(model), weights=given, **decided)
     first, channels = next(iter(net.inputs.items()))
     colours = {first: 3} if channels == 3 else {}

@@ -6,18 +6,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from fullconv.data.folder import DatasetFolder
+from fullconv.data.transforms import default_magnification
 from fullconv.errors import FullconvError, nearest
-from fullconv.fcn import FCN
+from fullconv.fcn import COLOR, FCN
 from fullconv.model_folder import load
 from fullconv.reference.nets import PAPER_NETS
-from fullconv.train.inputs import chosen_inputs, joined_preprocessing, unseen_inputs
+from fullconv.train.inputs import chosen_inputs, joined_preprocessing
 from fullconv.train.record import Settings
 from fullconv.train.stages import grown_net, new_net, take_over
 from fullconv.trunk import LateFusion
 
+SIZES_READ = 100  # of images, evenly chosen
 CLASSIFIER_FILES = (".safetensors", ".caffemodel")
 
 
@@ -61,30 +64,6 @@ def target_net(settings: Settings, folder: DatasetFolder) -> FCN:
         )
 
 
-def advice(settings: Settings) -> str | None:
-    """Return what to tell who trains a later stage by itself, from a classifier; None mostly."""
-    rates = settings.recipe.stage_lr
-    if settings.model not in PAPER_NETS or settings.staged or rates[0] == rates[-1]:
-        return None
-    if models_by_input(settings.weights) or is_model(settings.weights):
-        return None
-    return (
-        f"{settings.model} learns at the rate of a last stage ({settings.recipe.lr:g}): start it "
-        "from the coarser net (--weights MODEL), or train all stages (--staged)"
-    )
-
-
-def about_unseen(settings: Settings, net: FCN, folder: DatasetFolder) -> str | None:
-    """Return what to tell who trains on a dataset with inputs that the net doesn't see."""
-    unseen = unseen_inputs(net.inputs, folder)
-    if not unseen:
-        return None
-    told = f"the net sees {', '.join(net.inputs)} of each scene, not {', '.join(unseen)}"
-    if settings.model in PAPER_NETS or settings.inputs:
-        return told
-    return f"{told}; --inputs {','.join((*net.inputs, *unseen))} lets it"
-
-
 def is_model(weights: str) -> bool:
     """Tell whether ``--weights`` names a model (a folder or a Hub id), not a classifier's weights.
 
@@ -114,15 +93,27 @@ def models_by_input(weights: str) -> dict[str, str]:
 
 
 def _net_on_classifier(settings: Settings, folder: DatasetFolder, weights: str | None) -> FCN:
+    inputs = chosen_inputs(settings.inputs, folder) if settings.inputs else None
     return new_net(
         settings.model,
         settings.backbone,
         folder.info,
         settings.recipe,
         weights,
-        inputs=chosen_inputs(settings.inputs, folder) if settings.inputs else None,
+        inputs=inputs,
         fusion=settings.fusion or "early",
+        magnify=settings.recipe.magnify or _magnification(settings, folder, inputs or COLOR),
     )
+
+
+def _magnification(settings: Settings, folder: DatasetFolder, inputs: Mapping[str, int]) -> int:
+    """Return how many times larger a net is to see the images, whose sizes are looked up."""
+    most = settings.stride // 2
+    if settings.model in PAPER_NETS or 1 in inputs.values():  # distances must not be mixed
+        return 1
+    split = folder.split("train", tuple(inputs)).few(SIZES_READ)
+    height, width = np.median([split.size(index) for index in range(len(split))], axis=0)
+    return default_magnification(height, width, most)
 
 
 def _joined_net(settings: Settings, folder: DatasetFolder, by_input: Mapping[str, str]) -> FCN:

@@ -117,7 +117,8 @@ def image_losses(
 
 def _counted(labels: Tensor, net: FCN, recipe: Recipe) -> Tensor:
     """Ignore what patch sampling leaves out of labels N,K,H,W."""
-    return sampled_labels(labels, recipe.sampled_cells, net.taps[0].stride, net.ignore_index)
+    stride = net.taps[0].stride // net.vertical.pixels.stride
+    return sampled_labels(labels, recipe.sampled_cells, stride, net.ignore_index)
 
 
 def _weights(labels: Tensor, ignore_index: int, class_weights: ClassWeights | None) -> Tensor:

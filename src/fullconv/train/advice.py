@@ -1,0 +1,80 @@
+"""What to tell who begins a training, before hours are spent on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from fullconv.data.folder import DatasetFolder
+from fullconv.fcn import FCN
+from fullconv.reference.bounds import upper_bounds
+from fullconv.reference.nets import PAPER_NETS
+from fullconv.train.inputs import unseen_inputs
+from fullconv.train.record import Settings
+from fullconv.train.stages import STRIDES
+from fullconv.train.start import is_model, models_by_input
+
+MASKS_READ, PIXELS_READ = 32, 1 << 23  # at most, of all masks together; both are enough for a hint
+DRAWN_WELL = 0.85  # the mean IU below which a net's cells are too coarse for the masks
+
+
+def hints(settings: Settings, net: FCN, folder: DatasetFolder) -> Iterator[str]:
+    """Yield what is worth knowing of a net that is about to be trained on a sound dataset."""
+    for hint in (about_stages(settings), about_unseen(settings, net, folder)):
+        if hint:
+            yield hint
+    yield from about_details(settings, net, folder)
+
+
+def about_stages(settings: Settings) -> str | None:
+    """Return what to tell who trains a later stage by itself, from a classifier; None mostly."""
+    rates = settings.recipe.stage_lr
+    if settings.model not in PAPER_NETS or settings.staged or rates[0] == rates[-1]:
+        return None
+    if models_by_input(settings.weights) or is_model(settings.weights):
+        return None
+    return (
+        f"{settings.model} learns at the rate of a last stage ({settings.recipe.lr:g}): start it "
+        "from the coarser net (--weights MODEL), or train all stages (--staged)"
+    )
+
+
+def about_unseen(settings: Settings, net: FCN, folder: DatasetFolder) -> str | None:
+    """Return what to tell who trains on a dataset with inputs that the net doesn't see."""
+    unseen = unseen_inputs(net.inputs, folder)
+    if not unseen:
+        return None
+    told = f"the net sees {', '.join(net.inputs)} of each scene, not {', '.join(unseen)}"
+    if settings.model in PAPER_NETS or settings.inputs:
+        return told
+    return f"{told}; --inputs {','.join((*net.inputs, *unseen))} lets it"
+
+
+def about_details(settings: Settings, net: FCN, folder: DatasetFolder) -> Iterator[str]:
+    """Yield, by head, what a net cannot draw of the masks because its cells are too coarse.
+
+    Judged by the bounds that a perfect net of such cells has on a few masks (PAMI, appendix A).
+    """
+    finer = next((name for name, stride in STRIDES.items() if stride < net.stride), None)
+    if settings.model in PAPER_NETS or finer is None:
+        return
+    magnify = net.vertical.pixels.stride
+    cell = net.stride // magnify
+    finer_cell = STRIDES[finer] // min(magnify, STRIDES[finer] // 2)
+    if finer_cell == cell:
+        return
+    split = folder.split("train", tuple(net.inputs), tuple(net.heads))
+    few = split.few(max(min(MASKS_READ, PIXELS_READ // math.prod(split.size(0))), 1))
+    for name, by_side in upper_bounds(few, (cell, finer_cell)).items():
+        own, better = by_side[cell], by_side[finer_cell]
+        if own.mean_iu < DRAWN_WELL:
+            worst = int(np.nanargmin(own.iu))
+            named = f"{split.heads[name].classes[worst]} {own.iu[worst]:.2f}"
+            of_head = f"{name}: " if len(net.heads) > 1 else ""
+            yield (
+                f"{of_head}in cells of {cell} pixels these masks can be drawn to a mean IU of "
+                f"{own.mean_iu:.2f} at best ({named}), in cells of {finer_cell} to "
+                f"{better.mean_iu:.2f}: try --model {finer}"
+            )
