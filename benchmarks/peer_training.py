@@ -12,8 +12,7 @@ The examples were written for albumentations 1; noise, whose default is more tha
 strong in albumentations 2, is as it was then. What lies outside the image is ignored, not labelled
 0. Everything else is as in a fullconv training of limited time: decoded images kept in memory, as
 many workers, a few steps timed first, channels_last, bfloat16 if that is faster, the schedule
-fitted to the minutes again and again, validations that cost about a fifth of the steps' time at
-most, the best weights on val.
+fitted to the minutes again and again, validations as rare, the best weights on val.
 """
 
 from __future__ import annotations

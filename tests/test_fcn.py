@@ -366,7 +366,7 @@ def test_train_and_eval_switch_the_trunk():
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("resnet18", 2, 3), "ResNet has no layer at stride 2; it has 32, 16, 8, 4"),
+        (("resnet18", 1, 3), "ResNet has no layer at stride 1; it has 32, 16, 8, 4, 2"),
         (("squeezenet1_0", 32, 3), "SqueezeNet has no layer at stride 32"),
         (("resnet18", 8, 0), "num_classes must be 1 to 255, not 0"),
         (("resnet18", 8, 256), "num_classes must be 1 to 255, not 256"),

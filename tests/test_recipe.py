@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from fullconv.errors import FullconvError
-from fullconv.train.plan import SLACK, Pace, Plan, make_plan
+from fullconv.train.plan import SLACK, VALIDATION_SHARE, Pace, Plan, make_plan
 from fullconv.train.recipe import Recipe, read_recipe, shipped_recipes
 from fullconv.train.schedule import default_epochs, learning_rate
 
@@ -181,7 +181,7 @@ def plan_for(images: int, *overrides: str, val: int = 1, **options: float) -> Pl
 
 def test_camvid_gets_the_epochs_of_the_trial() -> None:
     plan = plan_for(367, val=101)
-    assert (plan.steps_per_epoch, plan.crop, plan.validate_every) == (45, (352, 480), 1)
+    assert (plan.steps_per_epoch, plan.crop, plan.validate_every) == (45, (352, 480), 2)
     assert plan.epochs == pytest.approx(60, abs=2)
 
 
@@ -221,13 +221,14 @@ def test_whole_images() -> None:
     assert Plan.from_dict(plan.to_dict()) == plan
 
 
-def test_validation_costs_at_most_a_fifth() -> None:
+def test_validation_costs_at_most_its_share() -> None:
     for train, val in ((10, 1000), (100, 100), (1000, 10)):
         plan = plan_for(train, val=val)
         forward = val * 360 * 480 / 3
         trained = plan.validate_every * plan.steps_per_epoch * 8 * 352 * 480
-        assert forward <= 0.2 * trained
-        assert plan.validate_every == 1 or forward > 0.2 * trained * (1 - 1 / plan.validate_every)
+        assert forward <= VALIDATION_SHARE * trained
+        rarer = 1 - 1 / plan.validate_every
+        assert plan.validate_every == 1 or forward > VALIDATION_SHARE * trained * rarer
 
 
 def test_when_epochs_end_and_validations_come() -> None:

@@ -105,7 +105,8 @@ def grown_net(
         raise FullconvError(
             f"its inputs are {', '.join(source.inputs)}: {', '.join(inputs)} don't begin alike"
         )
-    arguments = {**source.arguments, "inputs": inputs, "fusion": fusion}
+    magnify = recipe.magnify or source.arguments["magnify"]
+    arguments = {**source.arguments, "inputs": inputs, "fusion": fusion, "magnify": magnify}
     preprocessing = preprocessing_for(inputs, source.preprocessing, source.inputs)
     net = _like(arguments, preprocessing, stride, info, recipe)
     take_over(source, net)

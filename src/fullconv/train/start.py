@@ -34,6 +34,8 @@ def target_net(settings: Settings, folder: DatasetFolder) -> FCN:
     torch.manual_seed(settings.recipe.seed)
     model, weights = settings.model, settings.weights
     if model in PAPER_NETS:
+        if settings.recipe.magnify not in (None, 1):
+            raise FullconvError(f"{model} sees images as they are: leave magnify out")
         _same_backbone(settings.backbone, PAPER_NETS[model].trunk, model)
         _same_inputs(settings)
         _require_stages(settings)
@@ -102,18 +104,17 @@ def _net_on_classifier(settings: Settings, folder: DatasetFolder, weights: str |
         weights,
         inputs=inputs,
         fusion=settings.fusion or "early",
-        magnify=settings.recipe.magnify or _magnification(settings, folder, inputs or COLOR),
+        magnify=settings.recipe.magnify or _magnification(settings, folder),
     )
 
 
-def _magnification(settings: Settings, folder: DatasetFolder, inputs: Mapping[str, int]) -> int:
+def _magnification(settings: Settings, folder: DatasetFolder) -> int:
     """Return how many times larger a net is to see the images, whose sizes are looked up."""
-    most = settings.stride // 2
-    if settings.model in PAPER_NETS or 1 in inputs.values():  # distances must not be mixed
-        return 1
-    split = folder.split("train", tuple(inputs)).few(SIZES_READ)
+    if settings.model in PAPER_NETS or folder.info.inputs.keys() != COLOR.keys():
+        return 1  # distances are not to be mixed, and models of one dataset are to go together
+    split = folder.split("train").few(SIZES_READ)
     height, width = np.median([split.size(index) for index in range(len(split))], axis=0)
-    return default_magnification(height, width, most)
+    return default_magnification(height, width, most=settings.stride // 2)
 
 
 def _joined_net(settings: Settings, folder: DatasetFolder, by_input: Mapping[str, str]) -> FCN:
@@ -130,6 +131,7 @@ def _joined_net(settings: Settings, folder: DatasetFolder, by_input: Mapping[str
     for name in net.inputs:
         source = load(by_input[name])
         with _of(by_input[name]):
+            _same_magnification(source, net)
             take_over(source, net, name)
         expected[name] = source.preprocessing
     if settings.model not in PAPER_NETS:
@@ -170,6 +172,14 @@ def _same_inputs(settings: Settings) -> None:
         )
     if settings.fusion not in (None, net.fusion):
         raise FullconvError(f"{net.name}: its fusion is {net.fusion}; leave --fusion out")
+
+
+def _same_magnification(source: FCN, net: FCN) -> None:
+    own, asked = source.arguments["magnify"], net.arguments["magnify"]
+    if own != asked:
+        raise FullconvError(
+            f"it sees images {own} times as large as they are, not {asked}: --set magnify={own}"
+        )
 
 
 def _same_backbone(asked: str | None, own: str | None, source: str) -> None:
