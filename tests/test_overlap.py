@@ -10,6 +10,7 @@ from torch import nn
 
 from fullconv import FCN
 from fullconv.data.loading import Batch, Part
+from fullconv.train import overlap
 from fullconv.train.overlap import cell_labels, dice_loss, lovasz_loss, overlap_loss
 from fullconv.train.recipe import Recipe
 from fullconv.train.step import take_step
@@ -146,3 +147,15 @@ def test_a_step_adds_it_with_its_weight_in_however_many_parts(part):
     expected = torch.autograd.grad(torch.stack(losses).mean(), learnt)
     for plain, both, own in zip(gradients(0.0), gradients(0.5), expected, strict=True):
         torch.testing.assert_close(both, plain + 0.5 * own, rtol=1e-4, atol=1e-6)
+
+
+def test_of_very_many_cells_some_are_drawn(monkeypatch):
+    """What is left of two equal halves, one ignored, is drawn from the other; the mean is near."""
+    net, recipe = FCN(NarrowVGG(), 8, 3), Recipe(dice=1.0)
+    coarse, truth = torch.randn(2, 3, 64, 64), torch.randint(3, (2, 1, 512, 512)).to(torch.uint8)
+    truth[1] = 255
+    whole = overlap_loss(net, coarse, truth, recipe)
+    monkeypatch.setattr(overlap, "MOST_CELLS", 2000)
+    drawn = torch.stack([overlap_loss(net, coarse, truth, recipe) for _ in range(20)])
+    assert drawn.std() > 0
+    assert float(drawn.mean()) == pytest.approx(float(whole), abs=0.01)

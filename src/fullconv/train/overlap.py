@@ -3,7 +3,8 @@
 A class of few pixels hardly matters to cross entropy. What is added to it here, the Lovász
 extension of 1 - IU (Berman et al., 2018) or 1 - Dice's coefficient (Milletari et al., 2016), counts
 each class that occurs alike. Both are taken at the pixels on which the coarse cells are centred:
-they are a fair sample of all, and scores are had there without any enlargement.
+they are a fair sample of all, and scores are had there without any enlargement. Of very many cells
+some are drawn at random, for the Lovász extension sorts them all for each class.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from fullconv.fcn import FCN, Scores
 
 
+MOST_CELLS = 1 << 15
+
+
 def overlap_loss(net: FCN, coarse: Scores, labels: Tensor, recipe: Recipe) -> Tensor:
     """Return the losses of overlap of coarse scores, as the recipe weighs them; of heads the sum.
 
@@ -37,7 +41,7 @@ def overlap_loss(net: FCN, coarse: Scores, labels: Tensor, recipe: Recipe) -> Te
     losses = []
     for scores, truth in zip(net.by_head(coarse).values(), labels.unbind(1), strict=True):
         at_cells = cell_labels(net, truth, (scores.shape[2], scores.shape[3]))
-        known = at_cells != net.ignore_index
+        known = _sample(at_cells != net.ignore_index)
         pixels, classes = scores.float().movedim(1, -1)[known], at_cells[known].long()
         for loss, weight in ((lovasz_loss, recipe.lovasz), (dice_loss, recipe.dice)):
             if weight:
@@ -98,6 +102,14 @@ def dice_loss(scores: Tensor, truth: Tensor) -> Tensor:
     shares, true = _shares(scores, truth)
     coefficients = 2 * (shares * true).sum(1) / (shares.sum(1) + true.sum(1))
     return 1 - coefficients.mean()
+
+
+def _sample(known: Tensor) -> tuple[Tensor, ...]:
+    """Return the places where a mask is true, or `MOST_CELLS` of them drawn with replacement."""
+    places = known.nonzero()
+    if len(places) > MOST_CELLS:
+        places = places[torch.randint(len(places), (MOST_CELLS,), device=places.device)]
+    return places.unbind(1)
 
 
 def _shares(scores: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:

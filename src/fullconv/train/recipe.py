@@ -173,7 +173,8 @@ class Recipe(BaseModel):
     validate_every: int | None = Field(
         default=None,
         ge=1,
-        description="epochs between validations; null: so that they cost at most about a tenth of the time",
+        description="epochs between validations; null: so that they cost about a tenth of the time "
+        "at most",
     )
     keep: Literal["best", "last"] = Field(
         default="best",
