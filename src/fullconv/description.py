@@ -75,7 +75,9 @@ class Description:
 
     Attributes:
         size: height and width of the image in pixels.
-        padded: its size after padding on the right and at the bottom.
+        seen: its size as the trunk sees it, magnified by some nets: all grids stand on that.
+        pixels: the grid of the image's pixels, along the height.
+        padded: the seen size after padding on the right and at the bottom.
         layers: in order.
         scored: coarsest first.
         parameters: number of weights, frozen ones included.
@@ -83,6 +85,8 @@ class Description:
     """
 
     size: tuple[int, int]
+    seen: tuple[int, int]
+    pixels: Grid
     padded: tuple[int, int]
     layers: tuple[Layer, ...]
     scored: tuple[ScoredLayer, ...]
@@ -95,8 +99,11 @@ def describe(net: FCN, size: tuple[int, int]) -> Description:
     height, width = size
     padded = net.vertical.covering_size(height), net.horizontal.covering_size(width)
     counts = _multiply_adds(net, size)
+    magnify = net.vertical.pixels.stride
     return Description(
         size=size,
+        seen=(height * magnify, width * magnify),
+        pixels=net.vertical.pixels,
         padded=padded,
         layers=tuple(layer for name in net.trunks for layer in _layers(net, name, padded, counts)),
         scored=_scored(net, padded),

@@ -94,7 +94,10 @@ def _show(net: FCN, description: Description) -> None:
         f"{description.parameters / 1e6:.2f} M parameters, "
         f"{description.multiply_adds / 1e9:.2f} G multiply-adds"
     )
-    if description.padded != description.size:
+    if description.seen != description.size:
+        line = "magnified to {}x{}, whose pixels strides, centres and fields count"
+        print(line.format(*description.seen))
+    if description.padded != description.seen:
         print("padded right and bottom to {}x{}".format(*description.padded))
     show(_layers(description))
     show(_scores(description))

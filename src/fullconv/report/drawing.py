@@ -130,7 +130,7 @@ def joins(described: Description, num_classes: int) -> list[Join]:
     """Return where the maps of each upscore lie on the image, coarsest first."""
     found = []
     for scored, finer in zip(described.scored, (*described.scored[1:], None), strict=True):
-        grid, a = finer.grid if finer else Grid(), scored.alignment
+        grid, a = finer.grid if finer else described.pixels, scored.alignment
         cells = finer.fused[0] if finer else described.size[0]
         centre = float(grid.offset) + a.finer_crop * grid.stride  # of the result's first cell
         result = Strip(cells, grid.stride, centre, num_classes)
@@ -220,7 +220,7 @@ class _Sheet:
 
     def image(self, channels: int) -> None:
         """Draw the image, with the zeros that are put around it or below it."""
-        (height, width), x = self.described.size, self._x(-1)
+        (height, width), x = self.described.seen, self._x(-1)
         first = self.columns[0].grid.windows[0] if self.columns[0].grid.windows else None
         before = first.before if isinstance(first, Window) else 0
         after = before + self.described.padded[0] - height
@@ -228,7 +228,8 @@ class _Sheet:
         framed = Strip(height + before + after, 1, -before, channels, kept)
         note = f"{before} zeros" if before * self.scale > 0.15 else ""
         self._draw(framed, x, self.upper, IMAGE, note)
-        self._names(x, ["image"])
+        magnified = self.described.seen != self.described.size
+        self._names(x, ["image, magnified" if magnified else "image"])
         self._caption(x, self.upper, (height, width), f"{channels} channels")
 
     def trunk(self) -> None:
@@ -331,7 +332,7 @@ class _Sheet:
 
     def _bands(self) -> None:
         """Mark the rows of the image through the whole drawing."""
-        height = self.described.size[0]
+        height = self.described.seen[0]
         for top in (self.upper, self.lower):
             ends = [top - (pixel - 0.5 - self.low) * self.scale for pixel in (0, height)]
             corner, across, down = (LEFT - 0.3, ends[1]), self.width - LEFT, ends[0] - ends[1]
@@ -350,7 +351,7 @@ class _Sheet:
         return LEFT + PITCH * (column + 1)
 
     def _middle(self, top: float) -> float:
-        return top - (self.described.size[0] / 2 - self.low) * self.scale
+        return top - (self.described.seen[0] / 2 - self.low) * self.scale
 
     def _names(self, x: float, names: Sequence[str]) -> None:
         shown = [_short(name) for name in names]
