@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from fullconv.errors import FullconvError
-from fullconv.train.plan import SLACK, VALIDATION_SHARE, Pace, Plan, make_plan
+from fullconv.train.plan import SLACK, Pace, Plan, make_plan
 from fullconv.train.recipe import Recipe, read_recipe, shipped_recipes
 from fullconv.train.schedule import default_epochs, learning_rate
 
@@ -221,14 +221,19 @@ def test_whole_images() -> None:
     assert Plan.from_dict(plan.to_dict()) == plan
 
 
-def test_validation_costs_at_most_its_share() -> None:
+def test_validation_costs_at_most_a_fifth() -> None:
     for train, val in ((10, 1000), (100, 100), (1000, 10)):
-        plan = plan_for(train, val=val)
+        plan = plan_for(train, "epochs=3", val=val)
         forward = val * 360 * 480 / 3
         trained = plan.validate_every * plan.steps_per_epoch * 8 * 352 * 480
-        assert forward <= VALIDATION_SHARE * trained
-        rarer = 1 - 1 / plan.validate_every
-        assert plan.validate_every == 1 or forward > VALIDATION_SHARE * trained * rarer
+        assert forward <= 0.2 * trained
+        assert plan.validate_every == 1 or forward > 0.2 * trained * (1 - 1 / plan.validate_every)
+
+
+@pytest.mark.parametrize(("epochs", "every"), [(3, 1), (25, 1), (49, 1), (50, 2), (300, 12)])
+def test_of_a_long_training_there_are_about_25_validations(epochs: int, every: int) -> None:
+    assert plan_for(1000, f"epochs={epochs}").validate_every == every
+    assert plan_for(1000, f"epochs={epochs}", "validate_every=1").validate_every == 1
 
 
 def test_when_epochs_end_and_validations_come() -> None:

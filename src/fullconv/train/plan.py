@@ -16,7 +16,8 @@ from fullconv.train.recipe import Recipe
 from fullconv.train.schedule import default_epochs, learning_rate
 
 SLACK = 0.97  # of a limited time: machines have moods
-VALIDATION_SHARE = 0.05  # of the work of training; of its time, in float32, up to thrice that
+VALIDATION_SHARE = 0.2  # of the work of training
+VALIDATIONS = 25  # are enough to choose from, and for a curve
 COARSEST_STRIDE = 32  # of any trunk
 FORWARD_SHARE = 1 / 3  # of a training step's work: the rest is its backward pass
 
@@ -157,7 +158,9 @@ def make_plan(
         steps=steps,
         steps_per_epoch=per_epoch,
         validate_every=recipe.validate_every
-        or max(math.ceil(validation / epoch / VALIDATION_SHARE), 1),
+        or max(
+            math.ceil(validation / epoch / VALIDATION_SHARE), steps // (per_epoch * VALIDATIONS), 1
+        ),
         crop=crop,
         workers=workers,
         seconds=seconds,

@@ -173,8 +173,8 @@ class Recipe(BaseModel):
     validate_every: int | None = Field(
         default=None,
         ge=1,
-        description="epochs between validations; null: so that they cost about a tenth of the time "
-        "at most",
+        description="epochs between validations; null: so that they are about 25 and cost at most "
+        "about a fifth",
     )
     keep: Literal["best", "last"] = Field(
         default="best",
