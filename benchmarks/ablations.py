@@ -17,16 +17,13 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 from pathlib import Path
 
 import record
-from fullconv.data.folder import DatasetFolder
-from fullconv.evaluation import evaluate
 from fullconv.model_folder import load
-from fullconv.progress import progress
 from fullconv.train.recipe import read_recipe
 from fullconv.train.run import run
+from measuring import on_test, val_mean_iu
 
 EPOCHS = 10
 PLAIN = [f"epochs={EPOCHS}", f"validate_every={EPOCHS}", "lovasz=0"]
@@ -63,8 +60,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=tuple(CHANGES), default=tuple(CHANGES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     given = parser.parse_args()
-    path = record.RESULTS / f"{RESULTS}.csv"
-    rows: list[Row] = list(csv.DictReader(path.open())) if path.exists() else []
+    rows = record.read(RESULTS)
     for seed in given.seeds:
         for change in given.only:
             if any((row["change"], row["seed"]) == (change, str(seed)) for row in rows):
@@ -84,22 +80,18 @@ def trained(given: argparse.Namespace, change: str, seed: int) -> Row:
         "recipe": read_recipe("default", [*PLAIN, *settings, f"seed={seed}"]),
     }
     folder = run(given.out / f"{change.replace(' ', '-')}-{seed}", asked, resume=True)
-    split, net = DatasetFolder(given.data).split("test"), load(folder)
-    measured = {}
-    for tta in (False, True):
-        with progress(len(split), f"{change} on test") as bar:
-            measured[tta] = evaluate(net, split, bar=bar, tta=tta).metrics
+    plain, flipped = (on_test(folder, given.data, change, tta=tta) for tta in (False, True))
     log = list(csv.DictReader((folder / "log.csv").open()))[-1]
     row = {
         "change": change,
         "seed": str(seed),
         "minutes": f"{float(log['seconds']) / 60:.1f}",
         "train_loss": f"{float(log['train_loss']):.4f}",
-        "val_mean_iu": f"{json.loads((folder / 'metrics.json').read_text())['mean_iu']:.4f}",
-        "test_mean_iu": f"{measured[False].mean_iu:.4f}",
-        "test_mean_iu_tta": f"{measured[True].mean_iu:.4f}",
+        "val_mean_iu": f"{val_mean_iu(folder):.4f}",
+        "test_mean_iu": f"{plain.mean_iu:.4f}",
+        "test_mean_iu_tta": f"{flipped.mean_iu:.4f}",
         "test_iu": ", ".join(
-            f"{name} {iu:.3f}" for name, iu in zip(net.classes, measured[False].iu, strict=True)
+            f"{name} {iu:.3f}" for name, iu in zip(load(folder).classes, plain.iu, strict=True)
         ),
     }
     print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)

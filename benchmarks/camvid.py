@@ -21,17 +21,14 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 import record
-from fullconv.data.folder import DatasetFolder
-from fullconv.evaluation import evaluate
 from fullconv.model_folder import load
-from fullconv.progress import progress
 from fullconv.train.recipe import read_recipe
 from fullconv.train.run import run
+from measuring import on_test, val_mean_iu
 
 
 class Part(NamedTuple):
@@ -82,19 +79,16 @@ def main() -> None:
 
 def measure(out: Path, data: Path) -> list[dict[str, str]]:
     """Measure every net of a run on test."""
-    split = DatasetFolder(data).split("test")
     rows = []
     for folder in sorted(out.glob("fcn*s"), key=lambda path: -int(path.name[3:-1])):
-        with progress(len(split), f"{out.name} {folder.name} on test") as bar:
-            metrics = evaluate(load(folder), split, bar=bar).metrics
+        metrics = on_test(folder, data, f"{out.name} {folder.name}")
         log = list(csv.DictReader((folder / "log.csv").open()))
-        val = json.loads((folder / "metrics.json").read_text())
         row = {
             "training": out.name,
             "net": folder.name,
             "epochs": log[-1]["epoch"],
             "minutes": f"{float(log[-1]['seconds']) / 60:.1f}",
-            "val_mean_iu": f"{val['mean_iu']:.4f}",
+            "val_mean_iu": f"{val_mean_iu(folder):.4f}",
             **{f"test_{name}": f"{getattr(metrics, name):.4f}" for name in METRICS},
         }
         classes = load(folder).classes

@@ -17,21 +17,18 @@ Results: benchmarks/results/defaults.csv, defaults-machine.json and docs/default
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 
 import record
-from fullconv.data.folder import DatasetFolder
-from fullconv.evaluation import evaluate
 from fullconv.files import replacing
 from fullconv.metrics import Metrics
 from fullconv.model_folder import load
-from fullconv.progress import progress
 from fullconv.train.recipe import read_recipe
 from fullconv.train.run import run
 from fullconv.train.summary import read_log
+from measuring import on_test, val_mean_iu
 from unlike_sets import unlike_sets, write_missing
 
 Curve = list[tuple[float, float]]
@@ -67,9 +64,7 @@ def main() -> None:
 
 def measure(name: str, model: Path, data: Path) -> dict[str, str]:
     """Measure a trained model on test."""
-    split, net = DatasetFolder(data).split("test"), load(model)
-    with progress(len(split), f"{name} on test") as bar:
-        metrics = evaluate(net, split, bar=bar).metrics
+    metrics, classes = on_test(model, data, name), load(model).classes
     last = read_log(model / "log.csv")[-1]
     true, predicted = (metrics.confusion.sum(axis) for axis in (1, 0))
     majority = true.argmax()
@@ -78,13 +73,13 @@ def measure(name: str, model: Path, data: Path) -> dict[str, str]:
         "minutes": f"{(last['seconds'] or 0) / 60:.1f}",
         "epochs": f"{last['epoch']:g}",
         "steps": f"{last['step']:g}",
-        "val_mean_iu": f"{json.loads((model / 'metrics.json').read_text())['mean_iu']:.4f}",
+        "val_mean_iu": f"{val_mean_iu(model):.4f}",
         "test_mean_iu": f"{metrics.mean_iu:.4f}",
         "baseline": f"{majority_alone(metrics).mean_iu:.4f}",
-        "majority": net.classes[majority],
+        "majority": classes[majority],
         "majority_true": f"{true[majority] / true.sum():.4f}",
         "majority_predicted": f"{predicted[majority] / predicted.sum():.4f}",
-        "iu": ", ".join(f"{c} {iu:.3f}" for c, iu in zip(net.classes, metrics.iu, strict=True)),
+        "iu": ", ".join(f"{c} {iu:.3f}" for c, iu in zip(classes, metrics.iu, strict=True)),
     }
     print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     return row

@@ -47,6 +47,7 @@ from fullconv.model_folder import load
 from fullconv.predict.labels import Pixels, label_image
 from fullconv.train.recipe import read_recipe
 from fullconv.train.run import run
+from measuring import val_mean_iu
 from peer_training import ARCHITECTURES, Peer, Practice, measure, package, train
 from predict import each, in_turns
 
@@ -67,7 +68,7 @@ def main() -> None:
         package("segmentation_models_pytorch")
         package("albumentations")
     name = f"peers-{dataset(given)}"
-    rows = known_rows(name)
+    rows = record.read(name)
     for net in given.nets:
         known = [row for row in rows if identity(given, net).items() <= row.items()]
         if known and not given.again:
@@ -118,12 +119,6 @@ def folder_of(given: argparse.Namespace, net: str) -> Path:
     name, *rest = (part.replace(" ", "-") for part in identity(given, net).values())
     out: Path = given.out
     return out / name / "-".join(rest)
-
-
-def known_rows(name: str) -> list[Row]:
-    """Return the rows of earlier results, if there are any."""
-    path = record.RESULTS / f"{name}.csv"
-    return list(csv.DictReader(path.open())) if path.exists() else []
 
 
 def in_own_process(net: str) -> Row:
@@ -184,7 +179,7 @@ def trained_fullconv(given: argparse.Namespace) -> Row:
         evaluate(net, test).metrics,
         minutes=float(log[-1]["seconds"]) / 60,
         epochs=float(log[-1]["epoch"]),
-        val_mean_iu=json.loads((model / "metrics.json").read_text())["mean_iu"],
+        val_mean_iu=val_mean_iu(model),
         parameters=parameters(net),
     )
 

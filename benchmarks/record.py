@@ -15,6 +15,12 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "results"
 
 
+def read(name: str) -> list[dict[str, str]]:
+    """Return the rows of results/NAME.csv, none where there is no such file."""
+    path = RESULTS / f"{name}.csv"
+    return list(csv.DictReader(path.open())) if path.exists() else []
+
+
 def write(rows: Sequence[dict[str, str]], name: str) -> None:
     """Write rows as results/NAME.csv, and the machine as results/NAME-machine.json."""
     RESULTS.mkdir(exist_ok=True)

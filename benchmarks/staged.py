@@ -18,18 +18,14 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import record
-from fullconv.data.folder import DatasetFolder
-from fullconv.evaluation import evaluate
 from fullconv.files import replacing
-from fullconv.model_folder import load
-from fullconv.progress import progress
 from fullconv.train.recipe import read_recipe
 from fullconv.train.run import run
+from measuring import on_test, val_mean_iu
 
 DOCS = Path(__file__).parents[1] / "docs"
 WAYS = ("at once", "staged")
@@ -46,8 +42,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/staged"), help="folder of the runs")
     parser.add_argument("--epochs", type=float, nargs="+", default=[8.0])
     given = parser.parse_args()
-    path = record.RESULTS / "staged.csv"
-    rows: list[Row] = list(csv.DictReader(path.open())) if path.exists() else []
+    rows = record.read("staged")
     for row in trainings(given.epochs):
         if not any(row.items() <= known.items() for known in rows):
             rows.append(row | trained(given, row))
@@ -77,13 +72,11 @@ def trained(given: argparse.Namespace, row: Row) -> Row:
     }
     out = given.out / "-".join(row.values()).replace(" ", "-")
     folder = run(out, asked, resume=True)
-    split = DatasetFolder(given.data).split("test")
-    with progress(len(split), f"{out.name} on test") as bar:
-        metrics = evaluate(load(folder), split, bar=bar).metrics
+    metrics = on_test(folder, given.data, out.name)
     logs = [list(csv.DictReader(path.open()))[-1] for path in out.glob("fcn*s/log.csv")]
     measured = {
         "minutes": f"{sum(float(log['seconds']) for log in logs) / 60:.1f}",
-        "val_mean_iu": f"{json.loads((folder / 'metrics.json').read_text())['mean_iu']:.4f}",
+        "val_mean_iu": f"{val_mean_iu(folder):.4f}",
         "test_mean_iu": f"{metrics.mean_iu:.4f}",
     }
     print(", ".join(f"{key} {value}" for key, value in (row | measured).items()), flush=True)

@@ -97,7 +97,7 @@ class Description:
 def describe(net: FCN, size: tuple[int, int]) -> Description:
     """Describe `net` for images of `size` (height, width) pixels; no arithmetic is done."""
     height, width = size
-    padded = net.vertical.covering_size(height), net.horizontal.covering_size(width)
+    padded = net.seen_size(size)
     counts = _multiply_adds(net, size)
     magnify = net.vertical.pixels.stride
     return Description(

@@ -239,6 +239,10 @@ class FCN(nn.Module):
         scores = self.by_head(coarse)
         return self._each(lambda head, name: head.upsample(scores[name], size))
 
+    def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the size (H, W) at which the trunk sees images of `size`: magnified and padded."""
+        return self.vertical.covering_size(size[0]), self.horizontal.covering_size(size[1])
+
     def labelled(self) -> list[tuple[str, Head]]:
         """Return the heads with their names."""
         return [(name, cast(Head, head)) for name, head in self.heads.items()]

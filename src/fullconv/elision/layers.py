@@ -30,7 +30,7 @@ def elided(net: FCN, size: tuple[int, int]) -> Elided:
         net: any; what gains is one that pads its images by much.
         size: height and width of the images in pixels.
     """
-    seen = net.vertical.covering_size(size[0]), net.horizontal.covering_size(size[1])
+    seen = net.seen_size(size)
     exactly = torch.autocast(next(net.parameters()).device.type, enabled=False)
     with evaluating(net), torch.no_grad(), exactly:
         trunks = {

@@ -23,7 +23,7 @@ EVERYWHERE = range(-sys.maxsize, sys.maxsize)
 
 def saved_multiply_adds(net: FCN, size: tuple[int, int]) -> int:
     """Return how many multiply-adds `elided` saves on an image of `size` (height, width) pixels."""
-    seen = net.vertical.covering_size(size[0]), net.horizontal.covering_size(size[1])
+    seen = net.seen_size(size)
     return sum(Plan.of(trunk.layers, seen).saved_multiply_adds for trunk in net.trunks.values())
 
 
