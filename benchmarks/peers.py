@@ -33,12 +33,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 import record
-from fullconv.data.folder import DatasetFolder
+from fullconv.data.folder import DatasetFolder, evenly_chosen
 from fullconv.errors import FullconvError
 from fullconv.evaluation import evaluate
 from fullconv.files import replacing
@@ -227,8 +226,7 @@ def with_speeds(given: argparse.Namespace, rows: list[Row]) -> list[Row]:
     if all(row["inference_ms"] for row in own.values()):
         return rows
     test = DatasetFolder(given.data).split("test")
-    chosen = np.linspace(0, len(test) - 1, min(len(test), TIMED_IMAGES)).round()
-    images: list[Any] = [test[int(index)].image for index in chosen]
+    images: list[Any] = [test[index].image for index in evenly_chosen(len(test), TIMED_IMAGES)]
     runs: dict[str, Callable[[], object]] = {
         net: partial(each, labeller(given, net), images) for net in own
     }

@@ -43,7 +43,7 @@ def asked(data: Path, *overrides: str, **options: Any) -> dict[str, Any]:
         ((40, 60), "fcn4s", (), 2),
         ((40, 60), "fcn8s", ("magnify=1",), 1),
         ((40, 60), "fcn8s", ("magnify=2",), 2),
-        ((330, 330), "fcn8s", (), 1),
+        ((390, 390), "fcn8s", (), 1),
     ],
 )
 def test_small_images_are_magnified(

@@ -818,7 +818,7 @@ def test_a_full_disk_leaves_the_training_state_as_it_was(
 def test_batch_norm_of_a_single_value_is_refused(tmp_path: Path) -> None:
     data = write_scenes(tmp_path / "data", size=(20, 30))
     with pytest.raises(FullconvError, match="batch_size=1 with crops of 20x30"):
-        run(tmp_path / "run", asked(data, "batch_size=1"), resume=False, quiet=True)
+        run(tmp_path / "run", asked(data, "batch_size=1", "magnify=1"), resume=False, quiet=True)
 
 
 @contextmanager

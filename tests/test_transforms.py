@@ -138,6 +138,24 @@ def test_default_crop(size: tuple[int, int], crop: tuple[int, int]) -> None:
     assert crop[0] * crop[1] <= 640 * 640
 
 
+@pytest.mark.parametrize(
+    ("size", "magnify", "crop"),
+    [
+        ((256, 256), 2, (128, 128)),
+        ((160, 240), 2, (80, 112)),
+        ((128, 96), 4, (64, 48)),
+        ((40, 60), 4, (32, 32)),
+        ((20, 30), 4, (16, 24)),
+        ((3, 5), 4, (3, 5)),
+        ((4000, 3000), 2, (368, 272)),
+    ],
+)
+def test_crops_of_magnified_images_show_a_quarter(
+    size: tuple[int, int], magnify: int, crop: tuple[int, int]
+) -> None:
+    assert default_crop(*size, magnify) == crop
+
+
 # Several inputs and heads ----------------------------------------------------------------------
 
 INPUTS = {"depth": 1, "color": 3, "hha": 3}

@@ -381,9 +381,17 @@ def _require_scales(taps: Sequence[Tap], scales: Mapping[int, float]) -> None:
             raise FullconvError(f"skip_scales: {scale} is no positive factor")
 
 
+def most_magnification(stride: int) -> int:
+    """Return how many times larger than an image its trunk may see it, if a net has this stride.
+
+    The net's cells are then two of the image's pixels wide, as an FCN-2s's are on the image itself.
+    """
+    return stride // 2
+
+
 def _require_magnification(magnify: int, stride: int, edge: str) -> None:
     """Refuse factors that the net's stride, or its padding, does not go with."""
-    most = 1 if edge == "zero" else stride // 2
+    most = 1 if edge == "zero" else most_magnification(stride)
     allowed = [factor for factor in range(1, most + 1) if most % factor == 0]
     if magnify not in allowed:
         where = (

@@ -131,6 +131,12 @@ class Listing:
     twins: tuple[tuple[Path, ...], ...] = ()
 
 
+def evenly_chosen(total: int, most: int) -> list[int]:
+    """Return the indices of at most `most` of `total` things, from the first to the last."""
+    indices: list[int] = np.linspace(0, total - 1, min(most, total)).round().astype(int).tolist()
+    return indices
+
+
 class Split:
     """The samples of one split; `split[i]` reads one from disk, `split.labels(i)` its masks.
 
@@ -162,9 +168,8 @@ class Split:
 
     def few(self, count: int) -> Split:
         """Return a split of at most `count` of the samples (1 or more), evenly chosen."""
-        chosen = np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int)
         fewer = copy.copy(self)
-        fewer.samples = tuple(self.samples[index] for index in chosen)
+        fewer.samples = tuple(self.samples[index] for index in evenly_chosen(len(self), count))
         return fewer
 
     def __getitem__(self, index: int) -> LabelledImage:

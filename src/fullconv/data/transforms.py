@@ -15,6 +15,8 @@ from torchvision.transforms.v2 import functional as F
 from fullconv.data.info import COLOR
 
 MOST_PIXELS = 640 * 640  # that a net sees at once in training, if nobody says otherwise
+MOST_MAGNIFIED = 768 * 768  # pixels of an image that is magnified, likewise
+COARSEST_STRIDE = 32  # of any trunk
 MEAN_COLOR = (124, 116, 104)  # ImageNet's: about zero after most preprocessing
 MIDDLE, UNMEASURED = 128, 0  # of other bytes, such as HHA; of distances: nothing was measured
 
@@ -172,15 +174,20 @@ def training_transform(
     return v2.Compose(steps or [v2.Identity()])
 
 
-def default_crop(height: int, width: int) -> tuple[int, int]:
-    """Return the training crop for images of a typical size.
+def default_crop(height: int, width: int, magnify: int = 1) -> tuple[int, int]:
+    """Return the training crop for images of a typical size, in their own pixels.
 
-    About the native size, in its proportions where that exceeds `MOST_PIXELS`; multiples of 32
-    except for sides below 32.
+    About the native size, in its proportions where that exceeds `MOST_PIXELS`. Of images that the
+    net sees magnified, half of each side, though not below 32: on them a trunk looks less far
+    around, and for the same work a step sees four times as many places. Multiples of 32 of the
+    pixels that the net sees, except for sides below that.
     """
     shrink = min(1.0, math.sqrt(MOST_PIXELS / (height * width)))
-    sides = (max(int(side * shrink), 1) for side in (height, width))
-    rows, columns = (side // 32 * 32 if side >= 32 else side for side in sides)
+    sides = [max(int(side * shrink), 1) for side in (height, width)]
+    if magnify > 1:
+        sides = [max(side // 2, min(side, COARSEST_STRIDE)) for side in sides]
+    unit = max(COARSEST_STRIDE // magnify, 1)
+    rows, columns = (side // unit * unit if side >= unit else side for side in sides)
     return rows, columns
 
 
@@ -188,7 +195,7 @@ def default_magnification(height: int, width: int, most: int) -> int:
     """Return how many times larger a net is to see images of a typical size: a power of two.
 
     Small images show small things, and what a trunk learnt from photographs it learnt from larger
-    ones: so they are magnified until they would exceed `MOST_PIXELS`.
+    ones: so they are magnified until they would exceed `MOST_MAGNIFIED`.
 
     Args:
         height: of the images in pixels.
@@ -196,6 +203,6 @@ def default_magnification(height: int, width: int, most: int) -> int:
         most: the largest factor that the net allows.
     """
     factor = 1
-    while 2 * factor <= most and (2 * factor) ** 2 * height * width <= MOST_PIXELS:
+    while 2 * factor <= most and (2 * factor) ** 2 * height * width <= MOST_MAGNIFIED:
         factor *= 2
     return factor

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from fullconv.data.folder import DatasetFolder
-from fullconv.fcn import FCN
+from fullconv.fcn import FCN, most_magnification
 from fullconv.reference.bounds import upper_bounds
 from fullconv.reference.nets import PAPER_NETS
 from fullconv.train.inputs import unseen_inputs
@@ -62,7 +62,7 @@ def about_details(settings: Settings, net: FCN, folder: DatasetFolder) -> Iterat
         return
     magnify = net.vertical.pixels.stride
     cell = net.stride // magnify
-    finer_cell = STRIDES[finer] // min(magnify, STRIDES[finer] // 2)
+    finer_cell = STRIDES[finer] // min(magnify, most_magnification(STRIDES[finer]))
     if finer_cell == cell:
         return
     split = folder.split("train", tuple(net.inputs), tuple(net.heads))

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
+from fullconv.data.folder import evenly_chosen
 from fullconv.data.loading import Batch, Batches, CachedSplit, TrainingDataset, training_batches
 from fullconv.data.transforms import training_transform
 from fullconv.errors import WorkFailedError
@@ -153,8 +153,8 @@ def validation_loss(net: FCN, val: CachedSplit) -> float:
     total = torch.zeros(len(net.heads), device=device)
     pixels = torch.zeros_like(total)
     with inference(net):
-        for index in np.linspace(0, len(val) - 1, min(len(val), LOSS_IMAGES)).round():
-            sample = val[int(index)]
+        for index in evenly_chosen(len(val), LOSS_IMAGES):
+            sample = val[index]
             labels = torch.from_numpy(sample.labels)[None].to(device)
             total += image_losses(net, coarse_scores(net, sample.image), labels)[0]
             pixels += (labels != net.ignore_index).sum((0, 2, 3))

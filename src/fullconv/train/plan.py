@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fullconv.data.loading import steps_per_epoch
-from fullconv.data.transforms import default_crop
+from fullconv.data.transforms import COARSEST_STRIDE, default_crop
 from fullconv.errors import FullconvError
 from fullconv.train.recipe import Recipe
 from fullconv.train.schedule import default_epochs, learning_rate
@@ -18,7 +18,6 @@ from fullconv.train.schedule import default_epochs, learning_rate
 SLACK = 0.97  # of a limited time: machines have moods
 VALIDATION_SHARE = 0.2  # of the work of training
 VALIDATIONS = 25  # are enough to choose from, and for a curve
-COARSEST_STRIDE = 32  # of any trunk
 FORWARD_SHARE = 1 / 3  # of a training step's work: the rest is its backward pass
 
 
@@ -126,6 +125,7 @@ def make_plan(
     val_images: int,
     *,
     workers: int,
+    magnify: int = 1,
     share: float = 1.0,
     seconds: float | None = None,
 ) -> Plan:
@@ -136,13 +136,14 @@ def make_plan(
         train_sizes: how many training images there are of each height and width.
         val_images: how many images a validation has.
         workers: processes that prepare images.
+        magnify: how many times larger the net sees the images.
         share: of the recipe's epochs that this training may use (a stage's share).
         seconds: that it may take, or None.
     """
     height, width = np.median(list(train_sizes.elements()), axis=0)
-    crop = recipe.crop or default_crop(int(height), int(width))
+    crop = recipe.crop or default_crop(int(height), int(width), magnify)
     shown = (height, width) if crop == "whole" else crop
-    if recipe.batch_size == 1 and max(shown) <= COARSEST_STRIDE:
+    if recipe.batch_size == 1 and max(shown) * magnify <= COARSEST_STRIDE:
         raise FullconvError(
             f"batch_size=1 with crops of {shown[0]:g}x{shown[1]:g} leaves batch normalisation a "
             "single value to work on; --set batch_size=2 or more, or a larger crop"
@@ -150,7 +151,8 @@ def make_plan(
     batch = recipe.batch_size * recipe.accumulate
     images = train_sizes.total()
     per_epoch = steps_per_epoch(images, batch)
-    epochs = recipe.epochs or default_epochs(images, per_epoch * batch)
+    share_of_image = min(math.prod(shown) / math.prod(default_crop(int(height), int(width))), 1.0)
+    epochs = recipe.epochs or default_epochs(images, per_epoch * batch, share_of_image)
     steps = recipe.steps or max(round(epochs * share * per_epoch), 1)
     validation = val_images * height * width * FORWARD_SHARE
     epoch = per_epoch * batch * shown[0] * shown[1]

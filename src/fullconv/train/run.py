@@ -193,6 +193,7 @@ def _planned(record: Record, task: Task, net: FCN, data: _Data, begun: float) ->
         data.train_sizes,
         len(data.val),
         workers=data.workers,
+        magnify=net.arguments["magnify"],
         share=share,
         seconds=seconds,
     )

@@ -30,11 +30,17 @@ def learning_rate(
     return (1 - rest) ** POLY_POWER if schedule == "poly" else 1.0
 
 
-def default_epochs(images: int, samples_per_epoch: int) -> float:
+def default_epochs(images: int, samples_per_epoch: int, shown: float = 1.0) -> int:
     """Return how often to pass over `images` that nobody tuned for.
 
-    The crops seen grow with the square root of the number of images: 22,000 for CamVid's 367.
-    At least 3 passes, so that many images are all seen a few times, and at most 300.
+    What is seen grows with the square root of the number of images: 22,000 images' worth of crops
+    for CamVid's 367. Each image is seen wholly at least 3 times, so that of many images all are
+    learnt from, and at most 300 times.
+
+    Args:
+        images: how many there are.
+        samples_per_epoch: how many crops a pass takes.
+        shown: the share of an image that a crop shows, above 0 to 1.
     """
     crops = 22_000 * math.sqrt(images / 367)
-    return min(max(round(crops / samples_per_epoch), 3), 300)
+    return round(min(max(crops / samples_per_epoch, 3), 300) / shown)

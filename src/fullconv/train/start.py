@@ -12,7 +12,7 @@ import torch
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.transforms import default_magnification
 from fullconv.errors import FullconvError, nearest
-from fullconv.fcn import COLOR, FCN
+from fullconv.fcn import COLOR, FCN, most_magnification
 from fullconv.model_folder import load
 from fullconv.reference.nets import PAPER_NETS
 from fullconv.train.inputs import chosen_inputs, joined_preprocessing
@@ -114,7 +114,7 @@ def _magnification(settings: Settings, folder: DatasetFolder) -> int:
         return 1  # distances are not to be mixed, and models of one dataset are to go together
     split = folder.split("train").few(SIZES_READ)
     height, width = np.median([split.size(index) for index in range(len(split))], axis=0)
-    return default_magnification(height, width, most=settings.stride // 2)
+    return default_magnification(height, width, most=most_magnification(settings.stride))
 
 
 def _joined_net(settings: Settings, folder: DatasetFolder, by_input: Mapping[str, str]) -> FCN:

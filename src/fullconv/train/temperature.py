@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fullconv.calibration import Fit, fit_temperature
+from fullconv.data.folder import evenly_chosen
 from fullconv.data.loading import CachedSplit
 from fullconv.model_folder import load
 from fullconv.predict.labels import Labels, coarse_scores, inference, scores_within
@@ -63,8 +64,8 @@ def fit_temperatures(net: FCN, val: CachedSplit) -> dict[str, Fit]:
     """Fit each head's temperature on pixels of at most 32 images, evenly chosen."""
     sampled: dict[str, list[tuple[Tensor, Tensor]]] = {head: [] for head in net.heads}
     with inference(net):
-        for index in np.linspace(0, len(val) - 1, min(len(val), IMAGES)).round().astype(int):
-            sample = val[int(index)]
+        for index in evenly_chosen(len(val), IMAGES):
+            sample = val[index]
             coarse = coarse_scores(net, sample.image)
             for (name, head), truth in zip(net.labelled(), sample.labels, strict=True):
                 random = np.random.default_rng(index)
