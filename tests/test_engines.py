@@ -115,6 +115,7 @@ def test_scores_are_those_of_the_net_whatever_the_size(mobile, way):
 # rounds up, images padded to whole windows, odd crops.
 TRUNKS = (
     "squeezenet1_1 x2",
+    "squeezenet1_1 /2",
     "vgg",
     "squeezenet1_1",
     "resnet18",
@@ -133,8 +134,9 @@ TRUNKS = (
 )
 @pytest.mark.parametrize("way", engines("fp32"))
 def test_no_engine_bakes_a_size_in(trunk, way):
-    trunk, *magnified = trunk.split(" x")
-    made = net(NarrowVGG() if trunk == "vgg" else trunk, magnify=int(*magnified or "1"))
+    trunk, *seen = trunk.split()
+    options = {{"x": "magnify", "/": "reduce"}[each[0]]: int(each[1:]) for each in seen}
+    made = net(NarrowVGG() if trunk == "vgg" else trunk, **options)
     engine = build(made, way)
     for size in (*SIZES, (66, 67), (68, 95), (94, 100)):
         image = photo(size)

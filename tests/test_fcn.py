@@ -31,10 +31,10 @@ SMALL = Preprocessing(input_size=32)
 
 
 @functools.cache
-def quick_net(name, stride, magnify=1):
+def quick_net(name, stride, **options):
     torch.manual_seed(0)
     trunk = settled(NarrowVGG()) if name == "narrow vgg" else classifier(name)
-    return lively(random_scores(FCN(trunk, stride, 3, magnify=magnify)).eval())
+    return lively(random_scores(FCN(trunk, stride, 3, **options)).eval())
 
 
 @pytest.fixture(scope="module", params=marked(TORCHVISION + TIMM))
@@ -101,7 +101,7 @@ def test_coarse_scores_lie_at_the_net_s_stride(nets):
 
 def reach(net, position):
     """Return the pixels that an output pixel sees by the sliding layers, on an endless image."""
-    grids = [replace(tap.horizontal, bounded=True) for tap in net.taps]
+    grids = [replace(grid, bounded=True) for grid in net.horizontal.grids]
     steps = [step.horizontal for step in net.upscores.values()]
     cells, seen = (position, position), []
     for grid, step in zip(reversed(grids), reversed(steps), strict=True):
@@ -211,13 +211,13 @@ def derived(net, size, pixel):
 def assert_sees_exactly_what_is_derived(net, stride):
     """At a whole period of places in the middle, on one axis at a time, and at the corners."""
     before, after = reach(net, 0)
-    long = after - before + 4 * net.taps[0].stride + 3
+    long = after - before + 4 * net.vertical.grids[0].stride + 3
     twin = additive_twin(net)
     places = [
         long // 2,
         long // 2 + 1,
         long // 2 + stride // 2 + 1,
-        long // 2 + net.taps[0].stride - 1,
+        long // 2 + net.vertical.grids[0].stride - 1,
     ]
     for place in places[: 1 if long > 1000 else 4]:
         for size, pixel in (((21, long), (9, place)), ((long, 21), (place, 9))):
@@ -239,7 +239,12 @@ def test_a_pixel_sees_exactly_what_geometry_derives(name, stride):
 
 @pytest.mark.parametrize(("name", "magnify"), [("narrow vgg", 2), ("squeezenet1_0", 4)])
 def test_so_does_a_pixel_of_a_magnified_image(name, magnify):
-    assert_sees_exactly_what_is_derived(quick_net(name, 8, magnify), 8 // magnify)
+    assert_sees_exactly_what_is_derived(quick_net(name, 8, magnify=magnify), 8 // magnify)
+
+
+@pytest.mark.parametrize(("name", "reduce"), [("narrow vgg", 2), ("squeezenet1_0", 3)])
+def test_and_a_pixel_of_a_reduced_image(name, reduce):
+    assert_sees_exactly_what_is_derived(quick_net(name, 8, reduce=reduce), 8 * reduce)
 
 
 # Those with squeeze-and-excitation are unbounded; vgg16_bn's layers lie as vgg16's.

@@ -75,7 +75,8 @@ class Description:
 
     Attributes:
         size: height and width of the image in pixels.
-        seen: its size as the trunk sees it, magnified by some nets: all grids stand on that.
+        seen: its size as some nets magnify it: all grids stand on that.
+        reduce: of how many of these pixels a side the trunk sees the mean.
         pixels: the grid of the image's pixels, along the height.
         padded: the seen size after padding on the right and at the bottom.
         layers: in order.
@@ -86,6 +87,7 @@ class Description:
 
     size: tuple[int, int]
     seen: tuple[int, int]
+    reduce: int
     pixels: Grid
     padded: tuple[int, int]
     layers: tuple[Layer, ...]
@@ -97,12 +99,13 @@ class Description:
 def describe(net: FCN, size: tuple[int, int]) -> Description:
     """Describe `net` for images of `size` (height, width) pixels; no arithmetic is done."""
     height, width = size
-    padded = net.seen_size(size)
+    padded = net.vertical.covering_size(height), net.horizontal.covering_size(width)
     counts = _multiply_adds(net, size)
     magnify = net.vertical.pixels.stride
     return Description(
         size=size,
         seen=(height * magnify, width * magnify),
+        reduce=net.arguments["reduce"],
         pixels=net.vertical.pixels,
         padded=padded,
         layers=tuple(layer for name in net.trunks for layer in _layers(net, name, padded, counts)),
@@ -118,30 +121,36 @@ def _layers(
     """Yield the sliding layers of one of the net's trunks."""
     network, prefix = net.trunks[trunk].layers, f"{trunk}." if trunk else ""
     height, width = padded
+    reduce = net.arguments["reduce"]
     for node, place in places(network).items():
         if place.vertical is not None and place.horizontal is not None:
-            cells = place.vertical.cells(height), place.horizontal.cells(width)
+            vertical, horizontal = (
+                grid.reduced(reduce) for grid in (place.vertical, place.horizontal)
+            )
+            cells = vertical.cells(height), horizontal.cells(width)
             row = _layer(network, node, counts, prefix)
             if row is not None:
-                yield Layer(prefix + row[0], *row[1:4], cells, place.vertical, *row[4:])
+                yield Layer(prefix + row[0], *row[1:4], cells, vertical, *row[4:])
 
 
 def _scored(net: FCN, padded: tuple[int, int]) -> tuple[ScoredLayer, ...]:
     height, width = padded
     head = net.labelled()[0][1]
+    grids = zip(net.vertical.grids, net.horizontal.grids, strict=True)
+    fused_grids = zip(net.vertical.fused, net.horizontal.fused, strict=True)
     rows = []
-    for tap, (name, upscore), across, along in zip(
-        net.taps, head.upscores.items(), net.vertical.fused, net.horizontal.fused, strict=True
+    for tap, (name, upscore), (down, across), (fused_down, fused_across) in zip(
+        net.taps, head.upscores.items(), grids, fused_grids, strict=True
     ):
         assert isinstance(upscore, Upscore)
         v, h = upscore.vertical, upscore.horizontal
-        fused = across.cells(height), along.cells(width)
+        fused = fused_down.cells(height), fused_across.cells(width)
         rows.append(
             ScoredLayer(
                 tap.layer,
-                tap.vertical,
+                down,
                 tap.channels,
-                size=(tap.vertical.cells(height), tap.horizontal.cells(width)),
+                size=(down.cells(height), across.cells(width)),
                 fused=fused,
                 enlarged=(
                     v.enlargement.cells(fused[0] + v.before + v.after),

@@ -22,6 +22,7 @@ from fullconv.geometry import GeometryError, Grid, least_padding
 from fullconv.head import Head, Joints
 from fullconv.palette import Colour, default_palette
 from fullconv.preprocessing import Preprocessing
+from fullconv.surgery import with_parts
 from fullconv.trunk import LateFusion, Tap, Trunk
 from fullconv.upsample import Upscore
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 ONLY_HEAD = "labels"
 COLOR = {"color": 3}
+MOST_REDUCTION = 16
 
 Scores = Tensor | dict[str, Tensor]  # the latter: of several heads, by name
 
@@ -71,6 +73,7 @@ class FCN(nn.Module):
         skip_scales: Mapping[int, float] | None = None,
         padding: int | None = None,
         magnify: int = 1,
+        reduce: int = 1,
         learn_upscores: bool = True,
         learn_last_upscore: bool = False,
     ) -> None:
@@ -104,6 +107,9 @@ class FCN(nn.Module):
             magnify: how many times larger than it is the trunk sees the image, bilinearly: 1, 2
                 or more, up to half the stride. Strides count pixels of what it sees. It serves
                 small images and small things; the work grows with its square.
+            reduce: how many times smaller than it is the trunk sees the image, as means of so many
+                pixels a side: 1 to 16. Strides count pixels of what it sees, likewise. It serves
+                large photographs of large things; the work shrinks with its square.
             learn_upscores: whether training changes the inner upscores.
             learn_last_upscore: whether it changes the last one too.
 
@@ -133,6 +139,7 @@ class FCN(nn.Module):
             "skip_scales": dict(skip_scales or {}),
             "padding": padding,
             "magnify": magnify,
+            "reduce": reduce,
             "learn_upscores": learn_upscores,
             "learn_last_upscore": learn_last_upscore,
         }
@@ -142,11 +149,10 @@ class FCN(nn.Module):
             return Trunk(classifier, stride, size, skips or {}, channels=channels, padding=padding)
 
         self.trunk = _trunk(build, classifier, self.inputs, fusion)
-        separate = tuple(self.inputs) if isinstance(self.trunk, LateFusion) else ()
-        edge: Literal["replicate", "zero"] = "replicate" if padding is None else "zero"
         _require_scales(self.taps, skip_scales or {})
-        _require_magnification(magnify, stride, edge)
-        joints = Joints.of(self.taps, edge, separate, skip_scales, magnify)
+        _require_magnification(magnify, stride, padded=padding is not None)
+        _require_reduction(self.arguments)
+        joints = self._joints(magnify, reduce)
         self.vertical, self.horizontal = joints.vertical, joints.horizontal
         self.magnified = _magnification(joints, sum(self.inputs.values()))
         _require_fit(joints)
@@ -165,6 +171,15 @@ class FCN(nn.Module):
                 for name, names, colours in _labellings(num_classes, heads, classes, palette)
             }
         )
+
+    def _joints(self, magnify: int, reduce: int) -> Joints:
+        """Derive how scores are joined if the trunk sees images so much larger or smaller."""
+        inputs = tuple(self.inputs) if isinstance(self.trunk, LateFusion) else ()
+        edge: Literal["replicate", "zero"] = (
+            "replicate" if self.arguments["padding"] is None else "zero"
+        )
+        scales = self.arguments["skip_scales"]
+        return Joints.of(self.taps, edge, inputs, scales, magnify=magnify, reduce=reduce)
 
     @property
     def taps(self) -> tuple[Tap, ...]:
@@ -240,8 +255,24 @@ class FCN(nn.Module):
         return self._each(lambda head, name: head.upsample(scores[name], size))
 
     def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the size (H, W) at which the trunk sees images of `size`: magnified and padded."""
-        return self.vertical.covering_size(size[0]), self.horizontal.covering_size(size[1])
+        """Return the size (H, W) at which the trunk sees images of `size`: resized, and padded."""
+        covering = self.vertical.covering_size(size[0]), self.horizontal.covering_size(size[1])
+        height, width = (-(-length // self.arguments["reduce"]) for length in covering)
+        return height, width
+
+    def for_reduced(self) -> FCN:
+        """Return this net for images that were reduced before; it shares all that is learnt.
+
+        It is the net itself unless that reduces images.
+        """
+        if self.arguments["reduce"] == 1:
+            return self
+        joints = self._joints(magnify=1, reduce=1)
+        heads = {name: head.rejoined(joints) for name, head in self.labelled()}
+        net = with_parts(self, heads=nn.ModuleDict(heads))
+        net.arguments = {**self.arguments, "reduce": 1}
+        net.vertical, net.horizontal = joints.vertical, joints.horizontal
+        return net
 
     def labelled(self) -> list[tuple[str, Head]]:
         """Return the heads with their names."""
@@ -259,12 +290,13 @@ class FCN(nn.Module):
     def _seen(self, images: Tensor) -> Tensor:
         """Return the images as the trunk sees them.
 
-        They are magnified, if the net does so, then padded right and bottom with zeros, the mean
-        colour, until every pixel has a coarse cell.
+        They are magnified or reduced, if the net does so, then padded right and bottom with zeros,
+        the mean colour, until every pixel has a coarse cell.
         """
         if self.magnified is not None:
             height, width = (length * self.magnified.factor for length in images.shape[-2:])
             images = self.magnified(images, (height, width)).to(images.dtype)
+        images = _reduced(images, self.arguments["reduce"])
         if self.vertical.edge == "zero":  # the first convolution's padding sees to it
             return images
         coarsest = self.taps[0]
@@ -389,17 +421,32 @@ def most_magnification(stride: int) -> int:
     return stride // 2
 
 
-def _require_magnification(magnify: int, stride: int, edge: str) -> None:
+def _require_magnification(magnify: int, stride: int, *, padded: bool) -> None:
     """Refuse factors that the net's stride, or its padding, does not go with."""
-    most = 1 if edge == "zero" else most_magnification(stride)
+    most = 1 if padded else most_magnification(stride)
     allowed = [factor for factor in range(1, most + 1) if most % factor == 0]
     if magnify not in allowed:
-        where = (
-            "with a padding of the first convolution" if edge == "zero" else f"at stride {stride}"
-        )
+        where = "with a padding of the first convolution" if padded else f"at stride {stride}"
         raise FullconvError(
             f"magnify must be {' or '.join(map(str, allowed))} {where}, not {magnify}"
         )
+
+
+def _require_reduction(arguments: Mapping[str, Any]) -> None:
+    """Refuse factors that make no sense, or not with other arguments of a net."""
+    factor = arguments["reduce"]
+    if factor not in range(1, MOST_REDUCTION + 1):
+        raise FullconvError(f"reduce must be 1 to {MOST_REDUCTION}, not {factor}")
+    if factor == 1:
+        return
+    if arguments["magnify"] > 1:
+        raise FullconvError("magnify or reduce: a net sees images larger or smaller, not both")
+    if arguments["padding"] is not None:
+        raise FullconvError("reduce must be 1 with a padding of the first convolution")
+    if arguments["learn_last_upscore"]:
+        raise FullconvError("reduce must be 1 where the last upscore is learnt")
+    if arguments["inputs"] != COLOR:
+        raise FullconvError(f"reduce must be 1 for the inputs {', '.join(arguments['inputs'])}")
 
 
 def _magnification(joints: Joints, channels: int) -> Upscore | None:
@@ -471,6 +518,14 @@ def _is_pixels(image: NDArray[Any], net: FCN) -> bool:
     """Tell whether an array is bytes or, where an input may be distances, float32."""
     distances = 1 in net.inputs.values()
     return image.dtype == np.uint8 or (distances and image.dtype == np.float32)
+
+
+def _reduced(images: Tensor, factor: int) -> Tensor:
+    """Return the means of `factor` x `factor` pixels, edge pixels being repeated for the last."""
+    if factor == 1:
+        return images
+    bottom, right = (-length % factor for length in images.shape[-2:])
+    return F.avg_pool2d(F.pad(images, (0, right, 0, bottom), mode="replicate"), factor)
 
 
 def _margin(grid: Grid, length: Any) -> Any:

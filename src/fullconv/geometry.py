@@ -157,6 +157,21 @@ class Grid:
             self, first=self.first + shift, last=self.last + shift, windows=(padded, *rest)
         )
 
+    def reduced(self, factor: int) -> Grid:
+        """Return this grid on an image of which a net sees means of `factor` pixels a side.
+
+        The last means may be of fewer.
+        """
+        if factor == 1:
+            return self
+        return Grid(
+            stride=factor * self.stride,
+            first=factor * self.first,
+            last=factor * self.last + factor - 1,
+            bounded=self.bounded,
+            windows=(Window(factor, factor, ceil=True), *self.windows),
+        )
+
     def unbounded(self) -> Grid:
         """Return this grid for cells that depend on the whole image besides."""
         return replace(self, bounded=False)
@@ -327,7 +342,8 @@ class Chain:
 
     Attributes:
         edge: see `align`.
-        grids: of the scored layers, coarsest first.
+        grids: of the scored layers, coarsest first, on the image as it is seen, magnified; on the
+            image itself where it is seen reduced.
         fused: of the scores that each upscore starts from: the coarsest, then the fused ones.
         alignments: of the upscores: from each fused map to the next grid, at last to the pixels.
         pixels: of the image, on which the grids stand (see `magnified_pixels`).
@@ -340,17 +356,21 @@ class Chain:
     pixels: Grid = PIXELS
 
     @classmethod
-    def of(cls, grids: Sequence[Grid], edge: Edge = "replicate", magnify: int = 1) -> Chain:
+    def of(
+        cls, grids: Sequence[Grid], edge: Edge = "replicate", magnify: int = 1, reduce: int = 1
+    ) -> Chain:
         """Derive the chain of the scored `grids`, coarsest first.
 
         Args:
             grids: on the image as the trunk sees it.
             edge: see `align`.
             magnify: how many times larger than it is the trunk sees the image.
+            reduce: or how many times smaller.
 
         Raises:
             GeometryError: see `align`; or the last upscore begins inside the image.
         """
+        grids = [grid.reduced(reduce) for grid in grids]
         fused, alignments = [grids[0]], []
         for fine in grids[1:]:
             alignments.append(align(fused[-1], fine, edge))
@@ -371,9 +391,9 @@ class Chain:
         return align(self.pixels, PIXELS)
 
     def covering_size(self, size: int) -> int:
-        """Return the size that the trunk sees of an image of `size` pixels.
+        """Return the size to which an image of `size` pixels is padded, after it was magnified.
 
-        It is magnified, then padded on the right and at the bottom.
+        That is what the trunk sees, or of a net that reduces images the size of what it sees.
         """
         seen = self.pixels.stride * size
         return seen if self.edge == "zero" else self.grids[0].covering_size(seen)

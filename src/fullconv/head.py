@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from fullconv.geometry import Chain, Edge
 from fullconv.kernels import upsample_argmax, upsample_cross_entropy
 from fullconv.palette import Colour
+from fullconv.surgery import with_parts
 from fullconv.trunk import Tap
 from fullconv.upsample import Upscore
 
@@ -42,11 +43,13 @@ class Joints:
         edge: Edge,
         inputs: Sequence[str] = (),
         scales: Mapping[int, float] | None = None,
+        *,
         magnify: int = 1,
+        reduce: int = 1,
     ) -> Joints:
         """Derive the joints of `taps`; raises GeometryError where they can't be aligned."""
-        vertical = Chain.of([tap.vertical for tap in taps], edge, magnify)
-        horizontal = Chain.of([tap.horizontal for tap in taps], edge, magnify)
+        vertical = Chain.of([tap.vertical for tap in taps], edge, magnify, reduce)
+        horizontal = Chain.of([tap.horizontal for tap in taps], edge, magnify, reduce)
         return cls(tuple(taps), vertical, horizontal, tuple(inputs), scales)
 
 
@@ -90,6 +93,14 @@ class Head(nn.Module):
         ):
             learn = learn_last_upscore if finer == 1 else learn_upscores
             self.upscores[f"{stride}-{finer}"] = Upscore(count, vertical, horizontal, learn=learn)
+
+    def rejoined(self, joints: Joints) -> Head:
+        """Return this head with a last upscore of other joints; all else is shared."""
+        name = f"{self.strides[-1]}-1"
+        vertical, horizontal = joints.vertical.alignments[-1], joints.horizontal.alignments[-1]
+        last = Upscore(self.num_classes, vertical, horizontal, learn=False)
+        upscores = nn.ModuleDict({**self.upscores, name: last.to(self._last_upscore.weight.device)})
+        return with_parts(self, upscores=upscores)
 
     @property
     def num_classes(self) -> int:

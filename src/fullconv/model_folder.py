@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fullconv.errors import FullconvError
-from fullconv.fcn import COLOR, FCN, ONLY_HEAD
+from fullconv.fcn import COLOR, FCN, MOST_REDUCTION, ONLY_HEAD
 from fullconv.files import replacing, write_json
 from fullconv.geometry import MOST_PADDING
 from fullconv.preprocessing import Preprocessing
@@ -45,6 +45,7 @@ class _Net(BaseModel):
     skip_scales: dict[int, float] = {}
     padding: Annotated[int, Field(ge=0, le=MOST_PADDING)] | None = None
     magnify: Annotated[int, Field(ge=1, le=MOST_STRIDE)] = 1
+    reduce: Annotated[int, Field(ge=1, le=MOST_REDUCTION)] = 1
     learn_upscores: bool = True
     learn_last_upscore: bool = False
 

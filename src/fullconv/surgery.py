@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
+
+Part = TypeVar("Part", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -117,3 +121,10 @@ def expand_score(
         for name in own.keys() & source.keys():
             if own[name].shape[1:] == source[name].shape[1:]:  # else of another trunk
                 own[name][mine] = source[name][theirs]
+
+
+def with_parts(module: Part, **parts: nn.Module) -> Part:
+    """Return a module with other parts of the given names, which shares everything else."""
+    twin = copy.copy(module)
+    twin._modules = {**module._modules, **parts}
+    return twin

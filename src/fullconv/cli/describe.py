@@ -97,8 +97,18 @@ def _show(net: FCN, description: Description) -> None:
     if description.seen != description.size:
         line = "magnified to {}x{}, whose pixels strides, centres and fields count"
         print(line.format(*description.seen))
-    if description.padded != description.seen:
-        print("padded right and bottom to {}x{}".format(*description.padded))
+    reduce = description.reduce
+    seen, padded = (
+        "x".join(str(-(-side // reduce)) for side in size)
+        for size in (description.seen, description.padded)
+    )
+    if reduce > 1:
+        print(
+            f"reduced to {seen}, means of {reduce}x{reduce} pixels; strides, centres and fields "
+            "count the image's own"
+        )
+    if padded != seen:
+        print(f"padded right and bottom to {padded}")
     show(_layers(description))
     show(_scores(description))
 
@@ -146,7 +156,7 @@ def _scores(description: Description) -> Table:
             str(row.grid.stride),
             f"{float(row.grid.offset):g}",
             "{}x{}".format(*row.size),
-            f"x{a.factor} to stride {row.upscore.partition('-')[2]}",
+            f"x{a.factor} to stride {row.grid.stride // a.factor}",
             str(a.kernel),
             "{}x{}".format(*row.enlarged),
             str(a.crop),

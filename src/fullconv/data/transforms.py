@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as F
 from fullconv.data.info import COLOR
 
 MOST_PIXELS = 640 * 640  # that a net sees at once in training, if nobody says otherwise
+LEAST_REDUCED = 768 * 768  # pixels that are left of an image that is reduced
 MOST_MAGNIFIED = 768 * 768  # pixels of an image that is magnified, likewise
 COARSEST_STRIDE = 32  # of any trunk
 MEAN_COLOR = (124, 116, 104)  # ImageNet's: about zero after most preprocessing
@@ -146,6 +147,7 @@ def training_transform(
     flip: float = 0.0,
     color: float = 0.0,
     *,
+    reduce: int = 1,
     ignore_index: int = 255,
     inputs: Mapping[str, int] = _PLAIN,
 ) -> v2.Transform:
@@ -154,17 +156,21 @@ def training_transform(
     It draws from torch's global generator.
 
     Args:
-        crop: height and width of the result in pixels; None: images stay whole, as they are.
+        crop: height and width of the region that is shown, in the images' own pixels, but for its
+            enlargement; None: images stay whole, as they are.
         scale: smallest and largest enlargement; nothing where `crop` is None.
         flip: probability of a left-right flip.
         color: strength of the change of brightness, contrast and saturation, 0 (none) to 1, of the
             input "color".
+        reduce: how many times smaller the result is than the crop.
         ignore_index: label of what lies outside the image.
         inputs: the channels that an image has of each input, in order.
     """
     steps: list[v2.Transform] = []
     if crop is not None:
-        steps.append(RandomScaleCrop(crop, scale, ignore_index, inputs))
+        rows, columns = (max(side // reduce, 1) for side in crop)
+        low, high = (factor / reduce for factor in scale)
+        steps.append(RandomScaleCrop((rows, columns), (low, high), ignore_index, inputs))
     if flip:
         steps.append(v2.RandomHorizontalFlip(flip))
     if color and inputs.get(COLOR) == len(MEAN_COLOR):
@@ -174,19 +180,19 @@ def training_transform(
     return v2.Compose(steps or [v2.Identity()])
 
 
-def default_crop(height: int, width: int, magnify: int = 1) -> tuple[int, int]:
+def default_crop(height: int, width: int, magnify: int = 1, reduce: int = 1) -> tuple[int, int]:
     """Return the training crop for images of a typical size, in their own pixels.
 
-    About the native size, in its proportions where that exceeds `MOST_PIXELS`. Of images that the
-    net sees magnified, half of each side, though not below 32: on them a trunk looks less far
-    around, and for the same work a step sees four times as many places. Multiples of 32 of the
-    pixels that the net sees, except for sides below that.
+    About the native size, in its proportions where the net sees more than `MOST_PIXELS` of it. Of
+    images that it sees magnified, half of each side, though not below 32: on them a trunk looks
+    less far around, and for the same work a step sees four times as many places. Multiples of 32 of
+    the pixels that the net sees, except for sides below that.
     """
-    shrink = min(1.0, math.sqrt(MOST_PIXELS / (height * width)))
+    shrink = min(1.0, reduce * math.sqrt(MOST_PIXELS / (height * width)))
     sides = [max(int(side * shrink), 1) for side in (height, width)]
     if magnify > 1:
         sides = [max(side // 2, min(side, COARSEST_STRIDE)) for side in sides]
-    unit = max(COARSEST_STRIDE // magnify, 1)
+    unit = max(COARSEST_STRIDE * reduce // magnify, 1)
     rows, columns = (side // unit * unit if side >= unit else side for side in sides)
     return rows, columns
 
@@ -206,3 +212,17 @@ def default_magnification(height: int, width: int, most: int) -> int:
     while 2 * factor <= most and (2 * factor) ** 2 * height * width <= MOST_MAGNIFIED:
         factor *= 2
     return factor
+
+
+def default_reductions(height: int, width: int) -> list[int]:
+    """Return how many times smaller a net may see images of a typical size: 1, then powers of two.
+
+    What is large on a photograph of many pixels is larger than all that a trunk learnt from; of it
+    `LEAST_REDUCED` pixels are to be left.
+
+    Args:
+        height: of the images in pixels.
+        width: likewise.
+    """
+    most = math.isqrt(height * width // LEAST_REDUCED)
+    return [1 << power for power in range(max(most, 1).bit_length())]

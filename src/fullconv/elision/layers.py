@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
-from typing import TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,9 +14,8 @@ from fullconv.errors import FullconvError
 from fullconv.fcn import FCN, Scores
 from fullconv.grids import pair
 from fullconv.modes import evaluating
+from fullconv.surgery import with_parts
 from fullconv.tracing import module_of
-
-Part = TypeVar("Part", bound=nn.Module)
 
 
 def elided(net: FCN, size: tuple[int, int]) -> Elided:
@@ -34,11 +32,11 @@ def elided(net: FCN, size: tuple[int, int]) -> Elided:
     exactly = torch.autocast(next(net.parameters()).device.type, enabled=False)
     with evaluating(net), torch.no_grad(), exactly:
         trunks = {
-            name: _with_parts(trunk, layers=_elided_layers(trunk.layers, seen))
+            name: with_parts(trunk, layers=_elided_layers(trunk.layers, seen))
             for name, trunk in net.trunks.items()
         }
-    trunk = trunks[""] if "" in trunks else _with_parts(net.trunk, **trunks)
-    return Elided(_with_parts(net, trunk=trunk), size)
+    trunk = trunks[""] if "" in trunks else with_parts(net.trunk, **trunks)
+    return Elided(with_parts(net, trunk=trunk), size)
 
 
 class Elided(nn.Module):
@@ -86,13 +84,6 @@ class Plus(nn.Module):
         """Return the sum, in the features' own precision."""
         term = self.term.to(features.dtype)
         return features.add_(term) if self.in_place else features + term
-
-
-def _with_parts(module: Part, **parts: nn.Module) -> Part:
-    """Return a module with other parts of the given names, which shares everything else."""
-    twin = copy.copy(module)
-    twin._modules = {**module._modules, **parts}
-    return twin
 
 
 def _elided_layers(network: fx.GraphModule, size: tuple[int, int]) -> fx.GraphModule:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,11 +12,9 @@ from fullconv.reference.bounds import upper_bounds
 from fullconv.reference.nets import PAPER_NETS
 from fullconv.train.inputs import unseen_inputs
 from fullconv.train.record import Settings
+from fullconv.train.sight import DRAWN_WELL, Sight, few_masks
 from fullconv.train.stages import STRIDES
 from fullconv.train.start import is_model, models_by_input
-
-MASKS_READ, PIXELS_READ = 32, 1 << 23  # at most, of all masks together; both are enough for a hint
-DRAWN_WELL = 0.85  # the mean IU below which a net's cells are too coarse for the masks
 
 
 def hints(settings: Settings, net: FCN, folder: DatasetFolder) -> Iterator[str]:
@@ -60,14 +57,13 @@ def about_details(settings: Settings, net: FCN, folder: DatasetFolder) -> Iterat
     finer = next((name for name, stride in STRIDES.items() if stride < net.stride), None)
     if settings.model in PAPER_NETS or finer is None:
         return
-    magnify = net.vertical.pixels.stride
-    cell = net.stride // magnify
-    finer_cell = STRIDES[finer] // min(magnify, most_magnification(STRIDES[finer]))
+    magnify, reduce = (net.arguments[key] for key in Sight._fields)
+    cell = net.stride * reduce // magnify
+    finer_cell = STRIDES[finer] * reduce // min(magnify, most_magnification(STRIDES[finer]))
     if finer_cell == cell:
         return
     split = folder.split("train", tuple(net.inputs), tuple(net.heads))
-    few = split.few(max(min(MASKS_READ, PIXELS_READ // math.prod(split.size(0))), 1))
-    for name, by_side in upper_bounds(few, (cell, finer_cell)).items():
+    for name, by_side in upper_bounds(few_masks(split), (cell, finer_cell)).items():
         own, better = by_side[cell], by_side[finer_cell]
         if own.mean_iu < DRAWN_WELL:
             worst = int(np.nanargmin(own.iu))

@@ -88,14 +88,14 @@ def train(task: Task, state: TrainingState) -> None:
     if state.step >= state.plan.steps:  # resumed, after it was killed at its very end
         return
     saved = time.monotonic()
-    set_to_train(state.net, task.recipe)
+    net = learner(set_to_train(state.net, task.recipe), state.plan)
     with _bar(task, state) as bar, _board(task, state) as board:
         for batch in batches(task, state.net, state.plan, state.step):
             rate = task.rate * state.plan.learning_rate(task.recipe, state.step)
             state.set_learning_rate(rate)
             try:
                 loss = take_step(
-                    state.net,
+                    net,
                     state.optimizer,
                     batch,
                     task.recipe,
@@ -172,6 +172,11 @@ def save(task: Task, state: TrainingState) -> None:
         checkpoint.save(task.last, state.to_dict(task.device))
 
 
+def learner(net: FCN, plan: Plan) -> FCN:
+    """Return what learns from the batches of `plan`: crops are reduced when they are cut."""
+    return net if plan.crop == "whole" else net.for_reduced()
+
+
 def batches(task: Task, net: FCN, plan: Plan, start: int = 0) -> Generator[Batch]:
     """Yield the batches of `plan` from step `start` on, without end."""
     recipe = task.recipe
@@ -180,6 +185,7 @@ def batches(task: Task, net: FCN, plan: Plan, start: int = 0) -> Generator[Batch
         recipe.scale_jitter,
         recipe.flip,
         recipe.color,
+        reduce=net.arguments["reduce"],
         ignore_index=net.ignore_index,
         inputs=net.inputs,
     )

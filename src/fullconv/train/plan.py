@@ -126,6 +126,7 @@ def make_plan(
     *,
     workers: int,
     magnify: int = 1,
+    reduce: int = 1,
     share: float = 1.0,
     seconds: float | None = None,
 ) -> Plan:
@@ -137,13 +138,14 @@ def make_plan(
         val_images: how many images a validation has.
         workers: processes that prepare images.
         magnify: how many times larger the net sees the images.
+        reduce: or how many times smaller.
         share: of the recipe's epochs that this training may use (a stage's share).
         seconds: that it may take, or None.
     """
     height, width = np.median(list(train_sizes.elements()), axis=0)
-    crop = recipe.crop or default_crop(int(height), int(width), magnify)
+    crop = recipe.crop or default_crop(int(height), int(width), magnify, reduce)
     shown = (height, width) if crop == "whole" else crop
-    if recipe.batch_size == 1 and max(shown) * magnify <= COARSEST_STRIDE:
+    if recipe.batch_size == 1 and max(shown) * magnify <= COARSEST_STRIDE * reduce:
         raise FullconvError(
             f"batch_size=1 with crops of {shown[0]:g}x{shown[1]:g} leaves batch normalisation a "
             "single value to work on; --set batch_size=2 or more, or a larger crop"
@@ -151,7 +153,8 @@ def make_plan(
     batch = recipe.batch_size * recipe.accumulate
     images = train_sizes.total()
     per_epoch = steps_per_epoch(images, batch)
-    share_of_image = min(math.prod(shown) / math.prod(default_crop(int(height), int(width))), 1.0)
+    whole = default_crop(int(height), int(width), reduce=reduce)
+    share_of_image = min(math.prod(shown) / math.prod(whole), 1.0)
     epochs = recipe.epochs or default_epochs(images, per_epoch * batch, share_of_image)
     steps = recipe.steps or max(round(epochs * share * per_epoch), 1)
     validation = val_images * height * width * FORWARD_SHARE

@@ -75,6 +75,13 @@ class Recipe(BaseModel):
         "half its stride; null: from the images' sizes (small ones show more so); 1 for nets that "
         "are given, such as the paper's",
     )
+    reduce: int | None = Field(
+        default=None,
+        ge=1,
+        description="how many times smaller the net sees images than they are; null: from the "
+        "images' sizes and what their masks hold (large photographs of large things show more so); "
+        "1 for nets that are given, such as the paper's",
+    )
     scale_jitter: tuple[Positive, Positive] = Field(
         default=(0.6, 1.7), description="smallest and largest random enlargement, [low, high]"
     )

@@ -194,6 +194,7 @@ def _planned(record: Record, task: Task, net: FCN, data: _Data, begun: float) ->
         len(data.val),
         workers=data.workers,
         magnify=net.arguments["magnify"],
+        reduce=net.arguments["reduce"],
         share=share,
         seconds=seconds,
     )
@@ -215,8 +216,11 @@ def _announce(record: Record, task: Task, net: FCN, plan: Plan, seconds: float) 
         images = "1 whole image" if count == 1 else f"{count} whole images"
     else:
         images = "{} crops of {}x{}".format(count, *plan.crop)
-    magnify = net.arguments["magnify"]
-    images += f", magnified x{magnify}," if magnify > 1 else " each,"
+    magnify, reduce = net.arguments["magnify"], net.arguments["reduce"]
+    if magnify > 1:
+        images += f", magnified x{magnify},"
+    else:
+        images += f", reduced to 1/{reduce}," if reduce > 1 else " each,"
     if math.isinf(seconds):  # the timed steps failed, and the training will say how
         lasts = "for a time unknown"
     else:

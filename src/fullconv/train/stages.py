@@ -48,6 +48,7 @@ def new_net(
     inputs: Mapping[str, int] | None = None,
     fusion: Literal["early", "late"] = "early",
     magnify: int = 1,
+    reduce: int = 1,
 ) -> FCN:
     """Build a net for a dataset on a classifier, whose weights are imagenet, none or a file.
 
@@ -60,6 +61,7 @@ def new_net(
         inputs: channels of each input by name; the paper's nets have their own.
         fusion: of several inputs, likewise.
         magnify: how many times larger it sees images; the paper's nets never do.
+        reduce: or how many times smaller, likewise.
     """
     given = None if weights in (None, "none") else weights
     decided = {**_for_data(info), **_learning(recipe)}
@@ -67,7 +69,7 @@ def new_net(
         paper = PAPER_NETS[model]
         decided["palette"] = paper.palette(decided["heads"]) | decided["palette"]
         return paper.build(weights=given, **decided)
-    decided |= {"inputs": inputs, "fusion": fusion, "magnify": magnify}
+    decided |= {"inputs": inputs, "fusion": fusion, "magnify": magnify, "reduce": reduce}
     net = FCN(backbone or DEFAULT_BACKBONE, stride_of(model), weights=given, **decided)
     first, channels = next(iter(net.inputs.items()))
     colours = {first: 3} if channels == 3 else {}
@@ -105,8 +107,8 @@ def grown_net(
         raise FullconvError(
             f"its inputs are {', '.join(source.inputs)}: {', '.join(inputs)} don't begin alike"
         )
-    magnify = recipe.magnify or source.arguments["magnify"]
-    arguments = {**source.arguments, "inputs": inputs, "fusion": fusion, "magnify": magnify}
+    seen = {key: getattr(recipe, key) or source.arguments[key] for key in ("magnify", "reduce")}
+    arguments = {**source.arguments, "inputs": inputs, "fusion": fusion, **seen}
     preprocessing = preprocessing_for(inputs, source.preprocessing, source.inputs)
     net = _like(arguments, preprocessing, stride, info, recipe)
     take_over(source, net)

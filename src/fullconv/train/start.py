@@ -6,21 +6,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from fullconv.data.folder import DatasetFolder
-from fullconv.data.transforms import default_magnification
 from fullconv.errors import FullconvError, nearest
-from fullconv.fcn import COLOR, FCN, most_magnification
+from fullconv.fcn import FCN
 from fullconv.model_folder import load
 from fullconv.reference.nets import PAPER_NETS
 from fullconv.train.inputs import chosen_inputs, joined_preprocessing
 from fullconv.train.record import Settings
+from fullconv.train.sight import Sight, sight
 from fullconv.train.stages import grown_net, new_net, take_over
 from fullconv.trunk import LateFusion
 
-SIZES_READ = 100  # of images, evenly chosen
 CLASSIFIER_FILES = (".safetensors", ".caffemodel")
 
 
@@ -34,8 +32,9 @@ def target_net(settings: Settings, folder: DatasetFolder) -> FCN:
     torch.manual_seed(settings.recipe.seed)
     model, weights = settings.model, settings.weights
     if model in PAPER_NETS:
-        if settings.recipe.magnify not in (None, 1):
-            raise FullconvError(f"{model} sees images as they are: leave magnify out")
+        for key in Sight._fields:
+            if getattr(settings.recipe, key) not in (None, 1):
+                raise FullconvError(f"{model} sees images as they are: leave {key} out")
         _same_backbone(settings.backbone, PAPER_NETS[model].trunk, model)
         _same_inputs(settings)
         _require_stages(settings)
@@ -104,17 +103,8 @@ def _net_on_classifier(settings: Settings, folder: DatasetFolder, weights: str |
         weights,
         inputs=inputs,
         fusion=settings.fusion or "early",
-        magnify=settings.recipe.magnify or _magnification(settings, folder),
+        **sight(settings, folder)._asdict(),
     )
-
-
-def _magnification(settings: Settings, folder: DatasetFolder) -> int:
-    """Return how many times larger a net is to see the images, whose sizes are looked up."""
-    if settings.model in PAPER_NETS or folder.info.inputs.keys() != COLOR.keys():
-        return 1  # distances are not to be mixed, and models of one dataset are to go together
-    split = folder.split("train").few(SIZES_READ)
-    height, width = np.median([split.size(index) for index in range(len(split))], axis=0)
-    return default_magnification(height, width, most=most_magnification(settings.stride))
 
 
 def _joined_net(settings: Settings, folder: DatasetFolder, by_input: Mapping[str, str]) -> FCN:
@@ -131,7 +121,7 @@ def _joined_net(settings: Settings, folder: DatasetFolder, by_input: Mapping[str
     for name in net.inputs:
         source = load(by_input[name])
         with _of(by_input[name]):
-            _same_magnification(source, net)
+            _same_sight(source, net)
             take_over(source, net, name)
         expected[name] = source.preprocessing
     if settings.model not in PAPER_NETS:
@@ -174,12 +164,11 @@ def _same_inputs(settings: Settings) -> None:
         raise FullconvError(f"{net.name}: its fusion is {net.fusion}; leave --fusion out")
 
 
-def _same_magnification(source: FCN, net: FCN) -> None:
-    own, asked = source.arguments["magnify"], net.arguments["magnify"]
-    if own != asked:
-        raise FullconvError(
-            f"it sees images {own} times as large as they are, not {asked}: --set magnify={own}"
-        )
+def _same_sight(source: FCN, net: FCN) -> None:
+    for key in Sight._fields:
+        own, asked = source.arguments[key], net.arguments[key]
+        if own != asked:
+            raise FullconvError(f"it sees images with {key}={own}, not {asked}: --set {key}={own}")
 
 
 def _same_backbone(asked: str | None, own: str | None, source: str) -> None:

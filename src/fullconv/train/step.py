@@ -117,7 +117,7 @@ def image_losses(
 
 def _counted(labels: Tensor, net: FCN, recipe: Recipe) -> Tensor:
     """Ignore what patch sampling leaves out of labels N,K,H,W."""
-    stride = net.taps[0].stride // net.vertical.pixels.stride
+    stride = net.vertical.grids[0].stride // net.vertical.pixels.stride
     return sampled_labels(labels, recipe.sampled_cells, stride, net.ignore_index)
 
 

@@ -15,7 +15,7 @@ import torch
 
 from fullconv.data.loading import Batch
 from fullconv.predict.labels import label_image
-from fullconv.train.loop import Task, batches
+from fullconv.train.loop import Task, batches, learner
 from fullconv.train.plan import Pace, Plan
 from fullconv.train.state import make_optimizer
 from fullconv.train.step import set_to_train, take_step
@@ -62,13 +62,13 @@ def _step_times(task: Task, net: FCN, plan: Plan, most: int) -> list[float]:
     One more comes first, to warm up. A step that fails takes infinitely long.
     """
     trial = set_to_train(deepcopy(net), task.recipe)
-    optimizer = make_optimizer(trial, task.recipe)
+    optimizer, net = make_optimizer(trial, task.recipe), learner(trial, plan)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
 
     def step(batch: Batch) -> None:
         take_step(
-            trial,
+            net,
             optimizer,
             batch,
             task.recipe,

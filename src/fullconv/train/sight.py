@@ -1,0 +1,65 @@
+"""How large a net is to see the images of a dataset: magnified, as they are, or reduced."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from fullconv.data.folder import DatasetFolder, Split
+from fullconv.data.transforms import default_magnification, default_reductions
+from fullconv.fcn import COLOR, most_magnification
+from fullconv.reference.bounds import upper_bounds
+from fullconv.reference.nets import PAPER_NETS
+from fullconv.train.record import Settings
+
+SIZES_READ = 100  # of images, evenly chosen
+MASKS_READ, PIXELS_READ = 32, 1 << 25  # at most, of all masks together; both are enough to judge by
+DRAWN_WELL = 0.85  # the mean IU below which a net's cells are too coarse for the masks
+
+
+class Sight(NamedTuple):
+    """How many times larger, or smaller, than it is a net sees an image."""
+
+    magnify: int
+    reduce: int
+
+
+def sight(settings: Settings, folder: DatasetFolder) -> Sight:
+    """Return how a new net is to see the images: as the recipe says, else as suits them."""
+    recipe = settings.recipe
+    magnify, reduce = recipe.magnify, recipe.reduce
+    if settings.model in PAPER_NETS or folder.info.inputs.keys() != COLOR.keys():
+        # Distances are not to be mixed, and models of one dataset are to go together.
+        return Sight(magnify or 1, reduce or 1)
+    split = folder.split("train")
+    few = split.few(SIZES_READ)
+    sizes = [few.size(index) for index in range(len(few))]
+    height, width = np.median(sizes, axis=0).astype(int).tolist()
+    if magnify is None:
+        most = most_magnification(settings.stride) if reduce in (None, 1) else 1
+        magnify = default_magnification(height, width, most)
+    if reduce is None:
+        free = magnify == 1 and recipe.learn_upscores != "all"
+        reduce = _reduction(split, settings.stride, height, width) if free else 1
+    return Sight(magnify, reduce)
+
+
+def few_masks(split: Split) -> Split:
+    """Return a split of few samples, whose masks are soon read."""
+    return split.few(max(min(MASKS_READ, PIXELS_READ // math.prod(split.size(0))), 1))
+
+
+def _reduction(split: Split, stride: int, height: int, width: int) -> int:
+    """Return how far images may be reduced so that a net can still draw what their masks hold."""
+    factors = default_reductions(height, width)
+    if len(factors) == 1:
+        return 1
+    bounds = upper_bounds(few_masks(split), [stride * factor for factor in factors])
+    drawn = [
+        factor
+        for factor in factors
+        if all(of_head[stride * factor].mean_iu >= DRAWN_WELL for of_head in bounds.values())
+    ]
+    return max(drawn, default=1)
