@@ -1,0 +1,129 @@
+"""What it is worth that a trunk sees small images magnified, and large ones reduced.
+
+    python benchmarks/sight.py --weights mobilenet_v2.safetensors --camvid CAMVID
+
+trains on each of the four small sets of benchmarks/unlike_sets.py for `--minutes` (3): an FCN-8s
+that sees images as they are; one that sees them magnified, in whole crops; one in quarter crops,
+which is the default; and an FCN-2s that sees them as they are. Then on a part of CamVid whose
+photographs were enlarged four times, to 1920x1440 pixels: as they are, and reduced, the default.
+Each model is the best on val and is measured on test once.
+
+Expected: on every set the default is better than images as they are.
+Results: benchmarks/results/sight.csv. What is there already is not trained again; a training that
+was cut short goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+import record
+from fullconv.data.folder import DatasetFolder
+from fullconv.model_folder import load
+from fullconv.train.recipe import read_recipe
+from fullconv.train.run import run
+from fullconv.train.summary import read_log
+from measuring import on_test, val_mean_iu
+from unlike_sets import unlike_sets, write_missing
+
+ENLARGED, COUNTS = 4, {"train": 120, "val": 30, "test": 50}  # times, and of each split
+AS_IT_IS = ["magnify=1", "reduce=1"]
+
+Row = dict[str, str]
+
+
+class Way(NamedTuple):
+    """One training of a dataset."""
+
+    dataset: str
+    name: str
+    model: str = "fcn8s"
+    settings: tuple[str, ...] = ()
+
+
+def main() -> None:
+    """Train what is not known yet, measure it, write the results."""
+    parser = argparse.ArgumentParser(description="See the docstring of benchmarks/sight.py.")
+    parser.add_argument("--weights", required=True, help="mobilenet_v2's ImageNet weights")
+    parser.add_argument("--camvid", type=Path, required=True, help="CamVid's dataset folder")
+    parser.add_argument("--sets", type=Path, default=Path("runs/unlike"), help="the small sets")
+    parser.add_argument("--out", type=Path, default=Path("runs/sight"), help="folder of the runs")
+    parser.add_argument("--minutes", type=float, default=3)
+    given = parser.parse_args()
+    write_missing(given.sets)
+    large = given.sets / "camvid-enlarged"
+    if not (large / "dataset.yaml").exists():
+        enlarge(given.camvid, large)
+    rows = record.read("sight")
+    for way in ways():
+        identity = {"dataset": way.dataset, "way": way.name, "limit_minutes": f"{given.minutes:g}"}
+        if not any(identity.items() <= row.items() for row in rows):
+            rows.append(identity | trained(given, way))
+            record.write(rows, "sight")
+
+
+def ways() -> Iterator[Way]:
+    """Yield what is trained."""
+    for each in unlike_sets():
+        name, (height, width) = each.info.name, each.size
+        whole = f"crop={height}x{width}"
+        yield Way(name, "as it is", settings=tuple(AS_IT_IS))
+        yield Way(name, "magnified, whole crops", settings=(whole,))
+        yield Way(name, "default")
+        yield Way(name, "FCN-2s, as it is", model="fcn2s", settings=tuple(AS_IT_IS))
+    yield Way("camvid-enlarged", "as it is", settings=tuple(AS_IT_IS))
+    yield Way("camvid-enlarged", "default")
+
+
+def enlarge(camvid: Path, folder: Path) -> None:
+    """Write a part of CamVid as a dataset of large photographs; dataset.yaml comes last."""
+    source = DatasetFolder(camvid)
+    for split, count in COUNTS.items():
+        for sample in source.split(split).few(count).samples:
+            for path, how in (
+                (sample.images[0], Image.Resampling.BICUBIC),
+                (sample.masks[0], Image.Resampling.NEAREST),
+            ):
+                target = folder / path.relative_to(camvid)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with Image.open(path) as small:
+                    small.resize((small.width * ENLARGED, small.height * ENLARGED), how).save(
+                        target
+                    )
+    shutil.copy(camvid / "dataset.yaml", folder)
+
+
+def trained(given: argparse.Namespace, way: Way) -> Row:
+    """Train one way and measure the net."""
+    data = given.sets / way.dataset
+    asked = {
+        "data": data,
+        "weights": given.weights,
+        "model": way.model,
+        "recipe": read_recipe("default", [f"minutes={given.minutes:g}", *way.settings]),
+    }
+    out = given.out / f"{way.dataset}-{way.name}".replace(",", "").replace(" ", "-")
+    folder = run(out, asked, resume=True)
+    metrics, net = on_test(folder, data, out.name), load(folder)
+    last = read_log(folder / "log.csv")[-1]
+    row = {
+        "minutes": f"{(last['seconds'] or 0) / 60:.1f}",
+        "epochs": f"{last['epoch']:g}",
+        "magnify": str(net.arguments["magnify"]),
+        "reduce": str(net.arguments["reduce"]),
+        "val_mean_iu": f"{val_mean_iu(folder):.4f}",
+        "test_mean_iu": f"{metrics.mean_iu:.4f}",
+        "iu": ", ".join(f"{c} {iu:.3f}" for c, iu in zip(net.classes, metrics.iu, strict=True)),
+    }
+    print(f"{way.dataset}, {way.name}:", ", ".join(f"{key} {row[key]}" for key in row), flush=True)
+    return row
+
+
+if __name__ == "__main__":
+    main()
