@@ -57,7 +57,7 @@ def about_details(settings: Settings, net: FCN, folder: DatasetFolder) -> Iterat
     finer = next((name for name, stride in STRIDES.items() if stride < net.stride), None)
     if settings.model in PAPER_NETS or finer is None:
         return
-    magnify, reduce = (net.arguments[key] for key in Sight._fields)
+    magnify, reduce = Sight.of(net)
     cell = net.stride * reduce // magnify
     finer_cell = STRIDES[finer] * reduce // min(magnify, most_magnification(STRIDES[finer]))
     if finer_cell == cell:

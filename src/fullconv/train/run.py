@@ -28,6 +28,7 @@ from fullconv.train.balance import class_weights
 from fullconv.train.loop import Task, save, train
 from fullconv.train.plan import Plan, make_plan
 from fullconv.train.record import Record, Settings
+from fullconv.train.sight import Sight
 from fullconv.train.stages import grown_net, saved_net
 from fullconv.train.start import target_net
 from fullconv.train.state import TrainingState
@@ -193,8 +194,7 @@ def _planned(record: Record, task: Task, net: FCN, data: _Data, begun: float) ->
         data.train_sizes,
         len(data.val),
         workers=data.workers,
-        magnify=net.arguments["magnify"],
-        reduce=net.arguments["reduce"],
+        **Sight.of(net)._asdict(),
         share=share,
         seconds=seconds,
     )
@@ -216,11 +216,8 @@ def _announce(record: Record, task: Task, net: FCN, plan: Plan, seconds: float) 
         images = "1 whole image" if count == 1 else f"{count} whole images"
     else:
         images = "{} crops of {}x{}".format(count, *plan.crop)
-    magnify, reduce = net.arguments["magnify"], net.arguments["reduce"]
-    if magnify > 1:
-        images += f", magnified x{magnify},"
-    else:
-        images += f", reduced to 1/{reduce}," if reduce > 1 else " each,"
+    sight = Sight.of(net)
+    images += " each," if sight == (1, 1) else f", {sight},"
     if math.isinf(seconds):  # the timed steps failed, and the training will say how
         lasts = "for a time unknown"
     else:

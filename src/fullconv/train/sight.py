@@ -9,13 +9,13 @@ import numpy as np
 
 from fullconv.data.folder import DatasetFolder, Split
 from fullconv.data.transforms import default_magnification, default_reductions
-from fullconv.fcn import COLOR, most_magnification
+from fullconv.fcn import COLOR, FCN, most_magnification
 from fullconv.reference.bounds import upper_bounds
 from fullconv.reference.nets import PAPER_NETS
 from fullconv.train.record import Settings
 
 SIZES_READ = 100  # of images, evenly chosen
-MASKS_READ, PIXELS_READ = 32, 1 << 25  # at most, of all masks together; both are enough to judge by
+MASKS_READ, PIXELS_READ = 32, 1 << 26  # at most, of all masks together; both are enough to judge by
 DRAWN_WELL = 0.85  # the mean IU below which a net's cells are too coarse for the masks
 
 
@@ -24,6 +24,17 @@ class Sight(NamedTuple):
 
     magnify: int
     reduce: int
+
+    @classmethod
+    def of(cls, net: FCN) -> Sight:
+        """Return that of a net."""
+        return cls(*(net.arguments[key] for key in cls._fields))
+
+    def __str__(self) -> str:
+        """Tell it, of images."""
+        if self.reduce > 1:
+            return f"reduced to 1/{self.reduce}"
+        return f"magnified x{self.magnify}" if self.magnify > 1 else "as they are"
 
 
 def sight(settings: Settings, folder: DatasetFolder) -> Sight:

@@ -165,8 +165,7 @@ def _same_inputs(settings: Settings) -> None:
 
 
 def _same_sight(source: FCN, net: FCN) -> None:
-    for key in Sight._fields:
-        own, asked = source.arguments[key], net.arguments[key]
+    for key, own, asked in zip(Sight._fields, Sight.of(source), Sight.of(net), strict=True):
         if own != asked:
             raise FullconvError(f"it sees images with {key}={own}, not {asked}: --set {key}={own}")
 
