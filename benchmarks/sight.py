@@ -33,7 +33,7 @@ from measuring import on_test, val_mean_iu
 from unlike_sets import unlike_sets, write_missing
 
 ENLARGED, COUNTS = 4, {"train": 120, "val": 30, "test": 50}  # times, and of each split
-AS_IT_IS = ["magnify=1", "reduce=1"]
+AS_IT_IS = ("magnify=1", "reduce=1")
 
 Row = dict[str, str]
 
@@ -73,11 +73,11 @@ def ways() -> Iterator[Way]:
     for each in unlike_sets():
         name, (height, width) = each.info.name, each.size
         whole = f"crop={height}x{width}"
-        yield Way(name, "as it is", settings=tuple(AS_IT_IS))
+        yield Way(name, "as it is", settings=AS_IT_IS)
         yield Way(name, "magnified, whole crops", settings=(whole,))
         yield Way(name, "default")
-        yield Way(name, "FCN-2s, as it is", model="fcn2s", settings=tuple(AS_IT_IS))
-    yield Way("camvid-enlarged", "as it is", settings=tuple(AS_IT_IS))
+        yield Way(name, "FCN-2s, as it is", model="fcn2s", settings=AS_IT_IS)
+    yield Way("camvid-enlarged", "as it is", settings=AS_IT_IS)
     yield Way("camvid-enlarged", "default")
 
 
@@ -115,8 +115,7 @@ def trained(given: argparse.Namespace, way: Way) -> Row:
     row = {
         "minutes": f"{(last['seconds'] or 0) / 60:.1f}",
         "epochs": f"{last['epoch']:g}",
-        "magnify": str(net.arguments["magnify"]),
-        "reduce": str(net.arguments["reduce"]),
+        **{key: str(factor) for key, factor in net.sight._asdict().items()},
         "val_mean_iu": f"{val_mean_iu(folder):.4f}",
         "test_mean_iu": f"{metrics.mean_iu:.4f}",
         "iu": ", ".join(f"{c} {iu:.3f}" for c, iu in zip(net.classes, metrics.iu, strict=True)),

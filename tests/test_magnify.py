@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from fractions import Fraction
 
 import numpy as np
@@ -11,7 +10,6 @@ import pytest
 import torch
 
 from fullconv import FCN, load
-from fullconv.cli import main
 from fullconv.data.transforms import default_magnification
 from fullconv.errors import FullconvError
 from fullconv.geometry import PIXELS, Chain, Grid, Window
@@ -112,14 +110,10 @@ def test_it_is_kept_in_the_model_folder(tmp_path):
     assert len(np.unique(net.predict(image))) > 1
 
 
-def test_describe_tells(tmp_path, capsys, monkeypatch):
+def test_describe_tells(tmp_path, capsys, command_line):
     magnified_net("mobilenet_v2", 2).save_pretrained(tmp_path)
-    drawing = str(tmp_path / "net.svg")
-    words = ["describe", str(tmp_path), "--size", "40x64", "--drawing", drawing]
-    monkeypatch.setattr(sys, "argv", ["fullconv", *words])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert not ended.value.code
+    drawing = tmp_path / "net.svg"
+    assert not command_line("describe", tmp_path, "--size", "40x64", "--drawing", drawing)
     told = capsys.readouterr().out
     assert "magnified to 80x128, whose pixels" in told and "padded" not in told
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from torchvision import tv_tensors
 
 from coloured_scenes import write_scenes
 from fullconv import FCN, load
-from fullconv.cli import main
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.transforms import default_crop, default_reductions, training_transform
 from fullconv.errors import FullconvError
@@ -102,15 +101,11 @@ def test_it_is_kept_in_the_model_folder(tmp_path: Path) -> None:
 
 
 def test_describe_tells(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command_line: Callable[..., int]
 ) -> None:
     reduced_net("mobilenet_v2", 2).save_pretrained(tmp_path)
-    drawing = str(tmp_path / "net.svg")
-    words = ["describe", str(tmp_path), "--size", "80x128", "--drawing", drawing]
-    monkeypatch.setattr(sys, "argv", ["fullconv", *words])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert not ended.value.code
+    drawing = tmp_path / "net.svg"
+    assert not command_line("describe", tmp_path, "--size", "80x128", "--drawing", drawing)
     told = capsys.readouterr().out
     assert "reduced to 40x64, means of 2x2 pixels" in told
     assert "x16 to stride 1" in told and "x2 to stride 32" in told

@@ -101,11 +101,11 @@ def describe(net: FCN, size: tuple[int, int]) -> Description:
     height, width = size
     padded = net.vertical.covering_size(height), net.horizontal.covering_size(width)
     counts = _multiply_adds(net, size)
-    magnify = net.vertical.pixels.stride
+    magnify = net.sight.magnify
     return Description(
         size=size,
         seen=(height * magnify, width * magnify),
-        reduce=net.arguments["reduce"],
+        reduce=net.sight.reduce,
         pixels=net.vertical.pixels,
         padded=padded,
         layers=tuple(layer for name in net.trunks for layer in _layers(net, name, padded, counts)),
@@ -121,7 +121,7 @@ def _layers(
     """Yield the sliding layers of one of the net's trunks."""
     network, prefix = net.trunks[trunk].layers, f"{trunk}." if trunk else ""
     height, width = padded
-    reduce = net.arguments["reduce"]
+    reduce = net.sight.reduce
     for node, place in places(network).items():
         if place.vertical is not None and place.horizontal is not None:
             vertical, horizontal = (

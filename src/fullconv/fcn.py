@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 
 import numpy as np
 import torch
@@ -34,6 +34,19 @@ COLOR = {"color": 3}
 MOST_REDUCTION = 16
 
 Scores = Tensor | dict[str, Tensor]  # the latter: of several heads, by name
+
+
+class Sight(NamedTuple):
+    """How many times larger, or smaller, than it is a net's trunk sees an image."""
+
+    magnify: int = 1
+    reduce: int = 1
+
+    def __str__(self) -> str:
+        """Tell it, of images."""
+        if self.reduce > 1:
+            return f"reduced to 1/{self.reduce}"
+        return f"magnified x{self.magnify}" if self.magnify > 1 else "as they are"
 
 
 class FCN(nn.Module):
@@ -172,6 +185,11 @@ class FCN(nn.Module):
             }
         )
 
+    @property
+    def sight(self) -> Sight:
+        """How large the trunk sees images."""
+        return Sight(self.arguments["magnify"], self.arguments["reduce"])
+
     def _joints(self, magnify: int, reduce: int) -> Joints:
         """Derive how scores are joined if the trunk sees images so much larger or smaller."""
         inputs = tuple(self.inputs) if isinstance(self.trunk, LateFusion) else ()
@@ -257,7 +275,7 @@ class FCN(nn.Module):
     def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the size (H, W) at which the trunk sees images of `size`: resized, and padded."""
         covering = self.vertical.covering_size(size[0]), self.horizontal.covering_size(size[1])
-        height, width = (-(-length // self.arguments["reduce"]) for length in covering)
+        height, width = (-(-length // self.sight.reduce) for length in covering)
         return height, width
 
     def for_reduced(self) -> FCN:
@@ -265,7 +283,7 @@ class FCN(nn.Module):
 
         It is the net itself unless that reduces images.
         """
-        if self.arguments["reduce"] == 1:
+        if self.sight.reduce == 1:
             return self
         joints = self._joints(magnify=1, reduce=1)
         heads = {name: head.rejoined(joints) for name, head in self.labelled()}
@@ -296,7 +314,7 @@ class FCN(nn.Module):
         if self.magnified is not None:
             height, width = (length * self.magnified.factor for length in images.shape[-2:])
             images = self.magnified(images, (height, width)).to(images.dtype)
-        images = _reduced(images, self.arguments["reduce"])
+        images = _reduced(images, self.sight.reduce)
         if self.vertical.edge == "zero":  # the first convolution's padding sees to it
             return images
         coarsest = self.taps[0]

@@ -228,9 +228,8 @@ class _Sheet:
         framed = Strip(height + before + after, 1, -before, channels, kept)
         note = f"{before} zeros" if before * self.scale > 0.15 else ""
         self._draw(framed, x, self.upper, IMAGE, note)
-        resized = ", magnified" if self.described.seen != self.described.size else ""
-        resized = ", reduced" if self.described.reduce > 1 else resized
-        self._names(x, [f"image{resized}"])
+        magnified = ", magnified" if self.described.seen != self.described.size else ""
+        self._names(x, ["image" + (", to be reduced" if self.described.reduce > 1 else magnified)])
         self._caption(x, self.upper, (height, width), f"{channels} channels")
 
     def trunk(self) -> None:

@@ -12,7 +12,7 @@ from fullconv.reference.bounds import upper_bounds
 from fullconv.reference.nets import PAPER_NETS
 from fullconv.train.inputs import unseen_inputs
 from fullconv.train.record import Settings
-from fullconv.train.sight import DRAWN_WELL, Sight, few_masks
+from fullconv.train.sight import DRAWN_WELL, few_masks
 from fullconv.train.stages import STRIDES
 from fullconv.train.start import is_model, models_by_input
 
@@ -57,7 +57,7 @@ def about_details(settings: Settings, net: FCN, folder: DatasetFolder) -> Iterat
     finer = next((name for name, stride in STRIDES.items() if stride < net.stride), None)
     if settings.model in PAPER_NETS or finer is None:
         return
-    magnify, reduce = Sight.of(net)
+    magnify, reduce = net.sight
     cell = net.stride * reduce // magnify
     finer_cell = STRIDES[finer] * reduce // min(magnify, most_magnification(STRIDES[finer]))
     if finer_cell == cell:

@@ -185,7 +185,7 @@ def batches(task: Task, net: FCN, plan: Plan, start: int = 0) -> Generator[Batch
         recipe.scale_jitter,
         recipe.flip,
         recipe.color,
-        reduce=net.arguments["reduce"],
+        reduce=net.sight.reduce,
         ignore_index=net.ignore_index,
         inputs=net.inputs,
     )

@@ -201,8 +201,8 @@ class Record:
 
     def note(self, name: str, state: TrainingState) -> None:
         """Write down the plan of a net and, when its training has ended, the seconds it took."""
-        seen = {key: state.net.arguments[key] for key in ("magnify", "reduce")}
-        self.nets[name] = {**seen, "plan": _plain(state.plan.to_dict())}
+        sight = state.net.sight._asdict()
+        self.nets[name] = {**sight, "plan": _plain(state.plan.to_dict())}
         if state.step >= state.plan.steps:
             self.nets[name]["seconds"] = round(state.seconds, 2)
         with saving_in(self.out):

@@ -18,7 +18,7 @@ from fullconv.data.check import check_folder
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import CachedSplit, cached_splits, default_workers, mixed_seed
 from fullconv.devices import pick_device
-from fullconv.fcn import FCN
+from fullconv.fcn import FCN, Sight
 from fullconv.model_folder import load
 from fullconv.progress import duration
 from fullconv.report.page import write_report
@@ -28,7 +28,6 @@ from fullconv.train.balance import class_weights
 from fullconv.train.loop import Task, save, train
 from fullconv.train.plan import Plan, make_plan
 from fullconv.train.record import Record, Settings
-from fullconv.train.sight import Sight
 from fullconv.train.stages import grown_net, saved_net
 from fullconv.train.start import target_net
 from fullconv.train.state import TrainingState
@@ -194,7 +193,7 @@ def _planned(record: Record, task: Task, net: FCN, data: _Data, begun: float) ->
         data.train_sizes,
         len(data.val),
         workers=data.workers,
-        **Sight.of(net)._asdict(),
+        **net.sight._asdict(),
         share=share,
         seconds=seconds,
     )
@@ -216,8 +215,7 @@ def _announce(record: Record, task: Task, net: FCN, plan: Plan, seconds: float) 
         images = "1 whole image" if count == 1 else f"{count} whole images"
     else:
         images = "{} crops of {}x{}".format(count, *plan.crop)
-    sight = Sight.of(net)
-    images += " each," if sight == (1, 1) else f", {sight},"
+    images += " each," if net.sight == Sight() else f", {net.sight},"
     if math.isinf(seconds):  # the timed steps failed, and the training will say how
         lasts = "for a time unknown"
     else:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 
 from fullconv.data.folder import DatasetFolder, Split
 from fullconv.data.transforms import default_magnification, default_reductions
-from fullconv.fcn import COLOR, FCN, most_magnification
+from fullconv.fcn import COLOR, Sight, most_magnification
 from fullconv.reference.bounds import upper_bounds
 from fullconv.reference.nets import PAPER_NETS
 from fullconv.train.record import Settings
@@ -17,24 +16,6 @@ from fullconv.train.record import Settings
 SIZES_READ = 100  # of images, evenly chosen
 MASKS_READ, PIXELS_READ = 32, 1 << 26  # at most, of all masks together; both are enough to judge by
 DRAWN_WELL = 0.85  # the mean IU below which a net's cells are too coarse for the masks
-
-
-class Sight(NamedTuple):
-    """How many times larger, or smaller, than it is a net sees an image."""
-
-    magnify: int
-    reduce: int
-
-    @classmethod
-    def of(cls, net: FCN) -> Sight:
-        """Return that of a net."""
-        return cls(*(net.arguments[key] for key in cls._fields))
-
-    def __str__(self) -> str:
-        """Tell it, of images."""
-        if self.reduce > 1:
-            return f"reduced to 1/{self.reduce}"
-        return f"magnified x{self.magnify}" if self.magnify > 1 else "as they are"
 
 
 def sight(settings: Settings, folder: DatasetFolder) -> Sight:

@@ -9,7 +9,7 @@ from torch import nn
 
 from fullconv.data.info import DatasetInfo
 from fullconv.errors import FullconvError, nearest
-from fullconv.fcn import FCN
+from fullconv.fcn import FCN, Sight
 from fullconv.head import Head
 from fullconv.preprocessing import Preprocessing
 from fullconv.reference.nets import PAPER_NETS
@@ -107,7 +107,7 @@ def grown_net(
         raise FullconvError(
             f"its inputs are {', '.join(source.inputs)}: {', '.join(inputs)} don't begin alike"
         )
-    seen = {key: getattr(recipe, key) or source.arguments[key] for key in ("magnify", "reduce")}
+    seen = {key: getattr(recipe, key) or source.arguments[key] for key in Sight._fields}
     arguments = {**source.arguments, "inputs": inputs, "fusion": fusion, **seen}
     preprocessing = preprocessing_for(inputs, source.preprocessing, source.inputs)
     net = _like(arguments, preprocessing, stride, info, recipe)

@@ -10,12 +10,12 @@ import torch
 
 from fullconv.data.folder import DatasetFolder
 from fullconv.errors import FullconvError, nearest
-from fullconv.fcn import FCN
+from fullconv.fcn import FCN, Sight
 from fullconv.model_folder import load
 from fullconv.reference.nets import PAPER_NETS
 from fullconv.train.inputs import chosen_inputs, joined_preprocessing
 from fullconv.train.record import Settings
-from fullconv.train.sight import Sight, sight
+from fullconv.train.sight import sight
 from fullconv.train.stages import grown_net, new_net, take_over
 from fullconv.trunk import LateFusion
 
@@ -165,7 +165,7 @@ def _same_inputs(settings: Settings) -> None:
 
 
 def _same_sight(source: FCN, net: FCN) -> None:
-    for key, own, asked in zip(Sight._fields, Sight.of(source), Sight.of(net), strict=True):
+    for key, own, asked in zip(Sight._fields, source.sight, net.sight, strict=True):
         if own != asked:
             raise FullconvError(f"it sees images with {key}={own}, not {asked}: --set {key}={own}")
 

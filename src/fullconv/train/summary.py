@@ -24,7 +24,6 @@ from fullconv.predict.reading import photograph
 from fullconv.report.page import Head, Report, Scene, Stage
 from fullconv.train import checkpoint
 from fullconv.train.record import Record
-from fullconv.train.sight import Sight
 
 
 def summarise(
@@ -150,7 +149,7 @@ def _facts(record: Record, net: FCN) -> tuple[tuple[str, str], ...]:
         *([("inputs", inputs)] if len(net.inputs) > 1 else []),
         ("epochs", " + ".join(epochs)),
         ("batch", f"{recipe.batch_size} x {recipe.accumulate} {shown}"),
-        ("images are seen", str(Sight.of(net))),
+        ("images are seen", str(net.sight)),
         ("optimizer", f"{recipe.optimizer}, learning rate {recipe.lr:g}, {recipe.schedule}"),
         ("model", "the best on val" if recipe.keep == "best" else "the last weights"),
         ("precision", plan["precision"]),
