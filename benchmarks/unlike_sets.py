@@ -1,8 +1,8 @@
-"""Four small datasets that have little in common, to try on them what was tuned on none.
+"""Five small datasets that have little in common, to try on them what was tuned on none.
 
     python benchmarks/unlike_sets.py --out runs/unlike
 
-writes four dataset folders, and `contact.png` to look at, three images of each with their masks:
+writes five dataset folders, and `contact.png` to look at, three images of each with their masks:
 
 - street: fullconv's synthetic streets; ten classes, large surfaces to thin poles.
 - cells: what a microscope shows, in grey; only 20 images are for training. Cells touch and
@@ -11,6 +11,9 @@ writes four dataset folders, and `contact.png` to look at, three images of each 
   trees and vehicles are 4 to 10 pixels small and rare.
 - defect: scratches and pits on brushed metal and on cloth, about 1% of the pixels; some images
   have none.
+- vessels: the back of the eye; 20 images for training, larger than those of the others. Vessels
+  branch until they are fainter than the ground's grain, most of them 2 to 4 pixels wide; bleedings
+  and pale spots are none.
 
 Every scene follows from (seed, split, index) alone. What is there already is left as it is.
 """
@@ -45,6 +48,7 @@ from fullconv.report.page import Head, Report, Scene
 Size = tuple[int, int]
 Drawn = tuple[NDArray[np.uint8], Labels]
 TURN = 2 * np.pi
+FINE = 4  # thin lines are drawn so many times finer than the picture
 SHADE = 0.6  # of the light reaches the ground beside what stands on it
 
 
@@ -82,7 +86,7 @@ class SmallSet:
 
 
 def unlike_sets() -> tuple[SmallSet, ...]:
-    """Return the four sets as they are meant to be."""
+    """Return the five sets as they are meant to be."""
     return (
         SmallSet(
             DatasetInfo.plain("street", CLASSES, PALETTE), (120, 30, 60), (160, 240), draw_scene
@@ -91,6 +95,9 @@ def unlike_sets() -> tuple[SmallSet, ...]:
         SmallSet(_info("fields", Land.__members__), (60, 16, 32), (384, 384), _seeded(draw_fields)),
         SmallSet(
             _info("defect", ("sound", "defect")), (48, 16, 48), (320, 320), _seeded(draw_defect)
+        ),
+        SmallSet(
+            _info("vessels", ("ground", "vessel")), (20, 6, 20), (584, 564), _seeded(draw_vessels)
         ),
     )
 
@@ -107,7 +114,7 @@ def main() -> None:
 
 
 def write_missing(out: Path) -> None:
-    """Write each of the four sets as a folder in `out`, unless it is there."""
+    """Write each of the five sets as a folder in `out`, unless it is there."""
     for each in unlike_sets():
         folder = out / each.info.name
         if not (folder / "dataset.yaml").exists():
@@ -517,18 +524,18 @@ def _woven(rng: np.random.Generator, size: Size) -> Floats:
 
 def _scratch(rng: np.random.Generator, surface: Floats, labels: Labels) -> None:
     """Add a thin bent line, bright or dark, faint in places."""
-    fine, steps = 4, 24
+    steps = 24
     height, width = labels.shape
     bend = np.linspace(0, rng.uniform(-0.7, 0.7), steps)
     turns = rng.uniform(0, TURN) + bend + np.cumsum(rng.normal(0, 0.05, steps))
     step = min(height, width) * rng.uniform(0.08, 0.45) / steps
     column, row = np.cumsum([np.cos(turns), np.sin(turns)], axis=1) * step
     start = _somewhere(rng, labels.shape)
-    points = zip(fine * (column + start[1]), fine * (row + start[0]), strict=True)
-    drawing = Image.new("L", (width * fine, height * fine))
-    thick = round(fine * rng.uniform(1.6, 3.2))
+    points = zip(FINE * (column + start[1]), FINE * (row + start[0]), strict=True)
+    drawing = Image.new("L", (width * FINE, height * FINE))
+    thick = round(FINE * rng.uniform(1.6, 3.2))
     ImageDraw.Draw(drawing).line(list(points), fill=255, width=thick, joint="curve")
-    covered = np.asarray(drawing.reduce(fine), np.float64) / 255
+    covered = np.asarray(drawing.reduce(FINE), np.float64) / 255
     ridge = ndimage.shift(covered, rng.permutation((0, 1)), order=0)
     fading = (0.7 + 0.7 * noise(rng, labels.shape, 1.2)).clip(0.35, 1)
     contrast = rng.uniform(0.2, 0.55) * rng.choice((-1, 1))
@@ -545,6 +552,72 @@ def _pit(rng: np.random.Generator, surface: Floats, labels: Labels) -> None:
     depth = np.sqrt(pit.depth.clip(0, 1))
     surface[pit.window] *= 1 - rng.uniform(0.25, 0.65) * depth
     labels[pit.window][pit.inside] = 1
+
+
+class Vessels:
+    """Vessels as they are drawn: how much of each pixel they cover, and how dark they are there."""
+
+    def __init__(self, rng: np.random.Generator, size: Size) -> None:
+        """Start without any."""
+        self.rng, self.size = rng, size
+        self.covered, self.dark = (
+            Image.new("L", (size[1] * FINE, size[0] * FINE)) for _ in range(2)
+        )
+
+    def grow(self, at: NDArray[np.float64], heading: float, width: float) -> None:
+        """Draw a vessel from a place (row, column) on, and what branches off, till it is thin.
+
+        Args:
+            at: where it begins.
+            heading: its direction in radians.
+            width: its width there in pixels.
+        """
+        while width > 1.3:
+            turns = heading + np.cumsum(self.rng.normal(0, 0.12, 8))
+            step = min(self.size) * self.rng.uniform(0.005, 0.015)
+            path = at + np.cumsum(np.stack((np.sin(turns), np.cos(turns)), axis=1) * step, axis=0)
+            points = [(FINE * column, FINE * row) for row, column in (at, *path)]
+            # Thin vessels swallow less light.
+            shade = round(255 * min(0.2 + 0.09 * width, 0.9) * self.rng.uniform(0.7, 1))
+            for drawing, fill in ((self.covered, 255), (self.dark, shade)):
+                ImageDraw.Draw(drawing).line(points, fill, round(FINE * width), joint="curve")
+            at, heading = path[-1], turns[-1]
+            if self.rng.random() < 0.5:
+                side = self.rng.choice((-1, 1)) * self.rng.uniform(0.4, 1.1)
+                self.grow(at, heading + side, width * self.rng.uniform(0.45, 0.8))
+            width *= self.rng.uniform(0.86, 0.97)
+
+
+def draw_vessels(rng: np.random.Generator, size: Size) -> Drawn:
+    """Draw the back of an eye through a round opening, lit unevenly."""
+    middle, side = np.array(size) / 2, min(size)
+    nerve = middle + side * np.array((rng.uniform(-0.08, 0.08), rng.choice((-0.3, 0.3))))
+    vessels = Vessels(rng, size)
+    for heading in TURN / 8 * (np.arange(8) + rng.uniform(-0.4, 0.4, 8)):
+        vessels.grow(nerve, heading, rng.uniform(3.5, 7.5))
+    covered, dark = (
+        np.asarray(each.reduce(FINE), np.float64) / 255 for each in (vessels.covered, vessels.dark)
+    )
+    ground = np.array((0.62, 0.32, 0.17)) * rng.normal(1, 0.08, 3)
+    light = np.repeat(
+        (1 + 0.06 * noise(rng, size, 0.9) + 0.25 * noise(rng, size, 2))[..., None], 3, 2
+    )
+    disc = blob(rng, size, nerve, side * rng.uniform(0.06, 0.09), 0.1)
+    light[disc.window] *= 1 + rng.uniform(0.4, 0.9) * np.sqrt(disc.depth.clip(0, 1))[..., None]
+    for _ in range(rng.poisson(30)):
+        spot = blob(rng, size, _somewhere(rng, size), 1.5 + rng.gamma(1.5, 1.5), 0.4)
+        light[spot.window][spot.inside] *= rng.choice(
+            (rng.uniform(0.6, 0.85), rng.uniform(1.1, 1.3))
+        )
+    light *= 1 - dark[..., None] * rng.uniform((0.2, 0.5, 0.4), (0.35, 0.75, 0.6))
+    blurred = ndimage.gaussian_filter(light, (*(rng.uniform(0.6, 1.1),) * 2, 0))
+    lamp = (1 + 0.35 * noise(rng, size, 3)).clip(0.4, 1.6)[..., None]
+    seen = ground * blurred * lamp + rng.normal(0, rng.uniform(0.01, 0.025), (*size, 3))
+    rows, columns = np.indices(size) - np.reshape(middle, (2, 1, 1))
+    open_ = np.hypot(rows, columns) < 0.48 * side
+    return _picture(np.where(open_[..., None], seen, 0.02)), ((covered > 0.5) & open_).astype(
+        np.uint8
+    )
 
 
 if __name__ == "__main__":

@@ -56,6 +56,29 @@ def test_small_images_are_magnified(
     assert record["nets"][model]["magnify"] == factor
 
 
+@pytest.mark.parametrize(
+    ("side", "width", "model", "overrides", "factor"),
+    [
+        (400, 2, "fcn8s", (), 4),
+        (400, 13, "fcn8s", (), 2),
+        (400, 24, "fcn8s", (), 1),
+        (400, 2, "fcn16s", (), 4),
+        (400, 24, "fcn16s", (), 1),  # judged as the FCN-8s that it is compared with
+        (400, 8, "fcn4s", (), 1),
+        (400, 3, "fcn8s", ("magnify=1",), 1),
+        (400, 3, "fcn8s", ("reduce=2",), 1),
+        (1000, 2, "fcn8s", (), 2),  # more would take too long
+        (1300, 2, "fcn8s", (), 1),
+    ],
+)
+def test_what_is_too_thin_for_the_cells_is_magnified(
+    tmp_path: Path, side: int, width: int, model: str, overrides: tuple[str, ...], factor: int
+) -> None:
+    data = write_stripes(tmp_path, width, (side, side))
+    settings = Settings(**asked(data, *overrides, model=model))
+    assert target_net(settings, DatasetFolder(data)).arguments["magnify"] == factor
+
+
 def test_a_model_s_magnification_lasts_unless_another_is_asked_for(tmp_path: Path) -> None:
     data = write_scenes(tmp_path / "data", train=2, val=1, size=(40, 60))
     first = run(tmp_path / "first", asked(data, "magnify=2"), resume=False, quiet=True)
@@ -104,15 +127,15 @@ def test_frozen_normalisation_keeps_its_statistics(batch_norm: str) -> None:
     assert net.training
 
 
-def write_stripes(root: Path, width: int) -> Path:
+def write_stripes(root: Path, width: int, size: tuple[int, int] = (64, 96)) -> Path:
     """Write a dataset folder whose masks are vertical stripes of `width` pixels."""
     write_dataset(root)
-    columns = np.arange(96) // width % 2
+    columns = np.arange(size[1]) // width % 2
     for split in ("train", "val", "test"):
         for path in (root / "masks" / split).iterdir():
-            Image.fromarray(np.tile(columns, (64, 1)).astype(np.uint8)).save(path)
+            Image.fromarray(np.tile(columns, (size[0], 1)).astype(np.uint8)).save(path)
             image = root / "images" / split / path.name
-            Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(image)
+            Image.fromarray(np.zeros((*size, 3), np.uint8)).save(image)
     return root
 
 

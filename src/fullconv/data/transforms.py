@@ -17,6 +17,7 @@ from fullconv.data.info import COLOR
 MOST_PIXELS = 640 * 640  # that a net sees at once in training, if nobody says otherwise
 LEAST_REDUCED = 768 * 768  # pixels that are left of an image that is reduced
 MOST_MAGNIFIED = 768 * 768  # pixels of an image that is magnified, likewise
+LEAST_MAGNIFIED = 48  # pixels on a side of a crop that is seen magnified
 COARSEST_STRIDE = 32  # of any trunk
 MEAN_COLOR = (124, 116, 104)  # ImageNet's: about zero after most preprocessing
 MIDDLE, UNMEASURED = 128, 0  # of other bytes, such as HHA; of distances: nothing was measured
@@ -184,14 +185,15 @@ def default_crop(height: int, width: int, magnify: int = 1, reduce: int = 1) -> 
     """Return the training crop for images of a typical size, in their own pixels.
 
     About the native size, in its proportions where the net sees more than `MOST_PIXELS` of it. Of
-    images that it sees magnified, half of each side, though not below 32: on them a trunk looks
-    less far around, and for the same work a step sees four times as many places. Multiples of 32 of
-    the pixels that the net sees, except for sides below that.
+    images that it sees magnified, a half or a quarter of each side, as they are seen twice or four
+    times as large, though not below `LEAST_MAGNIFIED`: on them a trunk looks less far around, and
+    for the same work a step sees more places. Multiples of 32 of the pixels that the net sees,
+    except for sides below that.
     """
     shrink = min(1.0, reduce * math.sqrt(MOST_PIXELS / (height * width)))
     sides = [max(int(side * shrink), 1) for side in (height, width)]
     if magnify > 1:
-        sides = [max(side // 2, min(side, COARSEST_STRIDE)) for side in sides]
+        sides = [max(side // magnify, min(side, LEAST_MAGNIFIED)) for side in sides]
     unit = max(COARSEST_STRIDE * reduce // magnify, 1)
     rows, columns = (side // unit * unit if side >= unit else side for side in sides)
     return rows, columns

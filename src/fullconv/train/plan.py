@@ -17,7 +17,7 @@ from fullconv.train.schedule import default_epochs, learning_rate
 
 SLACK = 0.97  # of a limited time: machines have moods
 VALIDATION_SHARE = 0.2  # of the work of training
-VALIDATIONS = 25  # are enough to choose from, and for a curve
+VALIDATIONS = 20  # are enough to choose from, and for a curve
 FORWARD_SHARE = 1 / 3  # of a training step's work: the rest is its backward pass
 
 
