@@ -182,7 +182,7 @@ def plan_for(images: int, *overrides: str, val: int = 1, **options: float) -> Pl
 def test_camvid_gets_the_epochs_that_serve_it() -> None:
     plan = plan_for(367, val=101)
     assert (plan.steps_per_epoch, plan.crop, plan.validate_every) == (45, (352, 480), 2)
-    assert plan.epochs == pytest.approx(41, abs=1)
+    assert plan.epochs == pytest.approx(44, abs=1)
 
 
 @pytest.mark.parametrize("images", [1, 2, 5, 8, 100, 5_000, 1_000_000])
@@ -240,8 +240,8 @@ def test_validation_costs_at_most_a_fifth() -> None:
         assert plan.validate_every == 1 or forward > 0.2 * trained * (1 - 1 / plan.validate_every)
 
 
-@pytest.mark.parametrize(("epochs", "every"), [(3, 1), (25, 1), (49, 1), (50, 2), (300, 12)])
-def test_of_a_long_training_there_are_about_25_validations(epochs: int, every: int) -> None:
+@pytest.mark.parametrize(("epochs", "every"), [(3, 1), (20, 1), (39, 1), (40, 2), (300, 15)])
+def test_of_a_long_training_there_are_about_20_validations(epochs: int, every: int) -> None:
     assert plan_for(1000, f"epochs={epochs}").validate_every == every
     assert plan_for(1000, f"epochs={epochs}", "validate_every=1").validate_every == 1
 

@@ -33,7 +33,7 @@ def learning_rate(
 def default_epochs(images: int, samples_per_epoch: int, shown: float = 1.0) -> int:
     """Return how often to pass over `images` that nobody tuned for.
 
-    What is seen grows with the square root of the number of images: 15,000 images' worth of crops
+    What is seen grows with the square root of the number of images: 16,000 images' worth of crops
     for CamVid's 367; 22,000 gave no better labels there. Each image is seen wholly at least 3
     times, so that of many images all are learnt from, and at most 300 times.
 
@@ -42,5 +42,5 @@ def default_epochs(images: int, samples_per_epoch: int, shown: float = 1.0) -> i
         samples_per_epoch: how many crops a pass takes.
         shown: the share of an image that a crop shows, above 0 to 1.
     """
-    crops = 15_000 * math.sqrt(images / 367)
+    crops = 16_000 * math.sqrt(images / 367)
     return round(min(max(crops / samples_per_epoch, 3), 300) / shown)
