@@ -1,9 +1,9 @@
-"""Defaults on data that nobody tuned for: four unlike sets, and CamVid.
+"""Defaults on data that nobody tuned for: five unlike sets, and CamVid.
 
     python benchmarks/defaults.py --weights mobilenet_v2.safetensors [--camvid CAMVID]
 
 trains on each dataset folder with nothing given but data, out, weights and the minutes (`--set
-minutes=4`, or what stands there instead), and measures the model on test once. The four sets are
+minutes=4`, or what stands there instead), and measures the model on test once. The five sets are
 those of benchmarks/unlike_sets.py, written where they are missing. A run that was cut short goes
 on when the command is repeated.
 
@@ -39,7 +39,7 @@ def main() -> None:
     """Train on every set, measure, write the results and draw the curves."""
     parser = argparse.ArgumentParser(description="See the docstring of benchmarks/defaults.py.")
     parser.add_argument("--weights", required=True, help="mobilenet_v2's ImageNet weights")
-    parser.add_argument("--sets", type=Path, default=Path("runs/unlike"), help="the four sets")
+    parser.add_argument("--sets", type=Path, default=Path("runs/unlike"), help="the five sets")
     parser.add_argument("--camvid", type=Path, help="CamVid's dataset folder")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/defaults"), help="folder of the runs"

@@ -594,7 +594,7 @@ def draw_vessels(rng: np.random.Generator, size: Size) -> Drawn:
     nerve = middle + side * np.array((rng.uniform(-0.08, 0.08), rng.choice((-0.3, 0.3))))
     vessels = Vessels(rng, size)
     for heading in TURN / 8 * (np.arange(8) + rng.uniform(-0.4, 0.4, 8)):
-        vessels.grow(nerve, heading, rng.uniform(3.5, 7.5))
+        vessels.grow(nerve, heading, rng.uniform(3.5, 7.5) * side / 564)  # as wide as on 564 pixels
     covered, dark = (
         np.asarray(each.reduce(FINE), np.float64) / 255 for each in (vessels.covered, vessels.dark)
     )
