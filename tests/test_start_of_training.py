@@ -19,7 +19,7 @@ from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import Batch, Part
 from fullconv.errors import FullconvError
 from fullconv.fcn import FCN
-from fullconv.train.advice import about_details, hints
+from fullconv.train.advice import about_details, about_magnification, hints
 from fullconv.train.recipe import Recipe, read_recipe
 from fullconv.train.record import Settings
 from fullconv.train.run import run
@@ -125,6 +125,19 @@ def test_frozen_normalisation_keeps_its_statistics(batch_norm: str) -> None:
     same = [torch.equal(one, other) for one, other in zip(before, after, strict=True)]
     assert all(same) if batch_norm == "frozen" else not any(same)
     assert net.training
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [((), "4 times as large"), (("magnify=4",), None), (("magnify=1",), None)],
+)
+def test_who_did_not_ask_for_magnified_images_is_told(
+    tmp_path: Path, overrides: tuple[str, ...], told: str | None
+) -> None:
+    data = write_scenes(tmp_path / "data", train=2, val=1, size=(40, 60))
+    settings = Settings(**asked(data, *overrides))
+    hint = about_magnification(settings, target_net(settings, DatasetFolder(data)))
+    assert (told in hint and "16 times as long" in hint) if told else hint is None
 
 
 def write_stripes(root: Path, width: int, size: tuple[int, int] = (64, 96)) -> Path:

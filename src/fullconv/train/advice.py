@@ -19,7 +19,11 @@ from fullconv.train.start import is_model, models_by_input
 
 def hints(settings: Settings, net: FCN, folder: DatasetFolder) -> Iterator[str]:
     """Yield what is worth knowing of a net that is about to be trained on a sound dataset."""
-    for hint in (about_stages(settings), about_unseen(settings, net, folder)):
+    for hint in (
+        about_stages(settings),
+        about_unseen(settings, net, folder),
+        about_magnification(settings, net),
+    ):
         if hint:
             yield hint
     yield from about_details(settings, net, folder)
@@ -47,6 +51,17 @@ def about_unseen(settings: Settings, net: FCN, folder: DatasetFolder) -> str | N
     if settings.model in PAPER_NETS or settings.inputs:
         return told
     return f"{told}; --inputs {','.join((*net.inputs, *unseen))} lets it"
+
+
+def about_magnification(settings: Settings, net: FCN) -> str | None:
+    """Return what to tell whose images are seen larger than they are without being asked for."""
+    magnify = net.sight.magnify
+    if magnify == 1 or settings.recipe.magnify or is_model(settings.weights):
+        return None
+    return (
+        f"the net sees images {magnify} times as large, for what is small or thin in them; labels "
+        f"take about {magnify**2} times as long (--set magnify=1: quicker, and coarser)"
+    )
 
 
 def about_details(settings: Settings, net: FCN, folder: DatasetFolder) -> Iterator[str]:
