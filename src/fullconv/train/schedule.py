@@ -34,8 +34,9 @@ def default_epochs(images: int, samples_per_epoch: int, shown: float = 1.0) -> i
     """Return how often to pass over `images` that nobody tuned for.
 
     What is seen grows with the square root of the number of images: 16,000 images' worth of crops
-    for CamVid's 367; 22,000 gave no better labels there. Each image is seen wholly at least 3
-    times, so that of many images all are learnt from, and at most 300 times.
+    for CamVid's 367; 22,000 gave no better labels there. Each image is met at least 3 times, so
+    that of many images all are learnt from, and at most 300 times. Of crops that show a part of an
+    image there are more, and yet in all they show less: by the square root of that part.
 
     Args:
         images: how many there are.
@@ -43,4 +44,4 @@ def default_epochs(images: int, samples_per_epoch: int, shown: float = 1.0) -> i
         shown: the share of an image that a crop shows, above 0 to 1.
     """
     crops = 16_000 * math.sqrt(images / 367)
-    return round(min(max(crops / samples_per_epoch, 3), 300) / shown)
+    return round(min(max(crops / samples_per_epoch, 3), 300) / math.sqrt(shown))
