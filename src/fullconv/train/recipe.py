@@ -72,8 +72,8 @@ class Recipe(BaseModel):
         default=None,
         ge=1,
         description="how many times larger the net sees images than they are: 1, 2 or more, up to "
-        "half its stride; null: from the images' sizes and what their masks hold (small images, and "
-        "small or thin things, show more so); 1 for nets that are given, such as the paper's",
+        "half its stride; null: from the images' sizes and what their masks hold (small images, "
+        "and small or thin things, show more so); 1 for nets that are given, such as the paper's",
     )
     reduce: int | None = Field(
         default=None,
