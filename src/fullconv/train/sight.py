@@ -57,7 +57,8 @@ def _magnification(split: Split, stride: int, height: int, width: int, most: int
     if len(factors) == 1:
         return factors[0]
     drawn = _drawn(split, [stride // factor for factor in factors])
-    enough = (each for each in factors if drawn[stride // each] >= DRAWN_POORLY)
+    # "not below", for nan, where nothing is labelled, is no reason to magnify
+    enough = (each for each in factors if not drawn[stride // each] < DRAWN_POORLY)
     return next(enough, factors[-1])
 
 
