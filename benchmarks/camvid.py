@@ -4,7 +4,8 @@
 
 trains two nets on MobileNetV2 by the default recipe, with nothing else given: FCN-8s, and FCN-4s
 for finer labels. Each is the best on val and is measured on test once. Expected, on 2 CPU cores and
-in at most 45 minutes each: a test mean IU of at least 0.63 for FCN-8s and 0.66 for FCN-4s.
+in at most 45 minutes each: a test mean IU of at least 0.63 for FCN-8s, and 0.66 for FCN-4s with
+flips, which average each image with its mirror.
 What it gave is in benchmarks/results/camvid.csv and the machine beside it; `--only NET` does one of
 them anew and keeps the other's row. Ten minutes beside other libraries are in benchmarks/peers.py,
 staged training in benchmarks/staged.py.
@@ -18,13 +19,13 @@ non-commercial: only numbers are kept here.
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 
 import record
 from fullconv.model_folder import load
 from fullconv.train.recipe import read_recipe
 from fullconv.train.run import run
+from fullconv.train.summary import read_log
 from measuring import on_test, val_mean_iu
 
 NETS = ("fcn8s", "fcn4s")
@@ -57,11 +58,11 @@ def measured(folder: Path, data: Path) -> dict[str, str]:
     """Measure a net on test."""
     metrics = on_test(folder, data, folder.name)
     flipped = on_test(folder, data, f"{folder.name} with flips", tta=True)
-    log = list(csv.DictReader((folder / "log.csv").open()))
+    last = read_log(folder / "log.csv")[-1]
     row = {
         "net": folder.name,
-        "epochs": log[-1]["epoch"],
-        "minutes": f"{float(log[-1]['seconds']) / 60:.1f}",
+        "epochs": f"{last['epoch']:g}",
+        "minutes": f"{(last['seconds'] or 0) / 60:.1f}",
         "val_mean_iu": f"{val_mean_iu(folder):.4f}",
         **{f"test_{name}": f"{getattr(metrics, name):.4f}" for name in METRICS},
         "test_mean_iu_with_flips": f"{flipped.mean_iu:.4f}",

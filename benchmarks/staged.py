@@ -17,7 +17,6 @@ already is not trained again; a training that was cut short goes on.
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,6 +24,7 @@ import record
 from fullconv.files import replacing
 from fullconv.train.recipe import read_recipe
 from fullconv.train.run import run
+from fullconv.train.summary import read_log
 from measuring import on_test, val_mean_iu
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -73,9 +73,9 @@ def trained(given: argparse.Namespace, row: Row) -> Row:
     out = given.out / "-".join(row.values()).replace(" ", "-")
     folder = run(out, asked, resume=True)
     metrics = on_test(folder, given.data, out.name)
-    logs = [list(csv.DictReader(path.open()))[-1] for path in out.glob("fcn*s/log.csv")]
+    seconds = [read_log(path)[-1]["seconds"] or 0 for path in out.glob("fcn*s/log.csv")]
     measured = {
-        "minutes": f"{sum(float(log['seconds']) for log in logs) / 60:.1f}",
+        "minutes": f"{sum(seconds) / 60:.1f}",
         "val_mean_iu": f"{val_mean_iu(folder):.4f}",
         "test_mean_iu": f"{metrics.mean_iu:.4f}",
     }
