@@ -12,7 +12,7 @@ the other. Minutes are wall-clock: reading, timing and validations included; of 
 sets 15 s aside for its start and its report, which the peers use for training. Each keeps its best
 weights on val and is then measured on test once, by the same confusion matrix at the images' own
 resolution. Finally labelling is timed, an image in memory to its labels, in eager float32 and
-channels_last, in turns.
+channels_last, in turns, in a process that keeps its memory, as `fullconv predict` does.
 --loss and --lr give the peers other settings than their examples', in rows of their own.
 
 Expected: fullconv's test mean IU is the highest on every dataset.
@@ -41,6 +41,7 @@ from fullconv.data.folder import DatasetFolder, evenly_chosen
 from fullconv.errors import FullconvError
 from fullconv.evaluation import evaluate
 from fullconv.files import replacing
+from fullconv.memory import keep_freed_memory
 from fullconv.metrics import Metrics
 from fullconv.model_folder import load
 from fullconv.predict.labels import Pixels, label_image
@@ -230,6 +231,7 @@ def with_speeds(given: argparse.Namespace, rows: list[Row]) -> list[Row]:
     runs: dict[str, Callable[[], object]] = {
         net: partial(each, labeller(given, net), images) for net in own
     }
+    keep_freed_memory()
     for net, ms in in_turns(runs, len(images)).items():
         print(f"{net}: {ms:.1f} ms an image")
         own[net]["inference_ms"] = f"{ms:.1f}"
