@@ -33,6 +33,7 @@ CHANGES: dict[str, tuple[str, list[str]]] = {
     "lovasz 1": ("fcn8s", ["lovasz=1"]),
     "dice 0.5": ("fcn8s", ["dice=0.5"]),
     "weights softened": ("fcn8s", ["class_weights=softened"]),
+    "lovasz 0.5, weights softened": ("fcn8s", ["lovasz=0.5", "class_weights=softened"]),
     "weights balanced": ("fcn8s", ["class_weights=balanced"]),
     "batch 4": ("fcn8s", ["batch_size=4"]),
     "lr 2e-3": ("fcn8s", ["lr=0.002"]),
