@@ -8,7 +8,6 @@ from PIL import Image
 
 from dataset_folders import write_rich
 from fullconv.data.folder import DatasetFolder
-from fullconv.data.loading import CachedSplit
 from fullconv.train.balance import HEAVIEST, class_weights
 
 
@@ -26,14 +25,28 @@ def test_each_head_has_its_own_weights(tmp_path: Path) -> None:
         for index, array in enumerate(arrays):
             Image.fromarray(array).save(root / folder / "train" / f"train{index}.png")
     frequencies = {"sem": np.array([68 / 84, 16 / 80]), "geo": np.array([79 / 80, 1 / 80, 1.0])}
-    split = CachedSplit(DatasetFolder(root).split("train", ("depth",), ("geo", "sem")), 1 << 20)
+    split = DatasetFolder(root).split("train", ("depth",), ("geo", "sem"))
     geo_weights, sem_weights = class_weights(split, "balanced")
     ratio = {head: np.median(each) / each for head, each in frequencies.items()}
-    assert sem_weights.tolist() == pytest.approx([*ratio["sem"], 1.0])
+    assert sem_weights.tolist() == pytest.approx([*ratio["sem"], HEAVIEST])
     assert ratio["geo"][1] > HEAVIEST
-    expected = [ratio["geo"][0], HEAVIEST, 1.0, ratio["geo"][2]]
+    expected = [ratio["geo"][0], HEAVIEST, HEAVIEST, ratio["geo"][2]]
     assert geo_weights.tolist() == pytest.approx(expected)
     for softened, balanced in zip(
         class_weights(split, "softened"), (geo_weights, sem_weights), strict=True
     ):
         assert softened.square().tolist() == pytest.approx(balanced.tolist())
+
+
+def test_of_many_masks_some_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_rich(tmp_path, train=4)
+    for index, fill in enumerate((0, 1, 1, 2)):
+        mask = np.full((8, 10), fill, np.uint8)
+        mask[:2] = 0
+        Image.fromarray(mask).save(root / "masks" / "train" / f"train{index}.png")
+    split = DatasetFolder(root).split("train", ("depth",), ("sem",))
+    monkeypatch.setattr("fullconv.train.balance.MASKS_COUNTED", 2)
+    (of_ends,) = class_weights(split, "balanced")
+    frequencies = np.array([100 / 160, 60 / 80])  # of the first and the last mask
+    expected = np.median(frequencies) / frequencies
+    assert of_ends.tolist() == pytest.approx([expected[0], HEAVIEST, expected[1]])

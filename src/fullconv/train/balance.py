@@ -8,24 +8,35 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fullconv.data.loading import CachedSplit
+from fullconv.data.folder import Split
+from fullconv.pipeline import ahead
 
 HEAVIEST = 10.0  # a class of a few pixels must not drown all others
+MASKS_COUNTED, PIXELS_COUNTED = 1000, 1 << 29  # at most, of all together; seconds tell enough
 
 
-def class_weights(split: CachedSplit, kind: Literal["softened", "balanced"]) -> list[torch.Tensor]:
+def class_weights(split: Split, kind: Literal["softened", "balanced"]) -> list[torch.Tensor]:
     """Return float32 weights (classes,) of each head.
 
     Balanced: the median class's frequency over each one's own; softened: the square root of that.
 
     A class's frequency is its share of the valid pixels of the images that show it (Eigen and
-    Fergus, 2015). Weights are at most 10; a class that never occurs weighs 1.
+    Fergus, 2015). Weights are at most 10; a class that is not seen has that. Of many masks, or
+    large ones, some are counted, evenly chosen.
+
+    Args:
+        split: whose masks are counted; of its images only the headers are read.
+        kind: how much rarer classes weigh more.
+
+    Raises:
+        FullconvError: a mask can't be read, holds a wrong label, or misfits its image.
     """
     sizes = {name: len(head.classes) for name, head in split.heads.items()}
     pixels = {name: np.zeros(size, np.int64) for name, size in sizes.items()}
     shown_in = {name: np.zeros(size, np.int64) for name, size in sizes.items()}
-    for index in range(len(split)):
-        for (name, size), labels in zip(sizes.items(), split[index].labels, strict=True):
+    counted = split.few_pixels(MASKS_COUNTED, PIXELS_COUNTED)
+    for layers in ahead(counted.labels, range(len(counted))):
+        for (name, size), labels in zip(sizes.items(), layers, strict=True):
             counts = np.bincount(labels.reshape(-1), minlength=256)[:size]
             pixels[name] += counts
             shown_in[name] += np.where(counts > 0, counts.sum(), 0)
@@ -35,7 +46,7 @@ def class_weights(split: CachedSplit, kind: Literal["softened", "balanced"]) -> 
 
 def _weights(pixels: NDArray[np.int64], shown_in: NDArray[np.int64]) -> torch.Tensor:
     """Weigh classes by their own pixels and those of the images that show them."""
-    weights = np.ones(len(pixels))
+    weights = np.full(len(pixels), HEAVIEST)
     present = pixels > 0
     frequency = pixels[present] / shown_in[present]
     if present.any():

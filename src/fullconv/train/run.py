@@ -134,7 +134,7 @@ def _task(record: Record, name: str, data: _Data, device: torch.device, quiet: b
     """Say what the net `name` is trained for, on and into."""
     recipe, weights = record.settings.recipe, None
     if recipe.class_weights != "none":
-        of_heads = class_weights(data.train, recipe.class_weights)
+        of_heads = class_weights(data.folder.split("train", record.inputs), recipe.class_weights)
         weights = [of_head.to(device) for of_head in of_heads]
     return Task(
         name,

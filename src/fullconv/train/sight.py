@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -44,7 +43,7 @@ def sight(settings: Settings, folder: DatasetFolder) -> Sight:
 
 def few_masks(split: Split) -> Split:
     """Return a split of few samples, whose masks are soon read."""
-    return split.few(max(min(MASKS_READ, PIXELS_READ // math.prod(split.size(0))), 1))
+    return split.few_pixels(MASKS_READ, PIXELS_READ)
 
 
 def _magnification(split: Split, stride: int, height: int, width: int, most: int) -> int:
