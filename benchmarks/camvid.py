@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--only", choices=NETS, help="do one of them")
     given = parser.parse_args()
     for net in [given.only] if given.only else NETS:
-        out = given.out / " ".join([net, *given.set])
+        out = given.out / "-".join([net, *given.set])
         asked = {
             "data": given.data,
             "model": net,

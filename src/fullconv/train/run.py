@@ -45,6 +45,7 @@ class _Data:
     train: CachedSplit
     val: CachedSplit
     train_sizes: Counter[tuple[int, int]]
+    class_weights: list[torch.Tensor] | None
     workers: int
 
 
@@ -123,27 +124,26 @@ def _read_data(
     sizes: Counter[tuple[int, int]],
     device: torch.device,
 ) -> _Data:
-    """Prepare to read what a net of these inputs needs."""
-    workers = settings.recipe.workers
+    """Prepare to read what a net of these inputs needs, and weigh the classes."""
+    workers, kind = settings.recipe.workers, settings.recipe.class_weights
     workers = default_workers(device) if workers is None else workers
     train, val = (folder.split(name, inputs) for name in ("train", "val"))
-    return _Data(folder, *cached_splits(train, val, workers), sizes, workers)
+    weights = None
+    if kind != "none":
+        weights = [of_head.to(device) for of_head in class_weights(train, kind)]
+    return _Data(folder, *cached_splits(train, val, workers), sizes, weights, workers)
 
 
 def _task(record: Record, name: str, data: _Data, device: torch.device, quiet: bool) -> Task:
     """Say what the net `name` is trained for, on and into."""
-    recipe, weights = record.settings.recipe, None
-    if recipe.class_weights != "none":
-        of_heads = class_weights(data.folder.split("train", record.inputs), recipe.class_weights)
-        weights = [of_head.to(device) for of_head in of_heads]
     return Task(
         name,
         data.train,
         data.val,
-        recipe,
+        record.settings.recipe,
         record.folder(name),
         device,
-        weights,
+        data.class_weights,
         record.rate(name),
         quiet,
     )
