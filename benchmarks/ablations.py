@@ -20,7 +20,7 @@ import csv
 from pathlib import Path
 
 import record
-from fullconv.model_folder import load
+from fullconv.net.folder import load
 from fullconv.train.recipe import read_recipe
 from fullconv.train.run import run
 from measuring import on_test, val_mean_iu

@@ -25,7 +25,7 @@ import argparse
 from pathlib import Path
 
 import record
-from fullconv.model_folder import load
+from fullconv.net.folder import load
 from fullconv.train.recipe import read_recipe
 from fullconv.train.run import run
 from fullconv.train.summary import read_log

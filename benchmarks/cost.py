@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import record
-from fullconv.fcn import FCN
+from fullconv.net.fcn import FCN
 from fullconv.predict.engines import Way, build, ways
 from fullconv.predict.labeller import Labeller
 from fullconv.train.recipe import Recipe

@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 
 import record
-from fullconv.files import replacing
-from fullconv.metrics import Metrics
-from fullconv.model_folder import load
+from fullconv.base.files import replacing
+from fullconv.measure.metrics import Metrics
+from fullconv.net.folder import load
 from fullconv.train.recipe import read_recipe
 from fullconv.train.run import run
 from fullconv.train.summary import read_log

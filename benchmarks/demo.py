@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import record
-from fullconv.demo import demonstrate, measure, settings
+from fullconv.demo.run import demonstrate, measure, settings
 from fullconv.report.page import Stage
 from fullconv.train.run import run
 

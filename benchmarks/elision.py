@@ -25,11 +25,11 @@ import torch
 from torch import Tensor, nn
 
 import record
-from fullconv.fcn import FCN
+from fullconv.net.fcn import FCN
+from fullconv.papers.nets import paper
 from fullconv.predict.engines import build, ways
 from fullconv.predict.engines.whole import Whole
 from fullconv.predict.labeller import Labeller
-from fullconv.reference.nets import paper
 from predict import Pixels, by_onnxruntime, by_openvino, in_turns
 
 SIZE = (500, 500)

@@ -79,7 +79,7 @@ LOSSES = {
 def _trained(model: Path, photo: Path) -> Tensor:
     """Return a net's coarse scores of a photo."""
     import fullconv
-    from fullconv.data.images import read_image
+    from fullconv.base.images import read_image
     from fullconv.predict.labels import coarse_scores, inference
 
     net = fullconv.load(model)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from fullconv.base.progress import progress
 from fullconv.data.folder import DatasetFolder
-from fullconv.evaluation import evaluate
-from fullconv.metrics import Metrics
-from fullconv.model_folder import load
-from fullconv.progress import progress
+from fullconv.measure.evaluation import evaluate
+from fullconv.measure.metrics import Metrics
+from fullconv.net.folder import load
 
 
 def on_test(model: Path, data: Path, name: str, *, tta: bool = False) -> Metrics:

@@ -34,7 +34,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from fullconv.classifiers import build_classifier
+from fullconv.base.errors import FullconvError, WorkFailedError
+from fullconv.base.modes import evaluating
+from fullconv.base.pipeline import ahead
+from fullconv.base.progress import progress
 from fullconv.data.folder import DatasetFolder, Split
 from fullconv.data.loading import (
     Batch,
@@ -45,19 +48,16 @@ from fullconv.data.loading import (
     default_workers,
     training_batches,
 )
-from fullconv.errors import FullconvError, WorkFailedError
-from fullconv.metrics import ConfusionMatrix, Metrics
-from fullconv.modes import evaluating
-from fullconv.pipeline import ahead
+from fullconv.measure.metrics import ConfusionMatrix, Metrics
+from fullconv.net.classifiers import build_classifier
 from fullconv.predict.labels import Labels, Pixels
-from fullconv.progress import progress
 from fullconv.train.plan import Pace, Plan, make_plan
 from fullconv.train.recipe import Recipe
 from fullconv.train.state import TrainingState
 from fullconv.train.timing import MOST_STEPS, WORTH_BF16, step_seconds
 
 if TYPE_CHECKING:
-    from fullconv.fcn import FCN
+    from fullconv.net.fcn import FCN
 
 ARCHITECTURES = ("Unet", "FPN", "DeepLabV3Plus")
 TO_INSTALL = (

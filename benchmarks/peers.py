@@ -37,13 +37,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import record
+from fullconv.base.errors import FullconvError
+from fullconv.base.files import replacing
+from fullconv.base.memory import keep_freed_memory
 from fullconv.data.folder import DatasetFolder, evenly_chosen
-from fullconv.errors import FullconvError
-from fullconv.evaluation import evaluate
-from fullconv.files import replacing
-from fullconv.memory import keep_freed_memory
-from fullconv.metrics import Metrics
-from fullconv.model_folder import load
+from fullconv.measure.evaluation import evaluate
+from fullconv.measure.metrics import Metrics
+from fullconv.net.folder import load
 from fullconv.predict.labels import Pixels, label_image
 from fullconv.train.recipe import read_recipe
 from fullconv.train.run import run

@@ -39,18 +39,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import record
-from fullconv.data.images import read_image
-from fullconv.data.synth.streets import draw_scene
-from fullconv.fcn import FCN
-from fullconv.model_folder import load
-from fullconv.palette import Colour
+from fullconv.base.images import read_image
+from fullconv.base.palette import Colour
+from fullconv.base.progress import Progress
+from fullconv.demo.streets import draw_scene
+from fullconv.net.fcn import FCN
+from fullconv.net.folder import load
 from fullconv.predict.choice import AT_ONCE
 from fullconv.predict.engines import Way, build, is_installed, ways
-from fullconv.predict.inputs import make_folders, plan
-from fullconv.predict.label_images import coloured, overlay
+from fullconv.predict.jobs import make_folders, plan
 from fullconv.predict.labeller import Labeller
+from fullconv.predict.pictures import coloured, overlay
 from fullconv.predict.stream import label_files
-from fullconv.progress import Progress
 
 PHOTOS, ROUNDS = 32, 7
 

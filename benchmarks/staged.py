@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import record
-from fullconv.files import replacing
+from fullconv.base.files import replacing
 from fullconv.train.recipe import read_recipe
 from fullconv.train.run import run
 from fullconv.train.summary import read_log

@@ -33,8 +33,8 @@ import record
 from fullconv import FCN
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import Batch, CachedSplit, cached_splits, default_workers
-from fullconv.evaluation import evaluate
-from fullconv.metrics import ConfusionMatrix
+from fullconv.measure.evaluation import evaluate
+from fullconv.measure.metrics import ConfusionMatrix
 from fullconv.predict.labels import coarse_scores, inference
 from fullconv.train.loop import Task, batches
 from fullconv.train.plan import make_plan

@@ -33,15 +33,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from fullconv import files
+from fullconv.base import files
+from fullconv.base.palette import default_palette
+from fullconv.base.progress import Progress, progress
 from fullconv.data.folder import SPLITS, DatasetFolder
 from fullconv.data.info import DatasetInfo
-from fullconv.data.synth.canvas import Floats, Labels, mix, noise_tile
-from fullconv.data.synth.streets import CLASSES, PALETTE, draw_scene
-from fullconv.palette import default_palette
-from fullconv.predict.label_images import save_label_image
-from fullconv.predict.reading import photograph
-from fullconv.progress import Progress, progress
+from fullconv.demo.canvas import Floats, Labels, mix, noise_tile
+from fullconv.demo.streets import CLASSES, PALETTE, draw_scene
+from fullconv.predict.pictures import save_label_image
+from fullconv.predict.scenes import photograph
 from fullconv.report.contact import side_by_side
 from fullconv.report.page import Head, Report, Scene
 

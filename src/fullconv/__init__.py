@@ -8,14 +8,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fullconv.errors import FullconvError, WorkFailedError
+from fullconv.base.errors import FullconvError, WorkFailedError
 
 if TYPE_CHECKING:
-    from fullconv.dense import convolutionalize
-    from fullconv.fcn import FCN
-    from fullconv.model_folder import load
-    from fullconv.preprocessing import Preprocessing
-    from fullconv.reference.nets import paper
+    from fullconv.dense.layers import convolutionalize
+    from fullconv.net.fcn import FCN
+    from fullconv.net.folder import load
+    from fullconv.net.preprocessing import Preprocessing
+    from fullconv.papers.nets import paper
 
 __version__ = "0.1.0"
 __all__ = [
@@ -29,11 +29,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "FCN": "fullconv.fcn",
-    "Preprocessing": "fullconv.preprocessing",
-    "convolutionalize": "fullconv.dense",
-    "load": "fullconv.model_folder",
-    "paper": "fullconv.reference.nets",
+    "FCN": "fullconv.net.fcn",
+    "Preprocessing": "fullconv.net.preprocessing",
+    "convolutionalize": "fullconv.dense.layers",
+    "load": "fullconv.net.folder",
+    "paper": "fullconv.papers.nets",
 }
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
-from fullconv.errors import FullconvError
+from fullconv.base.errors import FullconvError
 
 Edge = Literal["replicate", "zero"]
 MOST_PADDING = 1000  # pixels; of a classifier's first convolution

@@ -7,9 +7,9 @@ import traceback
 
 import typer
 
+from fullconv.base.errors import FullconvError
+from fullconv.base.memory import keep_freed_memory
 from fullconv.cli import convert, data, demo, describe, evaluate, predict, train
-from fullconv.errors import FullconvError
-from fullconv.memory import keep_freed_memory
 
 app = typer.Typer(
     name="fullconv",

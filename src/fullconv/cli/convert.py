@@ -10,7 +10,7 @@ import typer
 from fullconv.cli.options import Debug, Quiet
 
 if TYPE_CHECKING:
-    from fullconv.reference.convert import Converted
+    from fullconv.papers.convert import Converted
 
 MOST_SHOWN = 3  # names of classes
 
@@ -41,7 +41,7 @@ def command(
 
     Example: fullconv convert fcn8s-heavy-pascal.caffemodel --net voc-fcn8s --out voc-fcn8s
     """
-    from fullconv.reference.convert import convert_file
+    from fullconv.papers.convert import convert_file
 
     converted = convert_file(file, net, out)
     print(
@@ -61,7 +61,7 @@ def _shortened(classes: tuple[str, ...]) -> str:
 
 def _next_command(name: str, out: Path, converted: Converted) -> str:
     if not converted.heads:
-        from fullconv.reference.nets import PAPER_NETS
+        from fullconv.papers.nets import PAPER_NETS
 
         model = next(net.name for net in PAPER_NETS.values() if net.trunk == name)
         return f"fullconv train --model {model} --weights {out} --data DIR --out RUN"

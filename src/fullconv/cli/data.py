@@ -29,8 +29,8 @@ def synth(
 
     The same seed gives the same scenes. DIR must not exist, or be empty.
     """
-    from fullconv.data.synth.streets import write_synthetic
-    from fullconv.progress import progress
+    from fullconv.base.progress import progress
+    from fullconv.demo.streets import write_synthetic
 
     height_and_width = parse_size(size)
     with progress(train + val + test, "draw streets", unit="scenes", quiet=quiet) as bar:
@@ -55,8 +55,8 @@ def check(
     """
     from rich.console import Console
 
+    from fullconv.base.images import MAX_PIXELS
     from fullconv.data.check import check_folder
-    from fullconv.data.images import MAX_PIXELS
 
     report = check_folder(folder, max_pixels=max_pixels or MAX_PIXELS, quiet=quiet)
     for table in report.tables():
@@ -94,10 +94,10 @@ def bounds(
     from rich.markup import escape
     from rich.table import Table
 
+    from fullconv.base.images import MAX_PIXELS
+    from fullconv.base.progress import progress
     from fullconv.data.folder import DatasetFolder
-    from fullconv.data.images import MAX_PIXELS
-    from fullconv.progress import progress
-    from fullconv.reference.bounds import PUBLISHED, upper_bounds
+    from fullconv.measure.bounds import PUBLISHED, upper_bounds
 
     sides = _factors(factors)
     images = DatasetFolder(folder, max_pixels or MAX_PIXELS).split(split)
@@ -149,8 +149,8 @@ def get_public(
     nyudv2 with --from also reads the layout of the FCN authors: data/images, data/depth and
     data/hha with img_NUMBER.png, segmentation/img_NUMBER.mat, trainval.txt and test.txt.
     """
-    from fullconv.data.get.catalogue import public_dataset
-    from fullconv.data.get.public import get_dataset
+    from fullconv.datasets.catalogue import public_dataset
+    from fullconv.datasets.public import get_dataset
 
     gotten = get_dataset(public_dataset(name), folder, given, quiet=quiet)
     counts = " and ".join(f"{count:,} {split}" for split, count in gotten.counts.items())

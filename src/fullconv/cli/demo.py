@@ -21,7 +21,7 @@ def command(
 
     Takes about four minutes on two CPU cores and needs no internet.
     """
-    from fullconv.demo import demonstrate
+    from fullconv.demo.run import demonstrate
 
     report = demonstrate(out, quiet=quiet)
     print(

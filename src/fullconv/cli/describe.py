@@ -13,8 +13,8 @@ from fullconv.cli.tables import show
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fullconv.description import Description
-    from fullconv.fcn import FCN
+    from fullconv.net.description import Description
+    from fullconv.net.fcn import FCN
 
 
 def command(
@@ -40,8 +40,8 @@ def command(
     debug: Debug = False,
 ) -> None:
     """Print a net's layers, strides, receptive fields, derived crops, parameters and cost."""
-    from fullconv.description import describe
-    from fullconv.reference.nets import PAPER_NETS
+    from fullconv.net.description import describe
+    from fullconv.papers.nets import PAPER_NETS
 
     described = _net(model, net, classes)
     _show(described, describe(described, _size(size)))
@@ -58,11 +58,11 @@ def _net(model: str, kind: str, classes: int) -> FCN:
     import torchvision.models
     from torchvision.models import list_models
 
-    from fullconv.errors import FullconvError, nearest
-    from fullconv.fcn import FCN
-    from fullconv.model_folder import load
-    from fullconv.reference.nets import PAPER_NETS, paper
-    from fullconv.train.stages import stride_of
+    from fullconv.base.errors import FullconvError, nearest
+    from fullconv.net.fcn import FCN
+    from fullconv.net.folder import load
+    from fullconv.papers.nets import PAPER_NETS, paper
+    from fullconv.train.nets import stride_of
 
     if model in PAPER_NETS:
         return paper(model)

@@ -13,7 +13,7 @@ from fullconv.cli.tables import show
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fullconv.metrics import Metrics
+    from fullconv.measure.metrics import Metrics
 
 
 def command(
@@ -34,13 +34,13 @@ def command(
 
     Fractions in 0..1, over all of the split's labelled pixels at the images' own resolution.
     """
+    from fullconv.base.devices import pick_device
+    from fullconv.base.files import write_json
+    from fullconv.base.images import MAX_PIXELS
+    from fullconv.base.progress import progress
     from fullconv.data.folder import DatasetFolder
-    from fullconv.data.images import MAX_PIXELS
-    from fullconv.devices import pick_device
-    from fullconv.evaluation import evaluate, split_for
-    from fullconv.files import write_json
-    from fullconv.model_folder import load
-    from fullconv.progress import progress
+    from fullconv.measure.evaluation import evaluate, split_for
+    from fullconv.net.folder import load
 
     place = pick_device(device)
     folder = DatasetFolder(data, max_pixels or MAX_PIXELS)

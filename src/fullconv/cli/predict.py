@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fullconv.head import Head
+    from fullconv.net.head import Head
     from fullconv.predict.choice import Chosen
     from fullconv.predict.labels import Pixels
     from fullconv.predict.stream import Summary
@@ -61,16 +61,16 @@ def command(
     OUT/unsure.csv tells the share of each image's labels that are unsure: whose probability is
     below 0.75. The share is that of coarse cells, which lie the model's stride apart.
     """
-    from fullconv.data.images import MAX_PIXELS
-    from fullconv.devices import pick_device
-    from fullconv.errors import WorkFailedError
-    from fullconv.model_folder import load
+    from fullconv.base.devices import pick_device
+    from fullconv.base.errors import WorkFailedError
+    from fullconv.base.images import MAX_PIXELS
+    from fullconv.base.progress import progress
+    from fullconv.net.folder import load
     from fullconv.predict.choice import choose
     from fullconv.predict.engines import check
-    from fullconv.predict.inputs import further_folders, make_folders, plan
+    from fullconv.predict.jobs import further_folders, make_folders, plan
     from fullconv.predict.labeller import Labeller
     from fullconv.predict.stream import first_images, label_files, write_unsure
-    from fullconv.progress import progress
 
     check(engine, precision, device)
     net = load(model).to(pick_device(device if engine in ("auto", "torch") else "cpu"))
@@ -122,7 +122,7 @@ def _show_classes(name: str | None, head: Head, pixels: NDArray[np.int64]) -> No
 
 def _show_unsure(summary: Summary, head: str) -> None:
     """Print which share of labels is unsure and, of several images, which have most of them."""
-    from fullconv.calibration import UNSURE
+    from fullconv.measure.calibration import UNSURE
     from fullconv.predict.stream import printable
 
     share = f"unsure (probability below {UNSURE:g}): {summary.mean_unsure(head):.1%} of"

@@ -90,7 +90,7 @@ def command(
 
     Example: fullconv train --data street --out runs/street --set minutes=45
     """
-    from fullconv.reference.nets import PAPER_NETS
+    from fullconv.papers.nets import PAPER_NETS
     from fullconv.train.recipe import read_recipe
     from fullconv.train.run import run
 

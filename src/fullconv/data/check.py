@@ -19,6 +19,9 @@ from PIL import Image
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from fullconv.base.errors import FullconvError, nearest
+from fullconv.base.images import IMAGE_SUFFIXES, MAX_PIXELS, is_turned, mask_size, read_mask
+from fullconv.base.progress import progress
 from fullconv.data.folder import (
     SPLITS,
     DatasetFolder,
@@ -29,10 +32,7 @@ from fullconv.data.folder import (
     foreign_ids,
     require_same_size,
 )
-from fullconv.data.images import IMAGE_SUFFIXES, MAX_PIXELS, is_turned, mask_size, read_mask
 from fullconv.data.info import DatasetInfo
-from fullconv.errors import FullconvError, nearest
-from fullconv.progress import progress
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")

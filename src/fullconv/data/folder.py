@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.data.images import (
+from fullconv.base.errors import FullconvError
+from fullconv.base.images import (
     IMAGE_SUFFIXES,
     MAX_PIXELS,
     image_size,
@@ -25,7 +26,6 @@ from fullconv.data.images import (
     read_mask,
 )
 from fullconv.data.info import COLOR, DatasetInfo, HeadInfo, read_info
-from fullconv.errors import FullconvError
 
 SPLITS = ("train", "val", "test")
 

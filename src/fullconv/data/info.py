@@ -24,8 +24,8 @@ from pydantic import (
     model_validator,
 )
 
-from fullconv.errors import FullconvError, nearest
-from fullconv.files import is_plain_name
+from fullconv.base.errors import FullconvError, nearest
+from fullconv.base.files import is_plain_name
 
 COLOR, LABELS = "color", "labels"  # the only input and the only head of a plain folder
 MAX_CLASSES = 255  # ids 0..254; masks are 8-bit and one value is left to mean "ignore"

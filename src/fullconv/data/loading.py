@@ -23,9 +23,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import tv_tensors
 
+from fullconv.base.errors import FullconvError
 from fullconv.data.folder import Input, LabelledImage, Sample, Split
 from fullconv.data.info import HeadInfo
-from fullconv.errors import FullconvError
 
 UNKNOWN_MEMORY = 4 << 30  # assumed where the system does not tell
 LITTLE_SHARED_MEMORY = 512 << 20

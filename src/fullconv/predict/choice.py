@@ -15,7 +15,7 @@ from fullconv.predict.labels import Labels, Pixels
 from fullconv.predict.remembered import Measured, Memory
 
 if TYPE_CHECKING:
-    from fullconv.fcn import FCN
+    from fullconv.net.fcn import FCN
 
 REFERENCE = Way("torch")
 LEAST_AGREEMENT = {"fp32": 0.9999, "bf16": 0.995}  # share of labels that are the reference's

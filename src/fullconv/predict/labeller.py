@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fullconv.pipeline import ahead
+from fullconv.base.pipeline import ahead
 from fullconv.predict.labels import (
     Labels,
     Pixels,
@@ -22,7 +22,7 @@ from fullconv.predict.labels import (
 )
 
 if TYPE_CHECKING:
-    from fullconv.fcn import FCN
+    from fullconv.net.fcn import FCN
     from fullconv.predict.engines import Engine
 
 T = TypeVar("T")

@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fullconv.calibration import UNSURE, probabilities, top_probabilities
-from fullconv.modes import evaluating
-from fullconv.precision import full_float32
+from fullconv.base.modes import evaluating
+from fullconv.base.precision import full_float32
+from fullconv.measure.calibration import UNSURE, probabilities, top_probabilities
 
 if TYPE_CHECKING:
-    from fullconv.fcn import FCN
-    from fullconv.head import Head
+    from fullconv.net.fcn import FCN
+    from fullconv.net.head import Head
 
 Pixels = NDArray[np.uint8 | np.float32]
 Labels = NDArray[np.uint8]

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fullconv.files import write_json
+from fullconv.base.files import write_json
 from fullconv.predict.engines import Way
 
 if TYPE_CHECKING:
-    from fullconv.fcn import FCN
+    from fullconv.net.fcn import FCN
 
 PACKAGES = ("fullconv", "torch", "openvino", "onnxruntime")
 

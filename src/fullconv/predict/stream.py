@@ -15,17 +15,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fullconv.data.images import MAX_PIXELS
-from fullconv.errors import FullconvError
-from fullconv.files import replacing, write_text
-from fullconv.predict.inputs import Job
-from fullconv.predict.label_images import save_label_image, save_overlay
+from fullconv.base.errors import FullconvError
+from fullconv.base.files import replacing, write_text
+from fullconv.base.images import MAX_PIXELS
+from fullconv.predict.jobs import Job
 from fullconv.predict.labeller import Labeller, label_all
 from fullconv.predict.labels import Pixels
-from fullconv.predict.reading import photograph, read_inputs
+from fullconv.predict.pictures import save_label_image, save_overlay
+from fullconv.predict.scenes import photograph, read_inputs
 
 if TYPE_CHECKING:
-    from fullconv.progress import Progress
+    from fullconv.base.progress import Progress
 
 ALMOST_ALL = 0.999
 SAMPLE_PIXELS = 4 << 20

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from fullconv.palette import Colour
+from fullconv.base.palette import Colour
 from fullconv.report.figures import label_image
 from fullconv.report.page import Head, Report, Scene, legend
 

@@ -21,11 +21,11 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-from fullconv.description import Description, Layer, ScoredLayer, describe
-from fullconv.errors import FullconvError
-from fullconv.fcn import FCN
-from fullconv.files import replacing
+from fullconv.base.errors import FullconvError
+from fullconv.base.files import replacing
 from fullconv.geometry import Grid, Window
+from fullconv.net.description import Description, Layer, ScoredLayer, describe
+from fullconv.net.fcn import FCN
 
 # Lengths are inches, but for those of maps, which are pixels of the image.
 PITCH = 1.68  # between neighbouring columns

@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from fullconv.palette import Colour
+from fullconv.base.palette import Colour
 
 Log = Sequence[Mapping[str, float | None]]
 

@@ -12,9 +12,9 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.files import write_text
-from fullconv.palette import Colour
-from fullconv.progress import duration
+from fullconv.base.files import write_text
+from fullconv.base.palette import Colour
+from fullconv.base.progress import duration
 from fullconv.report.figures import Line, curves_svg, finite, labels_uri, photo_uri
 
 PICTURE_PIXELS = 3_000_000

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from fullconv.data.folder import DatasetFolder
-from fullconv.fcn import FCN, most_magnification
-from fullconv.reference.bounds import upper_bounds
-from fullconv.reference.nets import PAPER_NETS
+from fullconv.measure.bounds import upper_bounds
+from fullconv.net.fcn import FCN, most_magnification
+from fullconv.papers.nets import PAPER_NETS
 from fullconv.train.inputs import unseen_inputs
+from fullconv.train.nets import STRIDES
 from fullconv.train.record import Settings
-from fullconv.train.sight import DRAWN_WELL, few_masks
-from fullconv.train.stages import STRIDES
+from fullconv.train.scale import DRAWN_WELL, few_masks
 from fullconv.train.start import is_model, models_by_input
 
 

@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fullconv.errors import FullconvError, WorkFailedError
-from fullconv.files import replacing
+from fullconv.base.errors import FullconvError, WorkFailedError
+from fullconv.base.files import replacing
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

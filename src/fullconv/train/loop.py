@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fullconv.base.errors import WorkFailedError
+from fullconv.base.files import write_json, write_text
+from fullconv.base.progress import Progress, progress
 from fullconv.data.folder import evenly_chosen
 from fullconv.data.loading import Batch, Batches, CachedSplit, TrainingDataset, training_batches
 from fullconv.data.transforms import training_transform
-from fullconv.errors import WorkFailedError
-from fullconv.evaluation import evaluate
-from fullconv.files import write_json, write_text
+from fullconv.measure.evaluation import evaluate
 from fullconv.predict.labels import coarse_scores, inference
-from fullconv.progress import Progress, progress
 from fullconv.train import checkpoint
 from fullconv.train.plan import Plan
 from fullconv.train.recipe import Recipe
@@ -31,7 +31,7 @@ from fullconv.train.step import ClassWeights, image_losses, set_to_train, take_s
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from fullconv.fcn import FCN
+    from fullconv.net.fcn import FCN
 
 COLUMNS = (
     "epoch",

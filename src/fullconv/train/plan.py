@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fullconv.base.errors import FullconvError
 from fullconv.data.loading import steps_per_epoch
 from fullconv.data.transforms import COARSEST_STRIDE, default_crop
-from fullconv.errors import FullconvError
 from fullconv.train.recipe import Recipe
 from fullconv.train.schedule import default_epochs, learning_rate
 

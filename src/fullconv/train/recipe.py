@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from fullconv.errors import FullconvError, nearest
+from fullconv.base.errors import FullconvError, nearest
 
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -313,7 +313,7 @@ def shipped_recipes() -> tuple[str, ...]:
 def _shipped() -> dict[str, Traversable]:
     """Return the files of the recipes that fullconv brings, by name."""
     package = package_files("fullconv")
-    folders = (package / "train" / "recipes", package / "reference" / "recipes")
+    folders = (package / "train" / "recipes", package / "papers" / "recipes")
     return {
         file.name.removesuffix(".yaml"): file
         for folder in folders

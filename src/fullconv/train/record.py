@@ -16,16 +16,16 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import fullconv
-from fullconv.data.images import MAX_PIXELS
-from fullconv.errors import FullconvError
-from fullconv.files import write_text
+from fullconv.base.errors import FullconvError
+from fullconv.base.files import write_text
+from fullconv.base.images import MAX_PIXELS
 from fullconv.train.checkpoint import saving_in
+from fullconv.train.nets import stride_of
 from fullconv.train.recipe import Recipe
-from fullconv.train.stages import stride_of
 from fullconv.train.state import TrainingState
 
 if TYPE_CHECKING:
-    from fullconv.fcn import FCN
+    from fullconv.net.fcn import FCN
 
 NAME = "recipe.yaml"
 SECONDS_FOR_THE_REST = 15.0  # of a limited time: the program's start, the report

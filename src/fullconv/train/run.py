@@ -14,21 +14,21 @@ from typing import Any
 
 import torch
 
+from fullconv.base.devices import pick_device
+from fullconv.base.progress import duration
 from fullconv.data.check import check_folder
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import CachedSplit, cached_splits, default_workers, mixed_seed
-from fullconv.devices import pick_device
-from fullconv.fcn import FCN, Sight
-from fullconv.model_folder import load
-from fullconv.progress import duration
+from fullconv.net.fcn import FCN, Sight
+from fullconv.net.folder import load
 from fullconv.report.page import write_report
 from fullconv.train import checkpoint
 from fullconv.train.advice import hints
-from fullconv.train.balance import class_weights
+from fullconv.train.class_weights import class_weights
 from fullconv.train.loop import Task, save, train
+from fullconv.train.nets import grown_net, saved_net
 from fullconv.train.plan import Plan, make_plan
 from fullconv.train.record import Record, Settings
-from fullconv.train.stages import grown_net, saved_net
 from fullconv.train.start import target_net
 from fullconv.train.state import TrainingState
 from fullconv.train.step import made_ready

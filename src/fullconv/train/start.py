@@ -8,16 +8,16 @@ from pathlib import Path
 
 import torch
 
+from fullconv.base.errors import FullconvError, nearest
 from fullconv.data.folder import DatasetFolder
-from fullconv.errors import FullconvError, nearest
-from fullconv.fcn import FCN, Sight
-from fullconv.model_folder import load
-from fullconv.reference.nets import PAPER_NETS
+from fullconv.net.fcn import FCN, Sight
+from fullconv.net.folder import load
+from fullconv.net.trunk import LateFusion
+from fullconv.papers.nets import PAPER_NETS
 from fullconv.train.inputs import chosen_inputs, joined_preprocessing
+from fullconv.train.nets import grown_net, new_net, take_over
 from fullconv.train.record import Settings
-from fullconv.train.sight import sight
-from fullconv.train.stages import grown_net, new_net, take_over
-from fullconv.trunk import LateFusion
+from fullconv.train.scale import sight
 
 CLASSIFIER_FILES = (".safetensors", ".caffemodel")
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from fullconv.net.upscore import Upscore
 from fullconv.train import checkpoint
 from fullconv.train.plan import Pace, Plan
 from fullconv.train.recipe import Recipe
-from fullconv.upsample import Upscore
 
 if TYPE_CHECKING:
-    from fullconv.fcn import FCN
+    from fullconv.net.fcn import FCN
 
 LAP = 0.05  # of a limited time passes between two fits
 

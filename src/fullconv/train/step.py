@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
+from fullconv.base.memory import LARGE, keep_freed_memory
+from fullconv.base.precision import full_float32
 from fullconv.data.loading import Batch
-from fullconv.memory import LARGE, keep_freed_memory
-from fullconv.precision import full_float32
-from fullconv.reference.patch_sampling import sampled_labels
-from fullconv.train.layers import quicken
-from fullconv.train.overlap import overlap_loss
+from fullconv.net.rewrites.quicker_layers import quicken
+from fullconv.papers.patch_sampling import sampled_labels
+from fullconv.train.losses import overlap_loss
 from fullconv.train.recipe import Recipe
 
 if TYPE_CHECKING:
-    from fullconv.fcn import FCN, Scores
+    from fullconv.net.fcn import FCN, Scores
 
 ClassWeights = Sequence[Tensor]  # float32 (classes,) of each head
 

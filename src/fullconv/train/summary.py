@@ -16,11 +16,11 @@ import torch
 from fullconv.data.folder import LabelledImage, Split
 from fullconv.data.info import DatasetInfo
 from fullconv.data.loading import CachedSplit
-from fullconv.evaluation import Evaluation
-from fullconv.fcn import FCN
-from fullconv.model_folder import load
+from fullconv.measure.evaluation import Evaluation
+from fullconv.net.fcn import FCN
+from fullconv.net.folder import load
 from fullconv.predict.labels import Labels, head_labels
-from fullconv.predict.reading import photograph
+from fullconv.predict.scenes import photograph
 from fullconv.report.page import Head, Report, Scene, Stage
 from fullconv.train import checkpoint
 from fullconv.train.record import Record

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fullconv.calibration import Fit, fit_temperature
 from fullconv.data.folder import evenly_chosen
 from fullconv.data.loading import CachedSplit
-from fullconv.model_folder import load
+from fullconv.measure.calibration import Fit, fit_temperature
+from fullconv.net.folder import load
 from fullconv.predict.labels import Labels, coarse_scores, inference, scores_within
 from fullconv.train import checkpoint
 
 if TYPE_CHECKING:
-    from fullconv.fcn import FCN
-    from fullconv.head import Head
+    from fullconv.net.fcn import FCN
+    from fullconv.net.head import Head
 
 IMAGES, PIXELS = 32, 2048  # images at most, and of each so many pixels: ample for one number
 WINDOW = 512  # pixels a side that are enlarged of an image, lest large ones take long

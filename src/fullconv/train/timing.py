@@ -21,7 +21,7 @@ from fullconv.train.state import make_optimizer
 from fullconv.train.step import set_to_train, take_step
 
 if TYPE_CHECKING:
-    from fullconv.fcn import FCN
+    from fullconv.net.fcn import FCN
 
 WORTH_BF16 = 1.15  # times as fast, else fp32 it is
 MOST_STEPS, ENOUGH_SECONDS = 8, 4.0  # timed per precision

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from fullconv.errors import FullconvError, nearest
+from fullconv.base.errors import FullconvError, nearest
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from fullconv.fcn import FCN
+    from fullconv.net.fcn import FCN
     from fullconv.predict.labels import Pixels
 
 ENGINES = ("auto", "torch", "openvino", "onnxruntime")

@@ -14,7 +14,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from fullconv.fcn import FCN
+from fullconv.net.fcn import FCN
 from fullconv.predict.engines.whole import Share, Size, SpecialSizes, Whole
 from fullconv.predict.labels import Pixels
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fullconv.fcn import FCN
+from fullconv.net.fcn import FCN
 from fullconv.predict.engines import EngineError, Precision
 from fullconv.predict.engines.torch_engine import TorchEngine
 from fullconv.predict.engines.whole import Share, Size, SpecialSizes, Whole

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fullconv.fcn import FCN
-from fullconv.precision import full_float32
+from fullconv.base.precision import full_float32
+from fullconv.net.fcn import FCN
+from fullconv.net.rewrites.folding import fold_norms
 from fullconv.predict.engines import Precision
-from fullconv.predict.engines.folding import fold_norms
 from fullconv.predict.engines.whole import Share, Size, SpecialSizes, Whole
 from fullconv.predict.labels import Pixels
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from fullconv.fcn import FCN
+from fullconv.net.fcn import FCN
 from fullconv.predict.labels import Pixels
 
 LARGE = 1 << 19  # pixels; such an image keeps all cores busy by itself
@@ -46,7 +46,7 @@ class Whole(nn.Module):
         super().__init__()
         self.preprocessing, self.net = net.preprocessing, net
         if size is not None:
-            from fullconv.elision import elided
+            from fullconv.net.rewrites.elision import elided
 
             self.net = elided(net, size).net
 

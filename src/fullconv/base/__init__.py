@@ -1,0 +1,1 @@
+"""What any room may stand on: errors, files, images, progress, downloads, colours."""

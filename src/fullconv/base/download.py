@@ -1,0 +1,339 @@
+"""Fetching a file over HTTP: resumed where it broke off, and checked before it gets its name.
+
+torchvision's and torch.hub's downloaders cannot resume, and what is fetched here has up to 3 GB;
+the standard library's client does what is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from filelock import FileLock
+
+from fullconv.base import files
+from fullconv.base.errors import FullconvError, WorkFailedError
+from fullconv.base.progress import Progress, progress
+
+MEGABYTE = 1_000_000
+SLACK = 100 * MEGABYTE  # beyond twice what a file should have, before it is refused
+PAUSES = (1.0, 4.0, 15.0)  # seconds before trying again after an attempt that brought nothing
+TIMEOUT = 60.0  # seconds without a byte
+
+_CHUNK = 1 << 20
+_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+
+
+@dataclass(frozen=True)
+class Checksum:
+    """A checksum of a file.
+
+    Attributes:
+        algorithm: one of hashlib's: "md5", "sha1", "sha256" and so on.
+        digest: in lower-case hexadecimal.
+        publisher: who states it.
+    """
+
+    algorithm: str
+    digest: str
+    publisher: str
+
+    def __str__(self) -> str:
+        """Name the algorithm and the digest: "md5 520609c5…"."""
+        return f"{self.algorithm} {self.digest}"
+
+
+@dataclass(frozen=True)
+class WebFile:
+    """A file to fetch.
+
+    Attributes:
+        file: the name under which it is kept.
+        addresses: where it is, tried in order; none: it is put in place by hand.
+        megabytes: about how large it is; what is far larger is not fetched.
+        checksum: that was published; None: nobody did, and any content is taken.
+    """
+
+    file: str
+    addresses: tuple[str, ...] = ()
+    megabytes: int = 0
+    checksum: Checksum | None = None
+
+    @property
+    def most(self) -> int:
+        """The most bytes that are taken for it."""
+        return 2 * self.megabytes * MEGABYTE + SLACK
+
+
+class _BrokeOffError(Exception):
+    """The transfer ended early; what arrived is kept and the rest may be asked for."""
+
+
+class _RefusedError(Exception):
+    """This address doesn't give the file."""
+
+
+def fetch(
+    wanted: WebFile, folder: Path, *, quiet: bool = False, pauses: Sequence[float] = PAUSES
+) -> Path:
+    """Fetch a file into `folder` unless it is there already.
+
+    What arrives is kept as FILE.part, so that an interrupted transfer continues where it broke
+    off. It gets its name only if its checksum is the published one. Of several processes that
+    fetch the same file one does, and the others wait for it.
+
+    Args:
+        wanted: What to fetch; its addresses are tried in order.
+        folder: Made if need be.
+        quiet: Show no progress.
+        pauses: Seconds to wait after each attempt in a row that brought no byte; one attempt
+            more is made than there are pauses.
+
+    Returns:
+        The path of the file in `folder`.
+
+    Raises:
+        FullconvError: A file of that name is there but has another checksum.
+        WorkFailedError: No address gave the whole file; the message says what to do by hand.
+    """
+    path = folder / wanted.file
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = folder / f".{wanted.file}.lock"
+        with FileLock(lock):
+            if not path.exists():  # nobody fetched it while we waited
+                _bring(wanted, path, quiet, pauses)
+                lock.unlink()  # who gets it later sees the file
+                return path
+    verify(path, wanted, quiet=quiet)
+    return path
+
+
+def verify(path: Path, wanted: WebFile, *, quiet: bool = False) -> None:
+    """Raise FullconvError where `path` has another checksum than was published of `wanted`."""
+    if wanted.checksum is None:
+        return
+    found = _checksum(path, wanted.checksum, wanted.file, quiet)
+    if found != wanted.checksum:
+        raise FullconvError(
+            f"{path}: its {found} is not the {wanted.checksum.digest} that {found.publisher} "
+            "states; remove the file and run the same command again"
+        )
+
+
+def _bring(wanted: WebFile, path: Path, quiet: bool, pauses: Sequence[float]) -> None:
+    """Fetch `path` from the first address that gives the right file."""
+    part = path.with_name(f"{path.name}.part")
+    reasons = []
+    for address in wanted.addresses:
+        try:
+            _transfer(address, part, wanted, quiet, pauses)
+            _require_checksum(part, wanted, quiet)
+        except _RefusedError as reason:
+            reasons.append(f"{address}: {reason}")
+        else:
+            part.replace(path)
+            _discard(part)
+            return
+    raise WorkFailedError(_told(wanted, path, part, reasons))
+
+
+def _told(wanted: WebFile, path: Path, part: Path, reasons: Sequence[str]) -> str:
+    by_hand = f"save it as {path}" + (f" ({wanted.checksum})" if wanted.checksum else "")
+    if not reasons:
+        return f"{wanted.file}: has no public address; {by_hand}"
+    have = f", {_megabytes(part)} MB of it are kept" if part.exists() else ""
+    return (
+        f"{wanted.file}: could not be fetched{have} ({'; '.join(reasons)}); run the same command "
+        f"to continue, or fetch it by hand and {by_hand}"
+    )
+
+
+def _transfer(
+    address: str, part: Path, wanted: WebFile, quiet: bool, pauses: Sequence[float]
+) -> None:
+    """Bring `part` to its full length, trying again while that brings anything."""
+    fruitless = 0
+    while True:
+        before = _size(part)
+        try:
+            return _continue(address, part, wanted, quiet)
+        except _BrokeOffError as problem:
+            fruitless = 0 if _size(part) > before else fruitless + 1
+            if fruitless > len(pauses):
+                raise _RefusedError(str(problem)) from None
+            time.sleep(pauses[fruitless - 1] if fruitless else 0.0)
+
+
+def _continue(address: str, part: Path, wanted: WebFile, quiet: bool) -> None:
+    """Ask for what `part` lacks, once, and append it."""
+    have = _size(part)
+    validator = _validator_for(part, address)
+    if have and not (validator or wanted.checksum):
+        have = 0  # nothing would tell if the file had changed meanwhile
+    try:
+        response = _ask(address, have, validator)
+    except HTTPError as error:
+        if have and error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            _conclude(part, error.headers.get("Content-Range", ""))
+            return
+        raise _judged(error) from None
+    with closing(response):
+        have, total = _extent(response, have)
+        _require_bounded(part, wanted, total or have)
+        _keep_validator(part, address, response)
+        size = -(-(total or wanted.megabytes * MEGABYTE) // MEGABYTE)
+        done = have // MEGABYTE
+        with (
+            progress(size, f"fetch {wanted.file}", unit="MB", quiet=quiet, done=done) as bar,
+            part.open("ab") as file,
+        ):
+            file.truncate(have)
+            for chunk in _chunks(response):
+                file.write(chunk)
+                _require_bounded(part, wanted, file.tell())
+                _show(bar, file.tell())
+    if total is not None and _size(part) != total:
+        raise _BrokeOffError(f"broke off after {_size(part):,} of {total:,} bytes")
+
+
+def _ask(address: str, have: int, validator: str) -> HTTPResponse:
+    """Request the bytes from `have` on; HTTPError where the server declines."""
+    # no compressed transfer: ranges and lengths are to be those of the file
+    headers = {"User-Agent": "fullconv", "Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+        if validator:
+            headers["If-Range"] = validator
+    try:
+        response: HTTPResponse = urlopen(Request(address, headers=headers), timeout=TIMEOUT)
+    except HTTPError:
+        raise
+    except URLError as error:
+        raise _BrokeOffError(f"can't be reached ({error.reason})") from None
+    except (OSError, HTTPException) as error:
+        raise _BrokeOffError(f"can't be reached ({_named(error)})") from None
+    if response.headers.get_content_type() == "text/html":
+        response.close()
+        raise _RefusedError("gives a web page instead of the file")
+    return response
+
+
+def _extent(response: HTTPResponse, have: int) -> tuple[int, int | None]:
+    """Return how many bytes to keep and how many there will be, None if the server won't say."""
+    length = response.headers.get("Content-Length", "")
+    rest = int(length) if length.isdigit() else None
+    if response.status != HTTPStatus.PARTIAL_CONTENT:
+        return 0, rest
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+    if found is None or int(found[1]) != have:
+        raise _RefusedError("gives another range than was asked for")
+    return have, int(found[2]) if found[2] != "*" else rest and have + rest
+
+
+def _require_bounded(part: Path, wanted: WebFile, size: int) -> None:
+    """Refuse what has, or will have, far more bytes than it should; a disk is soon full."""
+    if size > wanted.most:
+        _discard(part)
+        raise _RefusedError(f"has more than the {wanted.most:,} bytes that are taken for the file")
+
+
+def _conclude(part: Path, content_range: str) -> None:
+    """Judge a range past the file's end: `part` is complete, or has bytes of something else."""
+    if content_range == f"bytes */{_size(part)}":
+        return
+    _discard(part)
+    raise _BrokeOffError("holds another file than the one begun")
+
+
+def _judged(error: HTTPError) -> Exception:
+    told = f"{error.code} {error.reason}"
+    again = error.code >= HTTPStatus.INTERNAL_SERVER_ERROR or error.code in _AGAIN
+    return _BrokeOffError(told) if again else _RefusedError(told)
+
+
+def _chunks(response: HTTPResponse) -> Iterator[bytes]:
+    """Yield the body; errors of the network are told from those of the disk."""
+    while True:
+        try:
+            chunk = response.read(_CHUNK)
+        except (OSError, HTTPException) as error:
+            raise _BrokeOffError(f"broke off ({_named(error)})") from None
+        if not chunk:
+            return
+        yield chunk
+
+
+def _named(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _discard(part: Path) -> None:
+    """Remove what arrived, if it is still there, and what was noted of it."""
+    part.unlink(missing_ok=True)
+    _note_of(part).unlink(missing_ok=True)
+
+
+def _note_of(part: Path) -> Path:
+    return part.with_name(f"{part.name}.version")
+
+
+def _keep_validator(part: Path, address: str, response: HTTPResponse) -> None:
+    """Note which version of the file this is, for If-Range; weak tags are of no use there."""
+    tag = response.headers.get("ETag", "")
+    validator = tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
+    files.write_text(_note_of(part), f"{address}\n{validator}\n")
+
+
+def _validator_for(part: Path, address: str) -> str:
+    """Return the version noted of `part`, "" if it is of another address or unknown."""
+    note = _note_of(part)
+    lines = note.read_text(encoding="utf-8").splitlines() if note.exists() else []
+    return lines[1] if len(lines) == 2 and lines[0] == address else ""
+
+
+def _require_checksum(part: Path, wanted: WebFile, quiet: bool) -> None:
+    if wanted.checksum is None:
+        return
+    found = _checksum(part, wanted.checksum, wanted.file, quiet)
+    if found != wanted.checksum:
+        _discard(part)
+        states = f"{found.publisher} states {wanted.checksum.digest}"
+        raise _RefusedError(f"gave a file of {found} but {states}")
+
+
+def _checksum(path: Path, like: Checksum, what: str, quiet: bool) -> Checksum:
+    """Return the checksum that `like` would be if `path` were right."""
+    digest = hashlib.new(like.algorithm, usedforsecurity=False)
+    total = -(-_size(path) // MEGABYTE)
+    with (
+        progress(total, f"check {what}", unit="MB", quiet=quiet) as bar,
+        path.open("rb") as file,
+    ):
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            _show(bar, file.tell())
+    return replace(like, digest=digest.hexdigest())
+
+
+def _show(bar: Progress, position: int) -> None:
+    """Advance `bar`, which counts megabytes, to a `position` in bytes."""
+    if steps := position // MEGABYTE - bar.done:
+        bar.advance(steps)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _megabytes(path: Path) -> int:
+    return _size(path) // MEGABYTE

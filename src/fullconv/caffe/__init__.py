@@ -1,1 +1,0 @@
-"""What is Caffe's own: its classifiers and its file format."""

@@ -1,0 +1,1 @@
+"""Any classifier becomes dense: traced, placed on grids, its dense layers made convolutions."""

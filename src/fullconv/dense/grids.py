@@ -1,0 +1,459 @@
+"""The grid of every value of a traced network, found by walking its graph.
+
+Each layer is one of four things: a window that slides (convolution, pooling, padding), a pointwise
+operation, a change of layout (permute, view), or a reduction over the whole image. Anything else
+(attention, rolling, resampling) has no grid, and a network that needs it is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import fx, nn
+from torch.nn import functional as F
+from torch.nn.modules import activation, batchnorm, dropout, instancenorm
+
+from fullconv.base.errors import FullconvError
+from fullconv.geometry import Grid, Window, merge
+
+SOFTMAXES = (nn.Softmax, nn.Softmin, nn.LogSoftmax)
+
+
+class NotConvolutionalError(FullconvError):
+    """A layer does not slide over the image, so the network cannot become dense."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the cells of a value lie.
+
+    Attributes:
+        layout: one letter a dimension: N, C (may repeat), H, W.
+        vertical, horizontal: the grids along H and W; None for a value that depends on the whole
+            image and has no place on it.
+    """
+
+    layout: str
+    vertical: Grid | None
+    horizontal: Grid | None
+
+    @property
+    def is_global(self) -> bool:
+        """Whether the value describes the whole image."""
+        return self.vertical is None
+
+    def through(self, vertical: Window, horizontal: Window) -> Place:
+        """Slide a window along each axis; a global value stays global."""
+        if self.vertical is None or self.horizontal is None:
+            return self
+        return replace(
+            self,
+            vertical=self.vertical.through(vertical),
+            horizontal=self.horizontal.through(horizontal),
+        )
+
+    def unbounded(self) -> Place:
+        """Let the cells depend on the whole image besides."""
+        if self.vertical is None or self.horizontal is None:
+            return self
+        return replace(
+            self, vertical=self.vertical.unbounded(), horizontal=self.horizontal.unbounded()
+        )
+
+
+def places(module: fx.GraphModule) -> dict[fx.Node, Place]:
+    """Return the place of every value that depends on the image.
+
+    `module` is traced, with shapes noted (see `tracing.trace`).
+
+    Raises:
+        NotConvolutionalError: names the first layer that has no grid, and why.
+        GeometryError: layers of different strides are joined.
+    """
+    found: dict[fx.Node, Place] = {}
+    for node in module.graph.nodes:
+        if node.op == "placeholder":
+            found[node] = Place("NCHW", Grid(), Grid())
+        elif node.op != "output" and any(source in found for source in node.all_input_nodes):
+            place = _place(module, node, found)
+            if place is not None:
+                found[node] = place
+    return found
+
+
+def _place(module: fx.GraphModule, node: fx.Node, found: dict[fx.Node, Place]) -> Place | None:
+    inputs = [found[source] for source in node.all_input_nodes if source in found]
+    if all(place.is_global for place in inputs):
+        return inputs[0]
+    if node.op == "call_module":
+        return _place_of_module(module.get_submodule(str(node.target)), node, inputs[0])
+    name = call_name(node)
+    if is_pointwise_call(node):
+        _refuse_fixed_maps(node, found, inputs)
+        return _joined(node, inputs)
+    if name in _RULES:
+        return _RULES[name](node, inputs)
+    raise _refusal(node, f"{name}() does not slide over the image")
+
+
+def _refusal(node: fx.Node, reason: str) -> NotConvolutionalError:
+    return NotConvolutionalError(
+        f"layer {layer_name(node)}: {reason}; only networks of convolutions, pooling and "
+        "pointwise layers can be made fully convolutional"
+    )
+
+
+def layer_name(node: fx.Node) -> str:
+    """Return the name a user knows a layer by: its module's path, or the node's own name."""
+    return str(node.target) if node.op == "call_module" else node.name
+
+
+# Modules ------------------------------------------------------------------------------------
+
+
+def _place_of_module(layer: nn.Module, node: fx.Node, place: Place) -> Place:
+    windows = windows_of(layer)
+    if windows is not None:
+        slid = _require(node, place, "NCHW").through(*windows)
+        return slid.unbounded() if getattr(layer, "padding_mode", "") == "circular" else slid
+    if is_global_pooling(layer):
+        return Place("NCHW", None, None)
+    if isinstance(layer, (nn.Linear, nn.LayerNorm)):
+        if not place.layout.endswith("C"):
+            raise _refusal(node, f"a {type(layer).__name__} runs along an image axis")
+        return place
+    of_batch = isinstance(layer, batchnorm._BatchNorm) and layer.running_mean is None
+    if of_batch or isinstance(layer, (nn.GroupNorm, instancenorm._InstanceNorm)):
+        return place.unbounded()
+    if isinstance(layer, SOFTMAXES) and place.layout[1 if layer.dim is None else layer.dim] != "C":
+        raise _refusal(node, f"a {type(layer).__name__} runs along an image axis")
+    if node.meta.get("shape") == node.all_input_nodes[0].meta.get("shape"):
+        if _is_pointwise(layer):
+            return place
+        if _is_opaque(layer):
+            return place.unbounded()
+    raise _refusal(node, f"{type(layer).__name__} does not slide over the image")
+
+
+def windows_of(layer: nn.Module) -> tuple[Window, Window] | None:
+    """Return the vertical and horizontal windows of a sliding layer, None for any other."""
+    if isinstance(layer, nn.Conv2d):
+        return _conv_windows(layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+    if isinstance(layer, nn.MaxPool2d):
+        return _pool_windows(
+            layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode
+        )
+    if isinstance(layer, nn.AvgPool2d):
+        return _pool_windows(layer.kernel_size, layer.stride, layer.padding, 1, layer.ceil_mode)
+    if isinstance(layer, nn.LPPool2d):
+        return _pool_windows(layer.kernel_size, layer.stride, 0, 1, layer.ceil_mode)
+    if isinstance(
+        layer, nn.modules.padding._ConstantPadNd | nn.ReflectionPad2d | nn.ReplicationPad2d
+    ):
+        left, right, top, bottom = layer.padding
+        return Window(1, before=top, after=bottom), Window(1, before=left, after=right)
+    return None
+
+
+def is_global_pooling(layer: nn.Module) -> bool:
+    """Whether a module pools any map to one cell."""
+    kinds = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+    return isinstance(layer, kinds) and pair(layer.output_size) == (1, 1)
+
+
+def _conv_windows(kernel: Any, stride: Any, padding: Any, dilation: Any) -> tuple[Window, Window]:
+    windows = []
+    for axis, size in enumerate(pair(kernel)):
+        spread = pair(dilation)[axis]
+        total = spread * (size - 1)
+        if padding == "same":
+            before, after = total // 2, total - total // 2
+        else:
+            before = after = 0 if padding == "valid" else pair(padding)[axis]
+        windows.append(Window(size, pair(stride)[axis], before, after, spread))
+    return windows[0], windows[1]
+
+
+def _pool_windows(
+    kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool
+) -> tuple[Window, Window]:
+    flat = zip(pair(kernel), pair(stride or kernel), pair(padding), pair(dilation), strict=True)
+    vertical, horizontal = (Window(k, s, p, p, d, ceil) for k, s, p, d in flat)
+    return vertical, horizontal
+
+
+def pair(value: Any) -> tuple[int, int]:
+    """Return a layer's argument for H and W, given as one number or as two."""
+    if isinstance(value, Sequence):
+        return (int(value[0]), int(value[-1]))
+    return (int(value), int(value))
+
+
+def _is_pointwise(layer: nn.Module) -> bool:
+    """Whether a layer that keeps its input's shape looks at each cell alone."""
+    attention = isinstance(layer, nn.MultiheadAttention)
+    families = (
+        batchnorm._BatchNorm,
+        dropout._DropoutNd,
+        nn.Identity,
+        nn.LocalResponseNorm,
+        nn.CrossMapLRN2d,
+    )
+    is_activation = type(layer).__module__ == activation.__name__ and not attention
+    is_stochastic_depth = _is_opaque(layer) and not layer.state_dict()
+    return is_stochastic_depth or is_activation or isinstance(layer, families)
+
+
+def _is_opaque(layer: nn.Module) -> bool:
+    """Whether a trace could not look into a layer: it branches on its training flag."""
+    return not type(layer).__module__.startswith("torch.nn")
+
+
+# Functions and methods ------------------------------------------------------------------------
+
+_POINTWISE = frozenset(
+    """
+    add iadd sub isub mul imul truediv itruediv neg pow abs sqrt rsqrt exp clamp clamp_ where
+    add_ sub_ mul_ div div_ maximum minimum addcmul lerp
+    relu relu_ relu6 leaky_relu elu selu celu prelu silu hardswish hardsigmoid hardtanh sigmoid
+    sigmoid_ tanh gelu mish softplus
+    batch_norm local_response_norm dropout dropout2d feature_dropout alpha_dropout stochastic_depth
+    contiguous clone detach to float type_as expand_as
+    """.split()
+)
+
+
+def is_pointwise_call(node: fx.Node) -> bool:
+    """Whether a call of a function or method looks at each cell alone."""
+    return call_name(node) in _POINTWISE
+
+
+def _refuse_fixed_maps(node: fx.Node, found: dict[fx.Node, Place], inputs: Sequence[Place]) -> None:
+    """Refuse to join a map with a parameter that has cells of its own (a position embedding)."""
+    if node.target in (F.batch_norm, F.prelu):  # theirs are told apart by channel
+        return
+    local = next(place for place in inputs if not place.is_global)
+    for source in node.all_input_nodes:
+        shape = source.meta.get("shape", ()) if source not in found else ()
+        aligned = zip(reversed(local.layout), reversed(shape), strict=False)
+        if any(letter in "HW" and length != 1 for letter, length in aligned):
+            raise _refusal(node, f"it joins a map with a parameter of fixed shape {shape}")
+
+
+def _joined(node: fx.Node, inputs: list[Place]) -> Place:
+    """Return the place of a sum, product or concatenation."""
+    local = [place for place in inputs if not place.is_global]
+    if len({place.layout for place in local}) > 1:
+        raise _refusal(node, "values of different layouts are joined")
+    joined = replace(
+        local[0],
+        vertical=merge([place.vertical for place in local if place.vertical]),
+        horizontal=merge([place.horizontal for place in local if place.horizontal]),
+    )
+    return joined.unbounded() if len(local) < len(inputs) else joined
+
+
+def _require(node: fx.Node, place: Place, layout: str) -> Place:
+    if place.layout != layout:
+        raise _refusal(node, f"it needs the layout {layout} and gets {place.layout}")
+    return place
+
+
+def argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
+    """Return an argument of a call, however it was passed."""
+    if len(node.args) > position:
+        return node.args[position]
+    return node.kwargs.get(name, default)
+
+
+def axes_of(node: fx.Node, position: int = 1) -> list[int]:
+    """Return the dimensions that a call names, as one list or one by one, counted from 0."""
+    given = argument(node, position, "dim", argument(node, position, "dims", ()))
+    if isinstance(given, int):
+        given = [arg for arg in node.args[position:] if type(arg) is int] or [given]
+    rank = len(node.all_input_nodes[0].meta["shape"])
+    return [int(axis) % rank for axis in given]
+
+
+def _concatenate(node: fx.Node, inputs: list[Place]) -> Place:
+    place = _joined(node, inputs)
+    axis = argument(node, 1, "dim", 0)
+    if place.layout[axis] != "C":
+        raise _refusal(node, "values are joined along an image axis")
+    return place
+
+
+def _split(node: fx.Node, inputs: list[Place]) -> Place:
+    axis = argument(node, 2, "dim", 0)
+    if inputs[0].layout[axis] != "C":
+        raise _refusal(node, "the image is cut into pieces")
+    return inputs[0]
+
+
+def _permute(node: fx.Node, inputs: list[Place]) -> Place:
+    letters = inputs[0].layout
+    return replace(inputs[0], layout="".join(letters[axis] for axis in axes_of(node)))
+
+
+def _transpose(node: fx.Node, inputs: list[Place]) -> Place:
+    letters = list(inputs[0].layout)
+    first, second = (int(argument(node, i, f"dim{i - 1}")) for i in (1, 2))
+    letters[first], letters[second] = letters[second], letters[first]
+    return replace(inputs[0], layout="".join(letters))
+
+
+def _reshape(node: fx.Node, inputs: list[Place]) -> Place:
+    """Allow a view that regroups channels and leaves the two image axes last."""
+    before, after = node.all_input_nodes[0].meta["shape"], node.meta["shape"]
+    if not inputs[0].layout.endswith("HW") or before[-2:] != after[-2:]:
+        raise _refusal(node, f"a view from {before} to {after} mixes up the image axes")
+    if call_name(node) != "flatten" and all(isinstance(side, int) for side in node.args[-2:]):
+        raise _refusal(node, f"a view to the fixed size {after[-2:]}")
+    return replace(inputs[0], layout="N" + "C" * (len(after) - 3) + "HW")
+
+
+def _unsqueeze(node: fx.Node, inputs: list[Place]) -> Place:
+    axis = axes_of(node)[0]
+    letters = inputs[0].layout
+    return replace(inputs[0], layout=letters[:axis] + "C" + letters[axis:])
+
+
+def _index(node: fx.Node, inputs: list[Place]) -> Place | None:
+    """Allow picking channels, and picking one of several values."""
+    if "shape" not in node.meta:
+        return None  # an element of a size
+    if "shape" not in node.all_input_nodes[0].meta:
+        return inputs[0]  # one of the pieces of a split
+    keys = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+    letters = ""
+    for letter, key in zip(inputs[0].layout, keys, strict=False):
+        if letter in "HW" and key != slice(None):
+            raise _refusal(node, "part of the image is picked out")
+        letters += "" if isinstance(key, int) else letter
+    return replace(inputs[0], layout=letters + inputs[0].layout[len(keys) :])
+
+
+def _reduce(node: fx.Node, inputs: list[Place]) -> Place:
+    """Allow a reduction over channels, kept as an axis, or over the whole image."""
+    position = 2 if call_name(node) == "norm" else 1
+    letters = {inputs[0].layout[axis] for axis in axes_of(node, position)}
+    if letters == {"H", "W"}:
+        return Place(inputs[0].layout, None, None)
+    if letters == {"C"} and argument(node, position + 1, "keepdim", False):
+        return inputs[0]
+    raise _refusal(node, "a reduction over some of the image's axes")
+
+
+def call_name(node: fx.Node) -> str:
+    """Return the name of the function or method that a node calls."""
+    return node.target if isinstance(node.target, str) else str(node.target.__name__)
+
+
+def _adaptive_pool(node: fx.Node, _: list[Place]) -> Place:
+    if pair(argument(node, 1, "output_size")) != (1, 1):
+        raise _refusal(node, "adaptive pooling to a fixed size")
+    return Place("NCHW", None, None)
+
+
+def _conv2d(node: fx.Node, inputs: list[Place]) -> Place:
+    kernel = argument(node, 1, "weight").meta["shape"][2:]
+    windows = _conv_windows(
+        kernel,
+        argument(node, 3, "stride", 1),
+        argument(node, 4, "padding", 0),
+        argument(node, 5, "dilation", 1),
+    )
+    return _require(node, inputs[0], "NCHW").through(*windows)
+
+
+def _max_pool2d(node: fx.Node, inputs: list[Place]) -> Place:
+    if asks_whole_map(node):
+        return Place("NCHW", None, None)
+    windows = _pool_windows(
+        argument(node, 1, "kernel_size"),
+        argument(node, 2, "stride"),
+        argument(node, 3, "padding", 0),
+        argument(node, 4, "dilation", 1),
+        argument(node, 5, "ceil_mode", False),
+    )
+    return _require(node, inputs[0], "NCHW").through(*windows)
+
+
+def asks_whole_map(node: fx.Node) -> bool:
+    """Whether a pooling's window is as large as its input, whatever that is."""
+    kernel = argument(node, 1, "kernel_size")
+    sides = kernel if isinstance(kernel, Sequence) else (kernel,)
+    return any(isinstance(side, fx.Node) for side in sides) and node.meta["shape"][-2:] == (1, 1)
+
+
+def _avg_pool2d(node: fx.Node, inputs: list[Place]) -> Place:
+    if asks_whole_map(node):
+        return Place("NCHW", None, None)
+    windows = _pool_windows(
+        argument(node, 1, "kernel_size"),
+        argument(node, 2, "stride"),
+        argument(node, 3, "padding", 0),
+        1,
+        argument(node, 4, "ceil_mode", False),
+    )
+    return _require(node, inputs[0], "NCHW").through(*windows)
+
+
+def _pad(node: fx.Node, inputs: list[Place]) -> Place:
+    amounts = [*argument(node, 1, "pad"), 0, 0, 0, 0][:4]
+    if not all(isinstance(amount, int) for amount in amounts):
+        raise _refusal(node, "the padding depends on the image's size")
+    left, right, top, bottom = amounts
+    padded = _require(node, inputs[0], "NCHW").through(
+        Window(1, before=top, after=bottom), Window(1, before=left, after=right)
+    )
+    return padded.unbounded() if argument(node, 2, "mode") == "circular" else padded
+
+
+def _layer_norm(node: fx.Node, inputs: list[Place]) -> Place:
+    shape = argument(node, 1, "normalized_shape")
+    if not inputs[0].layout.endswith("C") or math.prod(shape) != node.meta["shape"][-1]:
+        raise _refusal(node, "a layer_norm runs along an image axis")
+    return inputs[0]
+
+
+def _whole_map_norm(_: fx.Node, inputs: list[Place]) -> Place:
+    return inputs[0].unbounded()
+
+
+def _size(node: fx.Node, inputs: list[Place]) -> None:
+    """Sizes have no place."""
+
+
+_RULES: dict[str, Callable[[fx.Node, list[Place]], Place | None]] = {
+    "cat": _concatenate,
+    "concat": _concatenate,
+    "chunk": _split,
+    "split": _split,
+    "permute": _permute,
+    "transpose": _transpose,
+    "view": _reshape,
+    "reshape": _reshape,
+    "flatten": _reshape,
+    "unsqueeze": _unsqueeze,
+    "getitem": _index,
+    "mean": _reduce,
+    "norm": _reduce,
+    "sum": _reduce,
+    "amax": _reduce,
+    "adaptive_avg_pool2d": _adaptive_pool,
+    "adaptive_max_pool2d": _adaptive_pool,
+    "conv2d": _conv2d,
+    "max_pool2d": _max_pool2d,
+    "boolean_dispatch": _max_pool2d,
+    "avg_pool2d": _avg_pool2d,
+    "pad": _pad,
+    "layer_norm": _layer_norm,
+    "group_norm": _whole_map_norm,
+    "instance_norm": _whole_map_norm,
+    "size": _size,
+    "getattr": _size,
+}

@@ -1,0 +1,324 @@
+"""Convolutionalise: a classifier's dense layers become convolutions (CVPR 2015, section 3.1).
+
+A dense layer over a C x H x W map *is* a convolution whose kernel covers the whole map. Written as
+one, the classifier takes any size and yields a map of class scores, each cell the classifier's own
+answer for one window of the image, at a fraction of the cost of running it there by itself.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+from fullconv.dense.grids import (
+    SOFTMAXES,
+    NotConvolutionalError,
+    argument,
+    asks_whole_map,
+    axes_of,
+    call_name,
+    is_pointwise_call,
+    layer_name,
+    pair,
+    places,
+)
+from fullconv.dense.tracing import cut_points, module_of, note_shapes, trace
+
+Shape = tuple[int, ...]
+
+
+def convolutionalize(classifier: nn.Module, input_size: int = 224) -> fx.GraphModule:
+    """Turn an image classifier into a network that slides over images of any size.
+
+    Linear layers become convolutions (one that reads a flattened C x H x W map gets an H x W
+    kernel), and the final global pooling becomes a window of its native size that moves by single
+    cells. Squeeze-and-excitation pools stay global. The classifier itself is left as it is; the
+    result holds a copy of its weights under the same names.
+
+    Args:
+        classifier: takes N x 3 x input_size x input_size, returns N x classes.
+        input_size: the size in pixels of the square images that it was made for.
+
+    Returns:
+        A module from N x 3 x H x W to N x classes x h x w. At the native size h = w = 1 and the
+        scores equal the classifier's. `train` and `eval` work as on the classifier.
+
+    Raises:
+        UntraceableError: the network has no static graph of layers.
+        NotConvolutionalError: a layer does not slide over the image (a vision transformer's
+            attention, say); the message names it.
+    """
+    dense = trace(copy.deepcopy(classifier), input_size)
+    densify(dense, input_size, pooling="window", hidden="valid")
+    output = next(iter(reversed(dense.graph.nodes))).args[0]
+    if not isinstance(output, fx.Node):
+        raise NotConvolutionalError(
+            f"{type(classifier).__name__} must return one tensor of class scores, and nothing else"
+        )
+    place = places(dense).get(output)
+    if place is None or place.is_global or place.layout != "NCHW":
+        raise NotConvolutionalError(
+            f"{type(classifier).__name__} does not end in a map of scores: its layer "
+            f"{layer_name(output)} yields one answer for the whole image"
+        )
+    return dense
+
+
+def densify(
+    network: fx.GraphModule,
+    input_size: int,
+    *,
+    pooling: Literal["window", "drop"],
+    hidden: Literal["valid", "same"],
+) -> None:
+    """Make the head of a traced classifier dense, in place.
+
+    Args:
+        network: from `tracing.trace`; its shapes are noted anew.
+        input_size: the classifier's native input size in pixels.
+        pooling: what becomes of the final global pooling: a sliding "window" of its native size,
+            or nothing ("drop"), which leaves every cell of the features to itself.
+        hidden: padding of dense layers with a kernel larger than one cell.
+    """
+    pooled = [_localize_pooling(network, node) for node in cut_points(network.graph)]
+    _unflatten(network, hidden)
+    if pooling == "drop":
+        for node in filter(None, pooled):
+            keep(network, node)  # the layer before may need its output for its gradient
+            node.replace_all_uses_with(node.all_input_nodes[0])
+    network.graph.eliminate_dead_code()
+    network.graph.lint()
+    network.delete_all_unused_submodules()
+    network.recompile()
+    try:
+        note_shapes(network, input_size)
+    except Exception as error:  # a layer may raise anything
+        reason = str(error).strip().split("\n")[0]
+        raise NotConvolutionalError(f"its layers can't work on maps: {reason}") from error
+
+
+def _localize_pooling(network: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """Replace pooling to a fixed size by the window that it is at the native size.
+
+    Returns the window's node if it covered the whole map.
+    """
+    reduce = _pooled_by(network, node)
+    if reduce is None:
+        return None
+    source = pooled = node.all_input_nodes[0]
+    shape = node.meta["shape"]
+    before, after = source.meta["shape"][-2:], shape[2:] or (1, 1)
+    if any(size % cells for size, cells in zip(before, after, strict=True)):
+        raise NotConvolutionalError(
+            f"layer {layer_name(node)}: adaptive pooling from {before} to {after} cells has no "
+            "fixed window"
+        )
+    kernel = (before[0] // after[0], before[1] // after[1])
+    if kernel != (1, 1):
+        stride = 1 if after == (1, 1) else kernel
+        with network.graph.inserting_after(source):
+            pooled = network.graph.call_function(reduce, (source, kernel, stride))
+        pooled.meta["shape"] = (*shape[:2], *after)
+    result = pooled
+    if len(shape) == 2:  # a mean that drops the axes flattens too
+        with network.graph.inserting_after(pooled):
+            result = network.graph.call_function(torch.flatten, (pooled, 1))
+        result.meta["shape"] = shape
+    node.replace_all_uses_with(result)
+    network.graph.erase_node(node)
+    return pooled if after == (1, 1) and pooled is not source else None
+
+
+def _pooled_by(network: fx.GraphModule, node: fx.Node) -> Callable[..., Any] | None:
+    """Return the function that pools, if `node` pools its whole input to a fixed size."""
+    layer = module_of(network, node)
+    if isinstance(layer, nn.AdaptiveAvgPool2d) or node.target is F.adaptive_avg_pool2d:
+        return F.avg_pool2d
+    if isinstance(layer, nn.AdaptiveMaxPool2d) or node.target is F.adaptive_max_pool2d:
+        return F.max_pool2d
+    if isinstance(layer, nn.AvgPool2d) or node.target is F.avg_pool2d:
+        return F.avg_pool2d if _averages_whole_map(layer, node) else None
+    if node.target is F.max_pool2d:
+        return F.max_pool2d if asks_whole_map(node) else None
+    for names, reduce in (
+        (("mean", torch.mean), F.avg_pool2d),
+        (("amax", torch.amax), F.max_pool2d),
+    ):
+        if node.target in names and sorted(axes_of(node)) == [2, 3]:
+            return reduce
+    return None
+
+
+def _averages_whole_map(layer: nn.Module | None, node: fx.Node) -> bool:
+    """Whether average pooling with a window covers the whole map at the native size.
+
+    A max pooling that does is the last of a row of them (VGG's on small images), not a head.
+    """
+    if layer is None and asks_whole_map(node):
+        return True
+    kernel = layer.kernel_size if layer else argument(node, 1, "kernel_size")
+    shape = node.all_input_nodes[0].meta["shape"]
+    return bool(pair(kernel) == shape[-2:])
+
+
+def _unflatten(network: fx.GraphModule, hidden: Literal["valid", "same"]) -> None:
+    """Let what follows the flattening of the last map work on the map itself."""
+    cuts = set(cut_points(network.graph))  # elsewhere, squeeze-and-excitation may flatten
+    flattened: dict[fx.Node, Shape] = {}  # values without image axes -> the map they stand for
+    for node in list(network.graph.nodes):
+        if node.op == "output":
+            return
+        source = node.all_input_nodes[0] if node.all_input_nodes else None
+        if source is None or "shape" not in node.meta or "shape" not in source.meta:
+            continue
+        before, after = source.meta["shape"], node.meta["shape"]
+        if node in cuts and _flattens(network, node, before, after):
+            replacement: fx.Node | None = source
+            flattened[source] = flattened.get(source, before[1:])
+        elif source in flattened:
+            dense = _is_linear(network, node)
+            replacement = _on_map(network, node, flattened[source], hidden)
+            flattened[replacement or node] = (after[-1], 1, 1) if dense else flattened[source]
+        else:
+            continue
+        if replacement is not None:
+            replacement.meta.setdefault("shape", after)
+            node.replace_all_uses_with(replacement)
+            network.graph.erase_node(node)
+
+
+def _flattens(network: fx.GraphModule, node: fx.Node, before: Shape, after: Shape) -> bool:
+    """Whether a layer makes vectors of maps, or drops a last axis of length 1 on the way there."""
+    if math.prod(before) != math.prod(after) or (len(after) != 2 and after != before[:-1]):
+        return False
+    if node.op == "call_module":
+        return isinstance(network.get_submodule(str(node.target)), nn.Flatten)
+    return node.target in (torch.flatten, "flatten", "view", "reshape", "squeeze", torch.squeeze)
+
+
+def _on_map(
+    network: fx.GraphModule, node: fx.Node, shape: Shape, hidden: Literal["valid", "same"]
+) -> fx.Node | None:
+    """Make a layer that worked on vectors work on C x H x W maps; return its new node, if any."""
+    kernel = shape[1:]
+    same = hidden == "same" and _is_linear(network, node)
+    odd = all(size % 2 for size in kernel) and node.op == "call_module"
+    if same and not odd and kernel != (1, 1):
+        _pad_before(network, node, kernel)
+    if node.op != "call_module":
+        if node.target is F.linear:
+            return _convolve(network, node, shape)
+        if is_pointwise_call(node):
+            return None
+        raise NotConvolutionalError(
+            f"layer {layer_name(node)}: {call_name(node)}() can't work on a map instead of a vector"
+        )
+    path = str(node.target)
+    layer = network.get_submodule(path)
+    if isinstance(layer, nn.Linear):
+        padding = (kernel[0] // 2, kernel[1] // 2) if same and odd else (0, 0)
+        network.set_submodule(path, dense_to_convolution(layer, kernel, padding))
+        return None
+    normalises = isinstance(layer, (nn.LayerNorm, nn.BatchNorm1d, *SOFTMAXES))
+    if normalises and kernel != (1, 1):
+        raise NotConvolutionalError(f"layer {path}: it normalises a flattened map as one vector")
+    if isinstance(layer, nn.LayerNorm):
+        return _normalize_channels(network, node)
+    if isinstance(layer, nn.BatchNorm1d):
+        network.set_submodule(path, _batch_norm_2d(layer))
+    elif isinstance(layer, SOFTMAXES):
+        layer.dim = 1  # the classes, which were the last axis and the second
+    return None
+
+
+def _is_linear(network: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return isinstance(network.get_submodule(str(node.target)), nn.Linear)
+    return node.target is F.linear
+
+
+def _convolve(network: fx.GraphModule, node: fx.Node, shape: Shape) -> fx.Node:
+    """Make a call of F.linear, on a weight that may be computed, a call of F.conv2d."""
+    source, weight = node.all_input_nodes[0], argument(node, 1, "weight")
+    with network.graph.inserting_before(node):
+        kernel = network.graph.call_method("reshape", (weight, -1, *shape))
+        return network.graph.call_function(F.conv2d, (source, kernel, argument(node, 2, "bias")))
+
+
+def dense_to_convolution(
+    layer: nn.Linear, kernel: tuple[int, ...] = (1, 1), padding: tuple[int, int] = (0, 0)
+) -> nn.Conv2d:
+    """Return the convolution that equals a linear layer on a flattened C x kernel map.
+
+    Its weight is the linear layer's, reshaped O x (C·H·W) -> O x C x H x W (Caffe's ``surgery``).
+    """
+    height, width = kernel
+    channels = layer.in_features // (height * width)
+    with torch.device("meta"):  # the values come from the linear layer
+        convolution = nn.Conv2d(
+            channels,
+            layer.out_features,
+            (height, width),
+            padding=padding,
+            bias=layer.bias is not None,
+        )
+    weight = layer.weight.detach().reshape(convolution.weight.shape)
+    convolution.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
+    convolution.bias = layer.bias
+    return convolution.train(layer.training)
+
+
+def _pad_before(network: fx.GraphModule, node: fx.Node, kernel: tuple[int, ...]) -> None:
+    """Pad so that the map keeps its size; the odd cell of an even kernel goes left and top."""
+    (top, bottom), (left, right) = ((size // 2, (size - 1) // 2) for size in kernel)
+    source = node.all_input_nodes[0]
+    with network.graph.inserting_before(node):
+        padded = network.graph.call_function(F.pad, (source, (left, right, top, bottom)))
+    node.replace_input_with(source, padded)
+
+
+def _normalize_channels(network: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """Run a LayerNorm over the channels of each cell."""
+    graph, source = network.graph, node.all_input_nodes[0]
+    with graph.inserting_before(node):
+        last = graph.call_method("permute", (source, 0, 2, 3, 1))
+        normalized = graph.call_module(str(node.target), (last,))
+        return graph.call_method("permute", (normalized, 0, 3, 1, 2))
+
+
+def _batch_norm_2d(layer: nn.BatchNorm1d) -> nn.BatchNorm2d:
+    with torch.device("meta"):
+        twin = nn.BatchNorm2d(
+            layer.num_features,
+            layer.eps,
+            layer.momentum,
+            layer.affine,
+            layer.track_running_stats,
+        )
+    for name, value in (*layer.named_parameters(), *layer.named_buffers()):
+        setattr(twin, name, value)
+    return twin.train(layer.training)
+
+
+def keep(network: fx.GraphModule, node: fx.Node) -> None:
+    """Stop the layers that read `node` from overwriting it (activations "in place")."""
+    for user in list(node.users):
+        if user.op == "call_module":
+            layer = network.get_submodule(str(user.target))
+            if getattr(layer, "inplace", False):
+                layer.__dict__["inplace"] = False
+        elif user.op != "output" and may_overwrite(user):
+            with network.graph.inserting_before(user):
+                user.replace_input_with(node, network.graph.call_method("clone", (node,)))
+
+
+def may_overwrite(call: fx.Node) -> bool:
+    """Whether a call of a function or method may work in place: F.relu(x, True), x.clamp_(0)."""
+    flagged = any(value is True for value in (*call.args, call.kwargs.get("inplace")))
+    return flagged or call_name(call).endswith("_")

@@ -1,0 +1,1 @@
+"""What a net achieves: metrics, evaluation, upper bounds, calibration."""

@@ -1,0 +1,1 @@
+"""The same net with less work: folded, elided, or with quicker layers."""

@@ -1,0 +1,86 @@
+"""From the files of an image's inputs to one array; and back to a photograph to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fullconv.base.errors import FullconvError
+from fullconv.base.images import read_image, read_input
+from fullconv.data.folder import require_same_size
+from fullconv.data.info import COLOR
+from fullconv.predict.jobs import Job
+from fullconv.predict.labels import Pixels
+
+
+def read_inputs(job: Job, inputs: Mapping[str, int], max_pixels: int) -> Pixels:
+    """Read all inputs of an image.
+
+    The input "color" is read as RGB. Of any other 16-bit grey keeps its values (distances), as in
+    dataset folders.
+
+    Args:
+        job: names the files.
+        inputs: the net's: channels by name.
+        max_pixels: larger images are refused.
+
+    Returns:
+        The inputs' channels one after the other, H x W x C: uint8, or float32 if some has 16 bits.
+
+    Raises:
+        FullconvError: a file is missing or can't be read, or differs in size from the first; the
+            message names the image.
+    """
+    paths = [job.source, *(_only_file(job, name) for name in list(inputs)[1:])]
+    parts: list[Pixels] = []
+    for path, (name, channels) in zip(paths, inputs.items(), strict=True):
+        pixels = read_image(path, max_pixels) if name == COLOR else read_input(path, max_pixels)
+        if pixels.shape[2] != channels:
+            kind = "16-bit grey, one channel" if pixels.shape[2] == 1 else "3 channels of 8 bits"
+            raise FullconvError(
+                f"{path}: is read as {kind}, but the model's input {name!r} has {channels}"
+            )
+        parts.append(pixels)
+        require_same_size((path, pixels.shape[:2]), (paths[0], parts[0].shape[:2]))
+    if len(parts) == 1:
+        return parts[0]
+    joined: Pixels = np.concatenate(parts, 2)
+    return joined
+
+
+def photograph(image: Pixels, inputs: Mapping[str, int]) -> NDArray[np.uint8]:
+    """Return what a person is shown of an image: uint8 RGB, H x W x 3.
+
+    That is its input "color" or, of a net without, the first one; distances as grey from the
+    least to the greatest.
+
+    Args:
+        image: H x W x channels of all inputs.
+        inputs: channels by name, in that order.
+    """
+    shown = COLOR if COLOR in inputs else next(iter(inputs))
+    names = list(inputs)
+    first = sum(inputs[name] for name in names[: names.index(shown)])
+    pixels = image[..., first : first + inputs[shown]]
+    if pixels.shape[2] == 3:
+        return pixels.astype(np.uint8, copy=False)
+    least, greatest = float(pixels.min()), float(pixels.max())
+    grey = (pixels[..., :1] - least) / max(greatest - least, 1.0) * 255
+    return grey.astype(np.uint8).repeat(3, 2)
+
+
+def _only_file(job: Job, name: str) -> Path:
+    """Return the one file of a further input."""
+    found = job.others[name]
+    if not found:
+        raise FullconvError(
+            f"{job.source}: its {name} is missing: add an image {job.name} to the folder of "
+            f"--input {name}"
+        )
+    if len(found) > 1:
+        both = " and ".join(str(path) for path in found[:2])
+        raise FullconvError(f"{job.source}: {both} may both be its {name}; remove one")
+    return found[0]

@@ -1,0 +1,259 @@
+"""A run that is killed and resumed ends with the very weights of one that was left alone."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from coloured_scenes import write_scenes
+from safetensors.torch import load_file
+
+from fullconv.base.errors import FullconvError
+from fullconv.train import checkpoint, loop
+from fullconv.train.recipe import read_recipe
+from fullconv.train.run import run
+
+SETTINGS = ["epochs=6", "batch_size=2", "precision=fp32", "workers=0", "lr=0.003"]
+
+
+AS_THE_PAPER = (
+    "epochs=3",
+    "crop=whole",
+    "batch_size=1",
+    "accumulate=2",
+    "sampling=replacement",
+    "sampled_cells=0.5",
+    "loss=image_mean",
+    "optimizer=sgd",
+    "doubled_biases=all",
+    "keep=last",
+)
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """Compare nested tensors and values exactly, NaN with NaN."""
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for mine, theirs in zip(one, other, strict=True):
+            assert_same(mine, theirs)
+    else:
+        assert repr(one) == repr(other)  # exact for floats, and NaN is NaN
+
+
+def assert_same_result(one: Path, other: Path) -> None:
+    """Compare the kept models and the training states, bit by bit, but for the clock's share."""
+    assert_same(load_file(one / "model.safetensors"), load_file(other / "model.safetensors"))
+    states = [checkpoint.load(folder / "last.pt") for folder in (one, other)]
+    for state in states:
+        del state["seconds"], state["pace"]
+        for row in state["rows"]:
+            del row["seconds"]
+    assert_same(*states)
+
+
+def asked(data: Path, *settings: str, **options: Any) -> dict[str, Any]:
+    return {
+        "data": data,
+        "weights": "none",
+        "recipe": read_recipe("default", [*SETTINGS, *settings]),
+        **options,
+    }
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def one_thread_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the processes begun here
+
+
+class StopError(Exception):
+    """Ends a run from within, at a chosen step."""
+
+
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let training fail in its `step`-th step, as if the process were killed there."""
+    made, real = 0, loop.take_step
+
+    def take_step(*args: Any, **options: Any) -> float:
+        nonlocal made
+        made += 1
+        if made == step:
+            raise StopError
+        return real(*args, **options)
+
+    monkeypatch.setattr(loop, "take_step", take_step)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scenes(tmp_path_factory.mktemp("scenes"))
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        ({"backbone": "squeezenet1_1", "model": "fcn16s"}, ("ema=0.9", "accumulate=3")),  # dropout
+        (
+            {"backbone": "shufflenet_v2_x0_5"},
+            ("epochs=3", "optimizer=sgd", "lr=0.1", "class_weights=balanced"),
+        ),
+        ({"backbone": "squeezenet1_1", "model": "fcn16s"}, AS_THE_PAPER),
+    ],
+    ids=["dropout-ema-accumulation", "batch_norm-sgd-balanced", "whole-replacement-sampled"],
+)
+def test_resumed_within_an_epoch(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    settings: tuple[str, ...],
+) -> None:
+    wanted = asked(data, "save_minutes=0.000001", *settings, **options)
+    whole = run(tmp_path / "whole", wanted, resume=False, quiet=True)
+    with monkeypatch.context() as patch:
+        stop_at(5, patch)
+        with pytest.raises(StopError):
+            run(tmp_path / "cut", wanted, resume=False, quiet=True)
+    state = checkpoint.load(tmp_path / "cut" / whole.name / "last.pt")
+    assert state["step"] == 4
+    assert state["plan"]["steps_per_epoch"] in (1, 3)
+    resumed = run(tmp_path / "cut", {}, resume=True, quiet=True)
+    assert_same_result(whole, resumed)
+
+
+def test_resumed_from_the_last_save_though_more_was_done(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A better model may already have been kept by steps that are done again."""
+    wanted = asked(data, backbone="squeezenet1_1", model="fcn16s")
+    whole = run(tmp_path / "whole", wanted, resume=False, quiet=True)
+    with monkeypatch.context() as patch:
+        stop_at(12, patch)
+        with pytest.raises(StopError):
+            run(tmp_path / "cut", wanted, resume=False, quiet=True)
+    assert checkpoint.load(tmp_path / "cut" / "fcn16s" / "last.pt")["step"] == 0
+    assert_same_result(whole, run(tmp_path / "cut", {}, resume=True, quiet=True))
+
+
+def test_two_runs_are_equal_and_workers_change_nothing(data: Path, tmp_path: Path) -> None:
+    options = {"backbone": "squeezenet1_1", "model": "fcn16s"}
+    one, two, three = (
+        run(
+            tmp_path / f"w{index}",
+            asked(data, workers, "epochs=3", **options),
+            resume=False,
+            quiet=True,
+        )
+        for index, workers in enumerate(("workers=0", "workers=0", "workers=2"))
+    )
+    assert_same_result(one, two)
+    assert_same(load_file(one / "model.safetensors"), load_file(three / "model.safetensors"))
+
+
+def test_another_seed_gives_another_model(data: Path, tmp_path: Path) -> None:
+    options = {"backbone": "squeezenet1_1", "model": "fcn16s"}
+    one, two = (
+        run(tmp_path / seed, asked(data, seed, "epochs=1", **options), resume=False, quiet=True)
+        for seed in ("seed=0", "seed=1")
+    )
+    states = [checkpoint.load(folder / "last.pt")["net"] for folder in (one, two)]
+    assert any(not torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def wait_for_saves(out: Path, count: int, process: Any) -> None:
+    """Wait until the training state was saved `count` times, or the process has ended."""
+    seen: set[tuple[Path, int]] = {(last, last.stat().st_mtime_ns) for last in out.rglob("last.pt")}
+    known = len(seen)
+    while len(seen) < known + count and process.exitcode is None:
+        seen |= {(last, last.stat().st_mtime_ns) for last in out.rglob("last.pt")}
+        time.sleep(0.002)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(data: Path, tmp_path: Path) -> None:
+    """Staged, saving all the time: kills hit training, validation, saving and the gap of stages."""
+    wanted = asked(data, "epochs=16", "save_minutes=0.0001", backbone="squeezenet1_1", staged=True)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fullconv.train.run"])
+
+    def begin(out: Path, settings: dict[str, Any]) -> Any:
+        options = {"resume": True, "quiet": True}
+        process = context.Process(target=run, args=(out, settings), kwargs=options)
+        process.start()
+        return process
+
+    begin(tmp_path / "whole", wanted).join()
+    cut, moments, kills = tmp_path / "cut", random.Random(0), 0
+    for _ in range(8):
+        process = begin(cut, {} if (cut / "recipe.yaml").exists() else wanted)
+        wait_for_saves(cut, moments.randint(1, 6), process)
+        time.sleep(moments.uniform(0, 0.1))  # within a step, or while the next state is saved
+        process.kill()
+        process.join()
+        kills += process.exitcode != 0
+    process = begin(cut, {})
+    process.join()
+    assert process.exitcode == 0
+    assert kills >= 5
+    assert_same_result(tmp_path / "whole" / "fcn16s", tmp_path / "cut" / "fcn16s")
+    assert_same_result(tmp_path / "whole" / "fcn8s", tmp_path / "cut" / "fcn8s")
+    assert not list((tmp_path / "cut").rglob(".*.tmp"))
+    assert (tmp_path / "cut" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_killed_command_with_workers(data: Path, tmp_path: Path) -> None:
+    """The real command line, its workers included."""
+    words = ["--data", data, "--weights", "none", "--backbone", "squeezenet1_1"]
+    words += ["--model", "fcn16s", "--quiet"]
+    for setting in (*SETTINGS, "workers=1", "epochs=24", "save_minutes=0.0001"):
+        words += ["--set", setting]
+    command = [sys.executable, "-m", "fullconv", "train", "--resume"]
+    begin = [*command, *map(str, words), "--out"]
+    subprocess.run([*begin, str(tmp_path / "whole")], check=True, capture_output=True)
+    process = subprocess.Popen([*begin, str(tmp_path / "cut")])
+    last = tmp_path / "cut" / "fcn16s" / "last.pt"
+    while not last.exists() or checkpoint.load(last)["step"] < 10:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert checkpoint.load(last)["step"] < 72
+    subprocess.run([*command, "--out", str(tmp_path / "cut")], check=True, capture_output=True)
+    assert_same_result(tmp_path / "whole" / "fcn16s", tmp_path / "cut" / "fcn16s")
+
+
+def test_what_cannot_be_resumed(data: Path, tmp_path: Path) -> None:
+    wanted = asked(data, "epochs=1", backbone="squeezenet1_1", model="fcn16s")
+    with pytest.raises(FullconvError, match="holds no run to resume; --data"):
+        run(tmp_path / "none", {}, resume=True, quiet=True)
+    run(tmp_path / "run", wanted, resume=False, quiet=True)
+    with pytest.raises(FullconvError, match="holds a run already; continue it with --resume"):
+        run(tmp_path / "run", wanted, resume=False, quiet=True)
+    with pytest.raises(FullconvError, match="begun with another model"):
+        run(tmp_path / "run", {"model": "fcn8s"}, resume=True, quiet=True)
+    with pytest.raises(FullconvError, match="is not empty and holds no run"):
+        run(data, wanted, resume=True, quiet=True)
+    (tmp_path / "run" / "fcn16s" / "last.pt").write_bytes(b"PK\x03\x04 half of it")
+    text = (tmp_path / "run" / "recipe.yaml").read_text()
+    (tmp_path / "run" / "recipe.yaml").write_text(text.replace("    seconds: ", "    second: "))
+    with pytest.raises(FullconvError, match=r"last\.pt: not a training state .* remove it"):
+        run(tmp_path / "run", {}, resume=True, quiet=True)
+    (tmp_path / "run" / "recipe.yaml").write_text("epochs: 3\n")
+    with pytest.raises(FullconvError, match=r"recipe\.yaml: not the record of a run"):
+        run(tmp_path / "run", {}, resume=True, quiet=True)

@@ -1,0 +1,182 @@
+"""What a training begins with: magnification, what is frozen or slow, and what the user is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from coloured_scenes import write_scenes
+from dataset_folders import write_dataset
+from PIL import Image
+from torch import nn
+
+import fullconv
+from fullconv.base.errors import FullconvError
+from fullconv.data.folder import DatasetFolder
+from fullconv.data.loading import Batch, Part
+from fullconv.net.fcn import FCN
+from fullconv.train.advice import about_details, about_magnification, hints
+from fullconv.train.recipe import Recipe, read_recipe
+from fullconv.train.record import Settings
+from fullconv.train.run import run
+from fullconv.train.start import target_net
+from fullconv.train.state import make_optimizer
+from fullconv.train.step import set_to_train, take_step
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def asked(data: Path, *overrides: str, **options: Any) -> dict[str, Any]:
+    plain = ["batch_size=2", "workers=0", "precision=fp32", "steps=1", *overrides]
+    usual = {"backbone": "squeezenet1_1", "model": "fcn8s", "weights": "none"}
+    return {"data": data, "recipe": read_recipe("default", plain), **usual, **options}
+
+
+@pytest.mark.parametrize(
+    ("size", "model", "overrides", "factor"),
+    [
+        ((40, 60), "fcn8s", (), 4),
+        ((40, 60), "fcn4s", (), 2),
+        ((40, 60), "fcn8s", ("magnify=1",), 1),
+        ((40, 60), "fcn8s", ("magnify=2",), 2),
+        ((390, 390), "fcn8s", (), 1),
+    ],
+)
+def test_small_images_are_magnified(
+    tmp_path: Path, size: tuple[int, int], model: str, overrides: tuple[str, ...], factor: int
+) -> None:
+    data = write_scenes(tmp_path / "data", train=2, val=1, size=size)
+    folder = run(tmp_path / "run", asked(data, *overrides, model=model), resume=False, quiet=True)
+    assert fullconv.load(folder).arguments["magnify"] == factor
+    record = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert record["nets"][model]["magnify"] == factor
+
+
+@pytest.mark.parametrize(
+    ("side", "width", "model", "overrides", "factor"),
+    [
+        (400, 2, "fcn8s", (), 4),
+        (400, 13, "fcn8s", (), 2),
+        (400, 24, "fcn8s", (), 1),
+        (400, 2, "fcn16s", (), 4),
+        (400, 24, "fcn16s", (), 1),  # judged as the FCN-8s that it is compared with
+        (400, 8, "fcn4s", (), 1),
+        (400, 3, "fcn8s", ("magnify=1",), 1),
+        (400, 3, "fcn8s", ("reduce=2",), 1),
+        (1000, 2, "fcn8s", (), 2),  # more would take too long
+        (1300, 2, "fcn8s", (), 1),
+    ],
+)
+def test_what_is_too_thin_for_the_cells_is_magnified(
+    tmp_path: Path, side: int, width: int, model: str, overrides: tuple[str, ...], factor: int
+) -> None:
+    data = write_stripes(tmp_path, width, (side, side))
+    settings = Settings(**asked(data, *overrides, model=model))
+    assert target_net(settings, DatasetFolder(data)).arguments["magnify"] == factor
+
+
+def test_a_model_s_magnification_lasts_unless_another_is_asked_for(tmp_path: Path) -> None:
+    data = write_scenes(tmp_path / "data", train=2, val=1, size=(40, 60))
+    first = run(tmp_path / "first", asked(data, "magnify=2"), resume=False, quiet=True)
+    for overrides, factor in (((), 2), (("magnify=4",), 4)):
+        settings = Settings(**asked(data, *overrides, weights=str(first), backbone=None))
+        assert target_net(settings, DatasetFolder(data)).arguments["magnify"] == factor
+
+
+def test_the_paper_s_nets_see_images_as_they_are(tmp_path: Path) -> None:
+    data = write_scenes(tmp_path / "data", train=2, val=1)
+    settings = Settings(**asked(data, "magnify=2", model="voc-fcn8s", backbone=None))
+    with pytest.raises(FullconvError, match="voc-fcn8s sees images as they are"):
+        target_net(settings, DatasetFolder(data))
+
+
+def small_net() -> FCN:
+    torch.manual_seed(0)
+    return FCN("mobilenet_v2", 32, 3)
+
+
+def test_the_trunk_has_a_rate_of_its_own() -> None:
+    net, recipe = small_net(), Recipe(trunk_lr=0.25, doubled_biases="all")
+    factors = {
+        id(parameter): group["factor"]
+        for group in make_optimizer(net, recipe).param_groups
+        for parameter in group["params"]
+    }
+    for name, parameter in net.named_parameters():
+        if parameter.requires_grad:
+            expected = 0.25 if name.startswith("trunk.") else 1.0
+            assert factors[id(parameter)] == expected * (2 if name.endswith("bias") else 1), name
+
+
+@pytest.mark.parametrize("batch_norm", ["learned", "frozen"])
+def test_frozen_normalisation_keeps_its_statistics(batch_norm: str) -> None:
+    net, recipe = small_net(), Recipe.model_validate({"batch_norm": batch_norm})
+    set_to_train(net, recipe)
+    norms = [part for part in net.modules() if isinstance(part, nn.BatchNorm2d)]
+    before = [norm.running_mean.clone() for norm in norms if norm.running_mean is not None]
+    images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
+    batch = Batch([Part(images, torch.zeros(2, 1, 64, 64, dtype=torch.uint8))], ["a", "b"])
+    take_step(net, make_optimizer(net, recipe), batch, recipe)
+    after = [norm.running_mean for norm in norms if norm.running_mean is not None]
+    same = [torch.equal(one, other) for one, other in zip(before, after, strict=True)]
+    assert all(same) if batch_norm == "frozen" else not any(same)
+    assert net.training
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [((), "4 times as large"), (("magnify=4",), None), (("magnify=1",), None)],
+)
+def test_who_did_not_ask_for_magnified_images_is_told(
+    tmp_path: Path, overrides: tuple[str, ...], told: str | None
+) -> None:
+    data = write_scenes(tmp_path / "data", train=2, val=1, size=(40, 60))
+    settings = Settings(**asked(data, *overrides))
+    hint = about_magnification(settings, target_net(settings, DatasetFolder(data)))
+    assert (told in hint and "16 times as long" in hint) if told else hint is None
+
+
+def write_stripes(root: Path, width: int, size: tuple[int, int] = (64, 96)) -> Path:
+    """Write a dataset folder whose masks are vertical stripes of `width` pixels."""
+    write_dataset(root)
+    columns = np.arange(size[1]) // width % 2
+    for split in ("train", "val", "test"):
+        for path in (root / "masks" / split).iterdir():
+            Image.fromarray(np.tile(columns, (size[0], 1)).astype(np.uint8)).save(path)
+            image = root / "images" / split / path.name
+            Image.fromarray(np.zeros((*size, 3), np.uint8)).save(image)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("width", "overrides", "model", "told"),
+    [
+        (3, ("magnify=1",), "fcn8s", "in cells of 8 pixels"),
+        (3, ("magnify=1",), "fcn16s", "try --model fcn8s"),
+        (16, ("magnify=1",), "fcn8s", None),
+        (1, ("magnify=2",), "fcn8s", "in cells of 4 pixels"),
+        (1, ("magnify=4",), "fcn8s", None),  # fcn4s has no finer cells
+        (1, (), "fcn2s", None),  # nothing is finer
+    ],
+)
+def test_what_cells_are_too_coarse_for_is_told(
+    tmp_path: Path, width: int, overrides: tuple[str, ...], model: str, told: str | None
+) -> None:
+    data = write_stripes(tmp_path, width)
+    settings, folder = Settings(**asked(data, *overrides, model=model)), DatasetFolder(data)
+    net = target_net(settings, folder)
+    found = list(about_details(settings, net, folder))
+    assert list(hints(settings, net, folder)) == found
+    assert (told in found[0]) if told else not found
+
+
+def test_few_of_a_split_are_evenly_chosen(tmp_path: Path) -> None:
+    split = DatasetFolder(write_dataset(tmp_path, train=9)).split("train")
+    names = [sample.name for sample in split.samples]
+    assert [sample.name for sample in split.few(3).samples] == [names[0], names[4], names[8]]
+    assert len(split.few(100)) == len(split) == 9
+    assert split.few(1)[0].name == names[0]
