@@ -1,4 +1,4 @@
-"""A progress bar with rate and time left; plain lines where there is no terminal."""
+"""How work goes, told to a person on stderr: lines, and bars with rate and time left."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -17,7 +18,7 @@ SECONDS_BETWEEN_LINES = 15.0
 class Progress:
     """Counts `total` steps of long work and shows how far it is.
 
-    Use `progress` to make one. `advance` may carry a note, such as the current loss.
+    Use `Reporter.bar` to make one. `advance` may carry a note, such as the current loss.
     """
 
     def __init__(self, total: int, what: str, unit: str, done: int = 0) -> None:
@@ -99,24 +100,55 @@ class _Bar(Progress):
         self._rich.stop()
 
 
+@dataclass(frozen=True)
+class Reporter:
+    """Tells a person how work goes, on stderr.
+
+    Attributes:
+        quiet: progress is not told; what failed, or was dropped or guessed, is told all the same.
+    """
+
+    quiet: bool = False
+
+    def say(self, line: str) -> None:
+        """Tell a line of progress; nothing where `quiet`."""
+        if not self.quiet:
+            self.warn(line)
+
+    def warn(self, line: str) -> None:
+        """Tell a line in any case."""
+        print(line, file=sys.stderr)
+
+    @contextmanager
+    def bar(
+        self, total: int, what: str, *, unit: str = "images", done: int = 0
+    ) -> Iterator[Progress]:
+        """Show the progress of `total` steps of `what` while the body runs.
+
+        On a terminal it is a live bar; elsewhere a line every few seconds; where `quiet`, nothing.
+        """
+        if self.quiet:
+            yield Progress(total, what, unit, done)
+        elif not sys.stderr.isatty():
+            yield _Lines(total, what, unit, done)
+        else:
+            bar = _Bar(total, what, unit, done)
+            try:
+                yield bar
+            finally:
+                bar.close()
+
+
+SILENT = Reporter(quiet=True)
+
+
 @contextmanager
 def progress(
     total: int, what: str, *, unit: str = "images", quiet: bool = False, done: int = 0
 ) -> Iterator[Progress]:
-    """Show the progress of `total` steps of `what` while the body runs.
-
-    On a terminal it is a live bar; elsewhere a line every few seconds; with `quiet`, nothing.
-    """
-    if quiet:
-        yield Progress(total, what, unit, done)
-    elif not sys.stderr.isatty():
-        yield _Lines(total, what, unit, done)
-    else:
-        bar = _Bar(total, what, unit, done)
-        try:
-            yield bar
-        finally:
-            bar.close()
+    """Show the progress of `total` steps of `what` while the body runs (see `Reporter.bar`)."""
+    with Reporter(quiet).bar(total, what, unit=unit, done=done) as bar:
+        yield bar
 
 
 def duration(seconds: float) -> str:
