@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fullconv import FullconvError, convolutionalize
-from fullconv.dense.grids import NotConvolutionalError, places
+from fullconv.dense.grids import NotConvolutionalError, layer_grids
 from fullconv.dense.layers import dense_to_convolution
 from fullconv.dense.tracing import UntraceableError
 
@@ -42,7 +42,7 @@ def test_equals_the_classifier_at_its_native_size(converted):
 
 def test_larger_images_give_a_map_of_one_cell_more_a_stride(converted):
     _, _, dense = converted
-    stride = next(reversed(places(dense).values())).vertical.stride
+    stride = next(reversed(layer_grids(dense).values())).vertical.stride
     with torch.no_grad():
         scores = dense(torch.randn(1, 3, NATIVE + 2 * stride, NATIVE + stride))
     assert scores.shape == (1, 1000, 3, 2)
@@ -541,7 +541,7 @@ def test_layers_inside_a_classifier(middle):
     with torch.no_grad():
         torch.testing.assert_close(dense(images)[:, :, 0, 0], net(images), atol=1e-6, rtol=1e-5)
         assert dense(torch.randn(1, 3, 64, 40)).shape == (1, 4, 5, 2)
-    last = next(reversed(places(dense).values()))
+    last = next(reversed(layer_grids(dense).values()))
     assert last.vertical.bounded is last.horizontal.bounded is bounded
 
 

@@ -16,7 +16,7 @@ from torch.nn.utils import prune
 from torchvision.ops import StochasticDepth
 
 from fullconv import FullconvError
-from fullconv.dense.grids import places
+from fullconv.dense.grids import layer_grids
 from fullconv.net.stored_graph import (
     CLASSES,
     FUNCTIONS,
@@ -69,7 +69,7 @@ def test_a_classifiers_trunk_comes_back(name):
     for one, other in zip(made.layers.graph.nodes, rebuilt.graph.nodes, strict=True):
         assert one.name == other.name and one.meta.get("shape") == other.meta.get("shape")
     assert Trunk.of_layers(rebuilt, 3).taps == made.taps
-    found = [list(places(each).values()) for each in (made.layers, rebuilt)]
+    found = [list(layer_grids(each).values()) for each in (made.layers, rebuilt)]
     assert found[0] == found[1]
 
 

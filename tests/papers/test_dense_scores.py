@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-import fullconv.paper
 import pytest
 import torch
 from nets import Headed
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+import fullconv.papers
 from fullconv.base.errors import FullconvError
-from fullconv.dense.grids import places
+from fullconv.dense.grids import layer_grids
 from fullconv.dense.layers import convolutionalize
 from fullconv.dense.tracing import trace
 from fullconv.geometry import Grid
@@ -56,7 +56,7 @@ def _every_window(classifier: nn.Module, images: Tensor, size: int) -> Tensor:
 
 
 def _last(net: fx.GraphModule) -> Grid:
-    return list(places(net).values())[-1].vertical
+    return list(layer_grids(net).values())[-1].vertical
 
 
 @torch.no_grad()

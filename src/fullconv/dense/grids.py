@@ -27,7 +27,7 @@ class NotConvolutionalError(FullconvError):
 
 
 @dataclass(frozen=True)
-class Place:
+class LayerGrid:
     """Where the cells of a value lie.
 
     Attributes:
@@ -45,7 +45,7 @@ class Place:
         """Whether the value describes the whole image."""
         return self.vertical is None
 
-    def through(self, vertical: Window, horizontal: Window) -> Place:
+    def through(self, vertical: Window, horizontal: Window) -> LayerGrid:
         """Slide a window along each axis; a global value stays global."""
         if self.vertical is None or self.horizontal is None:
             return self
@@ -55,7 +55,7 @@ class Place:
             horizontal=self.horizontal.through(horizontal),
         )
 
-    def unbounded(self) -> Place:
+    def unbounded(self) -> LayerGrid:
         """Let the cells depend on the whole image besides."""
         if self.vertical is None or self.horizontal is None:
             return self
@@ -64,8 +64,8 @@ class Place:
         )
 
 
-def places(module: fx.GraphModule) -> dict[fx.Node, Place]:
-    """Return the place of every value that depends on the image.
+def layer_grids(module: fx.GraphModule) -> dict[fx.Node, LayerGrid]:
+    """Return the grid of every value that depends on the image.
 
     `module` is traced, with shapes noted (see `tracing.trace`).
 
@@ -73,23 +73,25 @@ def places(module: fx.GraphModule) -> dict[fx.Node, Place]:
         NotConvolutionalError: names the first layer that has no grid, and why.
         GeometryError: layers of different strides are joined.
     """
-    found: dict[fx.Node, Place] = {}
+    found: dict[fx.Node, LayerGrid] = {}
     for node in module.graph.nodes:
         if node.op == "placeholder":
-            found[node] = Place("NCHW", Grid(), Grid())
+            found[node] = LayerGrid("NCHW", Grid(), Grid())
         elif node.op != "output" and any(source in found for source in node.all_input_nodes):
-            place = _place(module, node, found)
-            if place is not None:
-                found[node] = place
+            grid = _grid_of(module, node, found)
+            if grid is not None:
+                found[node] = grid
     return found
 
 
-def _place(module: fx.GraphModule, node: fx.Node, found: dict[fx.Node, Place]) -> Place | None:
+def _grid_of(
+    module: fx.GraphModule, node: fx.Node, found: dict[fx.Node, LayerGrid]
+) -> LayerGrid | None:
     inputs = [found[source] for source in node.all_input_nodes if source in found]
-    if all(place.is_global for place in inputs):
+    if all(grid.is_global for grid in inputs):
         return inputs[0]
     if node.op == "call_module":
-        return _place_of_module(module.get_submodule(str(node.target)), node, inputs[0])
+        return _grid_of_module(module.get_submodule(str(node.target)), node, inputs[0])
     name = call_name(node)
     if is_pointwise_call(node):
         _refuse_fixed_maps(node, found, inputs)
@@ -114,27 +116,27 @@ def layer_name(node: fx.Node) -> str:
 # Modules ------------------------------------------------------------------------------------
 
 
-def _place_of_module(layer: nn.Module, node: fx.Node, place: Place) -> Place:
+def _grid_of_module(layer: nn.Module, node: fx.Node, grid: LayerGrid) -> LayerGrid:
     windows = windows_of(layer)
     if windows is not None:
-        slid = _require(node, place, "NCHW").through(*windows)
+        slid = _require(node, grid, "NCHW").through(*windows)
         return slid.unbounded() if getattr(layer, "padding_mode", "") == "circular" else slid
     if is_global_pooling(layer):
-        return Place("NCHW", None, None)
+        return LayerGrid("NCHW", None, None)
     if isinstance(layer, (nn.Linear, nn.LayerNorm)):
-        if not place.layout.endswith("C"):
+        if not grid.layout.endswith("C"):
             raise _refusal(node, f"a {type(layer).__name__} runs along an image axis")
-        return place
+        return grid
     of_batch = isinstance(layer, batchnorm._BatchNorm) and layer.running_mean is None
     if of_batch or isinstance(layer, (nn.GroupNorm, instancenorm._InstanceNorm)):
-        return place.unbounded()
-    if isinstance(layer, SOFTMAXES) and place.layout[1 if layer.dim is None else layer.dim] != "C":
+        return grid.unbounded()
+    if isinstance(layer, SOFTMAXES) and grid.layout[1 if layer.dim is None else layer.dim] != "C":
         raise _refusal(node, f"a {type(layer).__name__} runs along an image axis")
     if node.meta.get("shape") == node.all_input_nodes[0].meta.get("shape"):
         if _is_pointwise(layer):
-            return place
+            return grid
         if _is_opaque(layer):
-            return place.unbounded()
+            return grid.unbounded()
     raise _refusal(node, f"{type(layer).__name__} does not slide over the image")
 
 
@@ -231,11 +233,13 @@ def is_pointwise_call(node: fx.Node) -> bool:
     return call_name(node) in _POINTWISE
 
 
-def _refuse_fixed_maps(node: fx.Node, found: dict[fx.Node, Place], inputs: Sequence[Place]) -> None:
+def _refuse_fixed_maps(
+    node: fx.Node, found: dict[fx.Node, LayerGrid], inputs: Sequence[LayerGrid]
+) -> None:
     """Refuse to join a map with a parameter that has cells of its own (a position embedding)."""
     if node.target in (F.batch_norm, F.prelu):  # theirs are told apart by channel
         return
-    local = next(place for place in inputs if not place.is_global)
+    local = next(grid for grid in inputs if not grid.is_global)
     for source in node.all_input_nodes:
         shape = source.meta.get("shape", ()) if source not in found else ()
         aligned = zip(reversed(local.layout), reversed(shape), strict=False)
@@ -243,23 +247,23 @@ def _refuse_fixed_maps(node: fx.Node, found: dict[fx.Node, Place], inputs: Seque
             raise _refusal(node, f"it joins a map with a parameter of fixed shape {shape}")
 
 
-def _joined(node: fx.Node, inputs: list[Place]) -> Place:
-    """Return the place of a sum, product or concatenation."""
-    local = [place for place in inputs if not place.is_global]
-    if len({place.layout for place in local}) > 1:
+def _joined(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
+    """Return the grid of a sum, product or concatenation."""
+    local = [grid for grid in inputs if not grid.is_global]
+    if len({grid.layout for grid in local}) > 1:
         raise _refusal(node, "values of different layouts are joined")
     joined = replace(
         local[0],
-        vertical=merge([place.vertical for place in local if place.vertical]),
-        horizontal=merge([place.horizontal for place in local if place.horizontal]),
+        vertical=merge([grid.vertical for grid in local if grid.vertical]),
+        horizontal=merge([grid.horizontal for grid in local if grid.horizontal]),
     )
     return joined.unbounded() if len(local) < len(inputs) else joined
 
 
-def _require(node: fx.Node, place: Place, layout: str) -> Place:
-    if place.layout != layout:
-        raise _refusal(node, f"it needs the layout {layout} and gets {place.layout}")
-    return place
+def _require(node: fx.Node, grid: LayerGrid, layout: str) -> LayerGrid:
+    if grid.layout != layout:
+        raise _refusal(node, f"it needs the layout {layout} and gets {grid.layout}")
+    return grid
 
 
 def argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
@@ -278,34 +282,34 @@ def axes_of(node: fx.Node, position: int = 1) -> list[int]:
     return [int(axis) % rank for axis in given]
 
 
-def _concatenate(node: fx.Node, inputs: list[Place]) -> Place:
-    place = _joined(node, inputs)
+def _concatenate(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
+    grid = _joined(node, inputs)
     axis = argument(node, 1, "dim", 0)
-    if place.layout[axis] != "C":
+    if grid.layout[axis] != "C":
         raise _refusal(node, "values are joined along an image axis")
-    return place
+    return grid
 
 
-def _split(node: fx.Node, inputs: list[Place]) -> Place:
+def _split(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
     axis = argument(node, 2, "dim", 0)
     if inputs[0].layout[axis] != "C":
         raise _refusal(node, "the image is cut into pieces")
     return inputs[0]
 
 
-def _permute(node: fx.Node, inputs: list[Place]) -> Place:
+def _permute(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
     letters = inputs[0].layout
     return replace(inputs[0], layout="".join(letters[axis] for axis in axes_of(node)))
 
 
-def _transpose(node: fx.Node, inputs: list[Place]) -> Place:
+def _transpose(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
     letters = list(inputs[0].layout)
     first, second = (int(argument(node, i, f"dim{i - 1}")) for i in (1, 2))
     letters[first], letters[second] = letters[second], letters[first]
     return replace(inputs[0], layout="".join(letters))
 
 
-def _reshape(node: fx.Node, inputs: list[Place]) -> Place:
+def _reshape(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
     """Allow a view that regroups channels and leaves the two image axes last."""
     before, after = node.all_input_nodes[0].meta["shape"], node.meta["shape"]
     if not inputs[0].layout.endswith("HW") or before[-2:] != after[-2:]:
@@ -315,13 +319,13 @@ def _reshape(node: fx.Node, inputs: list[Place]) -> Place:
     return replace(inputs[0], layout="N" + "C" * (len(after) - 3) + "HW")
 
 
-def _unsqueeze(node: fx.Node, inputs: list[Place]) -> Place:
+def _unsqueeze(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
     axis = axes_of(node)[0]
     letters = inputs[0].layout
     return replace(inputs[0], layout=letters[:axis] + "C" + letters[axis:])
 
 
-def _index(node: fx.Node, inputs: list[Place]) -> Place | None:
+def _index(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid | None:
     """Allow picking channels, and picking one of several values."""
     if "shape" not in node.meta:
         return None  # an element of a size
@@ -336,12 +340,12 @@ def _index(node: fx.Node, inputs: list[Place]) -> Place | None:
     return replace(inputs[0], layout=letters + inputs[0].layout[len(keys) :])
 
 
-def _reduce(node: fx.Node, inputs: list[Place]) -> Place:
+def _reduce(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
     """Allow a reduction over channels, kept as an axis, or over the whole image."""
     position = 2 if call_name(node) == "norm" else 1
     letters = {inputs[0].layout[axis] for axis in axes_of(node, position)}
     if letters == {"H", "W"}:
-        return Place(inputs[0].layout, None, None)
+        return LayerGrid(inputs[0].layout, None, None)
     if letters == {"C"} and argument(node, position + 1, "keepdim", False):
         return inputs[0]
     raise _refusal(node, "a reduction over some of the image's axes")
@@ -352,13 +356,13 @@ def call_name(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else str(node.target.__name__)
 
 
-def _adaptive_pool(node: fx.Node, _: list[Place]) -> Place:
+def _adaptive_pool(node: fx.Node, _: list[LayerGrid]) -> LayerGrid:
     if pair(argument(node, 1, "output_size")) != (1, 1):
         raise _refusal(node, "adaptive pooling to a fixed size")
-    return Place("NCHW", None, None)
+    return LayerGrid("NCHW", None, None)
 
 
-def _conv2d(node: fx.Node, inputs: list[Place]) -> Place:
+def _conv2d(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
     kernel = argument(node, 1, "weight").meta["shape"][2:]
     windows = _conv_windows(
         kernel,
@@ -369,9 +373,9 @@ def _conv2d(node: fx.Node, inputs: list[Place]) -> Place:
     return _require(node, inputs[0], "NCHW").through(*windows)
 
 
-def _max_pool2d(node: fx.Node, inputs: list[Place]) -> Place:
+def _max_pool2d(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
     if asks_whole_map(node):
-        return Place("NCHW", None, None)
+        return LayerGrid("NCHW", None, None)
     windows = _pool_windows(
         argument(node, 1, "kernel_size"),
         argument(node, 2, "stride"),
@@ -389,9 +393,9 @@ def asks_whole_map(node: fx.Node) -> bool:
     return any(isinstance(side, fx.Node) for side in sides) and node.meta["shape"][-2:] == (1, 1)
 
 
-def _avg_pool2d(node: fx.Node, inputs: list[Place]) -> Place:
+def _avg_pool2d(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
     if asks_whole_map(node):
-        return Place("NCHW", None, None)
+        return LayerGrid("NCHW", None, None)
     windows = _pool_windows(
         argument(node, 1, "kernel_size"),
         argument(node, 2, "stride"),
@@ -402,7 +406,7 @@ def _avg_pool2d(node: fx.Node, inputs: list[Place]) -> Place:
     return _require(node, inputs[0], "NCHW").through(*windows)
 
 
-def _pad(node: fx.Node, inputs: list[Place]) -> Place:
+def _pad(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
     amounts = [*argument(node, 1, "pad"), 0, 0, 0, 0][:4]
     if not all(isinstance(amount, int) for amount in amounts):
         raise _refusal(node, "the padding depends on the image's size")
@@ -413,22 +417,22 @@ def _pad(node: fx.Node, inputs: list[Place]) -> Place:
     return padded.unbounded() if argument(node, 2, "mode") == "circular" else padded
 
 
-def _layer_norm(node: fx.Node, inputs: list[Place]) -> Place:
+def _layer_norm(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
     shape = argument(node, 1, "normalized_shape")
     if not inputs[0].layout.endswith("C") or math.prod(shape) != node.meta["shape"][-1]:
         raise _refusal(node, "a layer_norm runs along an image axis")
     return inputs[0]
 
 
-def _whole_map_norm(_: fx.Node, inputs: list[Place]) -> Place:
+def _whole_map_norm(_: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
     return inputs[0].unbounded()
 
 
-def _size(node: fx.Node, inputs: list[Place]) -> None:
-    """Sizes have no place."""
+def _size(node: fx.Node, inputs: list[LayerGrid]) -> None:
+    """Sizes have no grid."""
 
 
-_RULES: dict[str, Callable[[fx.Node, list[Place]], Place | None]] = {
+_RULES: dict[str, Callable[[fx.Node, list[LayerGrid]], LayerGrid | None]] = {
     "cat": _concatenate,
     "concat": _concatenate,
     "chunk": _split,

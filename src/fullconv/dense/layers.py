@@ -24,9 +24,9 @@ from fullconv.dense.grids import (
     axes_of,
     call_name,
     is_pointwise_call,
+    layer_grids,
     layer_name,
     pair,
-    places,
 )
 from fullconv.dense.tracing import cut_points, module_of, note_shapes, trace
 
@@ -61,7 +61,7 @@ def convolutionalize(classifier: nn.Module, input_size: int = 224) -> fx.GraphMo
         raise NotConvolutionalError(
             f"{type(classifier).__name__} must return one tensor of class scores, and nothing else"
         )
-    place = places(dense).get(output)
+    place = layer_grids(dense).get(output)
     if place is None or place.is_global or place.layout != "NCHW":
         raise NotConvolutionalError(
             f"{type(classifier).__name__} does not end in a map of scores: its layer "

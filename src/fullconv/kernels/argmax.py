@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from fullconv.geometry import Edge
-from fullconv.kernels.bilinear import Axis, Offset, axes, extended
-
-BYTE_CLASSES = 256  # labels of up to so many classes are bytes
+from fullconv.kernels.bilinear import Axis, Offset, axes, extended, label_type
 
 
 def upsample_argmax(
@@ -78,8 +76,3 @@ def plain(scores: Tensor, vertical: Axis, horizontal: Axis) -> Tensor:
         between = torch.lerp(above, below, down)
         labels[:, int(pixels[0]) : int(pixels[-1]) + 1] = between.max(1).indices.to(labels.dtype)
     return labels
-
-
-def label_type(num_classes: int) -> torch.dtype:
-    """Return the type of labels of so many classes."""
-    return torch.uint8 if num_classes <= BYTE_CLASSES else torch.int32

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fullconv.geometry import Edge
-from fullconv.kernels.argmax import label_type
-from fullconv.kernels.bilinear import Axis, cut
+from fullconv.kernels.bilinear import Axis, cut, label_type
 
 
 def labels_between(scores: Tensor, vertical: Axis, horizontal: Axis, edge: Edge) -> Tensor:

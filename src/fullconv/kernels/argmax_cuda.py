@@ -9,8 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fullconv.kernels.argmax import label_type
-from fullconv.kernels.bilinear import Axis
+from fullconv.kernels.bilinear import Axis, label_type
 
 PIXELS = 256  # of a row, a program
 

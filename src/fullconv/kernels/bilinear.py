@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from fullconv.geometry import Edge
 
+BYTE_CLASSES = 256  # labels of up to so many classes are bytes
+
 Offset = float | tuple[float, float] | None
 
 
@@ -104,3 +106,8 @@ def cut(axis: Axis) -> tuple[slice, int, int]:
     missing = axis.count - (stop - start + 1)
     before = min(max(start - axis.first, 0), missing)
     return slice(start, stop + 1), before, missing - before
+
+
+def label_type(num_classes: int) -> torch.dtype:
+    """Return the type of labels of so many classes."""
+    return torch.uint8 if num_classes <= BYTE_CLASSES else torch.int32

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from fullconv.base.modes import evaluating
-from fullconv.dense.grids import layer_name, places, windows_of
+from fullconv.dense.grids import layer_grids, layer_name, windows_of
 from fullconv.geometry import Alignment, Grid
 from fullconv.net.fcn import FCN
 from fullconv.net.upscore import Upscore
@@ -122,7 +122,7 @@ def _layers(
     network, prefix = net.trunks[trunk].layers, f"{trunk}." if trunk else ""
     height, width = padded
     reduce = net.sight.reduce
-    for node, place in places(network).items():
+    for node, place in layer_grids(network).items():
         if place.vertical is not None and place.horizontal is not None:
             vertical, horizontal = (
                 grid.reduced(reduce) for grid in (place.vertical, place.horizontal)

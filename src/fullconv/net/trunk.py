@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fullconv.base.errors import FullconvError, nearest
-from fullconv.dense.grids import NotConvolutionalError, Place, layer_name, places
+from fullconv.dense.grids import LayerGrid, NotConvolutionalError, layer_grids, layer_name
 from fullconv.dense.layers import densify, keep
 from fullconv.dense.tracing import cut_points, module_of, note_shapes, trace
 from fullconv.geometry import Grid
@@ -78,7 +78,7 @@ class Trunk(nn.Module):
         if channels != 3 or padding is not None:
             _adapt_first(network, channels, padding)
         note_shapes(network, input_size, channels)
-        found = places(network)
+        found = layer_grids(network)
         nodes = _tapped(network, found, _last_layer(network), type(classifier), skips)
         if finest not in nodes:
             raise FullconvError(
@@ -185,7 +185,7 @@ def _last_layer(network: fx.GraphModule) -> fx.Node:
 
 def _tapped(
     network: fx.GraphModule,
-    found: dict[fx.Node, Place],
+    found: dict[fx.Node, LayerGrid],
     last: fx.Node,
     kind: type[nn.Module],
     skips: Mapping[int, str],
@@ -224,7 +224,9 @@ def _skip(network: fx.GraphModule, nodes: list[fx.Node], kind: type[nn.Module]) 
     return nodes[-1]
 
 
-def _named(nodes: list[fx.Node], name: str, stride: int, found: dict[fx.Node, Place]) -> fx.Node:
+def _named(
+    nodes: list[fx.Node], name: str, stride: int, found: dict[fx.Node, LayerGrid]
+) -> fx.Node:
     names = {layer_name(node): node for node in nodes}
     if name not in names:
         raise FullconvError(f"no cut point {name!r} to take a skip from{nearest(name, names)}")
@@ -234,7 +236,7 @@ def _named(nodes: list[fx.Node], name: str, stride: int, found: dict[fx.Node, Pl
     return names[name]
 
 
-def _stride(place: Place) -> int:
+def _stride(place: LayerGrid) -> int:
     if place.vertical is None or place.horizontal is None:
         raise NotConvolutionalError("the classifier's last features describe the whole image")
     if place.vertical.stride != place.horizontal.stride:
@@ -245,11 +247,11 @@ def _stride(place: Place) -> int:
 def _taps(network: fx.GraphModule) -> tuple[Tap, ...]:
     """Describe the outputs of a trunk's layers."""
     (outputs,) = next(iter(reversed(network.graph.nodes))).args
-    found = places(network)
+    found = layer_grids(network)
     return tuple(_tap(node, found[node]) for node in cast("tuple[fx.Node, ...]", outputs))
 
 
-def _tap(node: fx.Node, place: Place) -> Tap:
+def _tap(node: fx.Node, place: LayerGrid) -> Tap:
     stride, channels = _stride(place), int(node.meta["shape"][1])
     assert place.vertical is not None and place.horizontal is not None and place.layout == "NCHW"
     return Tap(stride, layer_name(node), channels, place.vertical, place.horizontal)

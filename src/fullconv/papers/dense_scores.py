@@ -34,7 +34,15 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from fullconv.base.errors import FullconvError
-from fullconv.dense.grids import Place, argument, call_name, layer_name, pair, places, windows_of
+from fullconv.dense.grids import (
+    LayerGrid,
+    argument,
+    call_name,
+    layer_grids,
+    layer_name,
+    pair,
+    windows_of,
+)
 from fullconv.dense.tracing import note_shapes
 
 Pair = tuple[int, int]
@@ -88,7 +96,7 @@ def a_trous(network: fx.GraphModule) -> fx.GraphModule:
             normalisation), works at two strides, or has no dilated twin; the message names it.
     """
     dense = copy.deepcopy(network)
-    strides = {node: _strides(node, place) for node, place in places(dense).items()}
+    strides = {node: _strides(node, place) for node, place in layer_grids(dense).items()}
     spread_of: dict[str, Pair] = {}
     for node in strides:
         sources = [strides[source] for source in node.all_input_nodes if source in strides]
@@ -109,7 +117,7 @@ def a_trous(network: fx.GraphModule) -> fx.GraphModule:
     return dense
 
 
-def _strides(node: fx.Node, place: Place) -> Pair:
+def _strides(node: fx.Node, place: LayerGrid) -> Pair:
     """Return the strides of a value along H and W."""
     v, h = place.vertical, place.horizontal
     if v is None or h is None or not (v.bounded and h.bounded):

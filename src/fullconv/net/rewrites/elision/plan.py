@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from torch import fx, nn
 
-from fullconv.dense.grids import Place, places, windows_of
+from fullconv.dense.grids import LayerGrid, layer_grids, windows_of
 from fullconv.dense.layers import may_overwrite
 from fullconv.dense.tracing import module_of
 from fullconv.geometry import Grid, Window, merge
@@ -143,7 +143,7 @@ class Plan:
     @classmethod
     def of(cls, network: fx.GraphModule, size: tuple[int, int]) -> Plan:
         """Plan for images of `size` (height, width) pixels."""
-        found = places(network)
+        found = layer_grids(network)
         image, *nodes = found
         axes = _axes(network, image, found, size)
         values: dict[fx.Node, None] = {}  # a set in order
@@ -198,7 +198,10 @@ class Plan:
 
 
 def _axes(
-    network: fx.GraphModule, image: fx.Node, found: Mapping[fx.Node, Place], size: tuple[int, int]
+    network: fx.GraphModule,
+    image: fx.Node,
+    found: Mapping[fx.Node, LayerGrid],
+    size: tuple[int, int],
 ) -> tuple[Axis, Axis]:
     vertical, horizontal = Axis(image, size[0]), Axis(image, size[1])
     for node, place in found.items():
@@ -216,7 +219,7 @@ def _windows(layer: nn.Module | None) -> tuple[Window, Window] | None:
     return windows_of(layer) if layer is not None and plain else None
 
 
-def _is_plain_map(node: fx.Node, place: Place) -> bool:
+def _is_plain_map(node: fx.Node, place: LayerGrid) -> bool:
     """Whether a value is one map N x C x H x W."""
     return not place.is_global and place.layout == "NCHW" and "shape" in node.meta
 
@@ -232,7 +235,7 @@ def _is_overwritten(network: fx.GraphModule, node: fx.Node) -> bool:
     return len(node.users) > 1 and any(writes)
 
 
-def _looks_at_each_cell(node: fx.Node, found: Mapping[fx.Node, Place]) -> bool:
+def _looks_at_each_cell(node: fx.Node, found: Mapping[fx.Node, LayerGrid]) -> bool:
     """Whether cells depend on the same cells of other maps and on parameters alone."""
     sources = [found[source] for source in node.all_input_nodes if source in found]
     others = [source for source in node.all_input_nodes if source not in found]
