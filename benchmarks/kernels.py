@@ -79,12 +79,12 @@ LOSSES = {
 def _trained(model: Path, photo: Path) -> Tensor:
     """Return a net's coarse scores of a photo."""
     import fullconv
-    from fullconv.base.images import read_image
+    from fullconv.base.images import ImageReader
     from fullconv.predict.labels import coarse_scores, inference
 
     net = fullconv.load(model)
     with inference(net):
-        (scores,) = coarse_scores(net, read_image(photo)).values()
+        (scores,) = coarse_scores(net, ImageReader().image(photo)).values()
     return scores.clone()
 
 

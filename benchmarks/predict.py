@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import record
-from fullconv.base.images import read_image
+from fullconv.base.images import ImageReader
 from fullconv.base.palette import Colour
 from fullconv.base.progress import Progress
 from fullconv.demo.streets import draw_scene
@@ -120,7 +120,7 @@ def folders(net: FCN, paths: Sequence[Path], options: Sequence[Way], out: Path) 
     make_folders(jobs)
     plain = out / "plain"
     (plain / "overlay").mkdir(parents=True)
-    shown = [read_image(path) for path in paths]
+    shown = [ImageReader().image(path) for path in paths]
     labellers = {str(way): Labeller(net, build(net, way, shown, AT_ONCE)) for way in options}
     alone = {str(way): Labeller(net, build(net, way, shown)) for way in options}
     labels = [alone["torch fp32"](image)["labels"] for image in shown]
@@ -128,7 +128,7 @@ def folders(net: FCN, paths: Sequence[Path], options: Sequence[Way], out: Path) 
     runs: dict[str, Callable[[], object]] = {"plain loop": lambda: plain_loop(own, paths, plain)}
     for name, label in labellers.items():
         runs[name] = partial(label_files, label, jobs, Progress(len(jobs), "", ""))
-    runs["reading"] = lambda: [read_image(path) for path in paths]
+    runs["reading"] = lambda: [ImageReader().image(path) for path in paths]
     for name, label in alone.items():
         runs[f"labelling by {name}"] = partial(each, label, shown)
     runs["encoding"] = partial(encode_all, shown, labels, net.palette)
@@ -183,7 +183,7 @@ def encode_all(
 
 def images(net: FCN, paths: Sequence[Path], options: Sequence[Way]) -> list[Row]:
     """Measure an image's labels by each engine, one image at a time."""
-    shown = [read_image(path) for path in paths[:12]]
+    shown = [ImageReader().image(path) for path in paths[:12]]
     ours = {f"fullconv, {way}": Labeller(net, build(net, way, shown)) for way in options}
     theirs = peers(net, shown[0])
     work: dict[str, Callable[[Pixels], Any]] = {**theirs, **ours}

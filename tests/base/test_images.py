@@ -15,15 +15,11 @@ from image_bytes import announced, exif, png_chunk
 from PIL import Image
 
 from fullconv.base.errors import FullconvError
-from fullconv.base.images import (
-    image_size,
-    input_channels,
-    is_turned,
-    mask_size,
-    read_image,
-    read_input,
-    read_mask,
-)
+from fullconv.base.images import ImageReader
+
+READER = ImageReader()
+read_image, read_input, read_mask = READER.image, READER.input, READER.mask
+image_size, mask_size, input_channels = READER.image_size, READER.mask_size, READER.channels
 
 # Upright array from the stored one, by the EXIF standard's table of orientations.
 UPRIGHT = {
@@ -200,7 +196,7 @@ def test_exif_orientation_is_honoured(tmp_path, suffix, orientation):
     expected = UPRIGHT[orientation](NOISE)
     np.testing.assert_array_equal(read_image(path), expected)
     assert image_size(path) == expected.shape[:2]
-    assert is_turned(path) == (orientation != 1)
+    assert READER.is_turned(path) == (orientation != 1)
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
@@ -225,7 +221,7 @@ def test_exif_orientation_after_the_pixels_of_a_png(tmp_path, orientation):
     expected = UPRIGHT[orientation](NOISE)
     np.testing.assert_array_equal(read_image(path), expected)
     assert image_size(path) == expected.shape[:2]
-    assert is_turned(path)
+    assert READER.is_turned(path)
 
 
 def test_exif_orientation_of_16_bit_grey_and_of_masks(tmp_path):
@@ -260,11 +256,11 @@ def test_max_pixels_sets_the_bound_whatever_pil_thinks(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert image_size(path) == (10_000, 19_000)
-        assert image_size(path, max_pixels=190_000_000) == (10_000, 19_000)
-        refusal(image_size, path, max_pixels=189_999_999)
+        assert ImageReader(190_000_000).image_size(path) == (10_000, 19_000)
+        refusal(ImageReader(189_999_999).image_size, path)
         Image.fromarray(NOISE).save(tmp_path / "b.png")
-        refusal(read_image, tmp_path / "b.png", max_pixels=83)
-        assert read_image(tmp_path / "b.png", max_pixels=84).shape == (7, 12, 3)
+        refusal(ImageReader(83).image, tmp_path / "b.png")
+        assert ImageReader(84).image(tmp_path / "b.png").shape == (7, 12, 3)
     assert Image.MAX_IMAGE_PIXELS == 89_478_485
 
 
@@ -325,7 +321,7 @@ def test_damage_anywhere_gives_pixels_or_one_line(tmp_path, suffix):
             damaged[place] = random.integers(0, 256)
         path.write_bytes(damaged)
         try:
-            assert read_image(path, max_pixels=100_000).dtype == np.uint8
+            assert ImageReader(100_000).image(path).dtype == np.uint8
         except FullconvError as error:
             refused += 1
             assert path.name in str(error)

@@ -22,6 +22,7 @@ from dataset_folders import (
 from PIL import Image
 
 from fullconv.base.errors import FullconvError
+from fullconv.base.images import ImageReader
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.info import DatasetInfo, HeadInfo, read_info
 
@@ -239,9 +240,9 @@ def test_a_mask_of_another_size_is_refused(tmp_path):
 def test_max_pixels_bounds_what_a_split_reads(tmp_path):
     root = write_dataset(tmp_path / "d")
     assert "10 x 8 pixels are more than the 79" in refusal(
-        DatasetFolder(root, max_pixels=79).split("val").__getitem__, 0
+        DatasetFolder(root, ImageReader(79)).split("val").__getitem__, 0
     )
-    assert DatasetFolder(root, max_pixels=80).split("val")[0].labels.size == 80
+    assert DatasetFolder(root, ImageReader(80)).split("val")[0].labels.size == 80
 
 
 def names(root, split) -> set[str]:

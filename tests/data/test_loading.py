@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fullconv.base.errors import FullconvError
+from fullconv.base.images import ImageReader
 from fullconv.data import loading
 from fullconv.data.folder import DatasetFolder, LabelledImage, Split
 from fullconv.data.loading import (
@@ -226,13 +227,13 @@ def test_inputs_and_heads_are_kept_as_they_are_read(
 
 def test_max_pixels_of_the_folder_holds_for_what_is_kept(tmp_path: Path) -> None:
     root = write_dataset(tmp_path)
-    split = DatasetFolder(root, max_pixels=79).split("train")
+    split = DatasetFolder(root, ImageReader(79)).split("train")
     with pytest.raises(FullconvError, match="more than the 79 allowed"):
         CachedSplit(split, PLENTY)
     big = Image.new("1", (20_001, 10_000))
     big.save(root / "images/train/train0.png")
     big.save(root / "masks/train/train0.png")
-    raised = DatasetFolder(root, max_pixels=300_000_000).split("train")
+    raised = DatasetFolder(root, ImageReader(300_000_000)).split("train")
     assert CachedSplit(raised, 1000).kept_bytes == 0  # known from the header, not refused
 
 

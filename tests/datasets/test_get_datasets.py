@@ -17,10 +17,10 @@ from filelock import FileLock
 from PIL import Image
 
 from fullconv.base.errors import FullconvError, WorkFailedError
+from fullconv.base.images import ImageReader
 from fullconv.base.palette import voc_palette
 from fullconv.data.check import check_folder
 from fullconv.data.folder import DatasetFolder
-from fullconv.datasets import writing
 from fullconv.datasets.catalogue import PUBLIC_DATASETS, public_dataset
 from fullconv.datasets.context import CONTEXT, class_ids, read_labels
 from fullconv.datasets.public import get_dataset
@@ -264,12 +264,12 @@ def test_interrupted_anywhere_the_same_command_continues(tmp_path, server, monke
             patched.setattr("fullconv.datasets.archives._write", stopping)
         elif stop == "convert":
             calls = iter([None, None, None])  # the mask of the second sample
-            real = writing.mask_size
+            real = ImageReader.mask_size
 
-            def second(path):
-                return real(path) if next(calls, stop) is None else stopping()
+            def second(reader, path):
+                return real(reader, path) if next(calls, stop) is None else stopping()
 
-            patched.setattr(writing, "mask_size", second)
+            patched.setattr(ImageReader, "mask_size", second)
         else:
             patched.setattr("pathlib.Path.rename", stopping)
         with pytest.raises(Interrupted):

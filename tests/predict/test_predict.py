@@ -16,6 +16,7 @@ from PIL import Image
 
 import fullconv
 from fullconv.base.errors import FullconvError
+from fullconv.base.images import ImageReader
 from fullconv.base.progress import Progress
 from fullconv.predict.engines import is_installed, ways
 from fullconv.predict.engines.torch_engine import TorchEngine
@@ -279,8 +280,8 @@ def test_bad_images_are_named_and_the_others_done(tmp_path):
 
 def test_max_pixels_sets_the_bound(tmp_path):
     picture(tmp_path / "a.png", (6, 8))
-    assert predicted([tmp_path / "a.png"], tmp_path / "out", max_pixels=48)[0].failed == 0
-    summary, said = predicted([tmp_path / "a.png"], tmp_path / "out", max_pixels=47)
+    assert predicted([tmp_path / "a.png"], tmp_path / "out", reader=ImageReader(48))[0].failed == 0
+    summary, said = predicted([tmp_path / "a.png"], tmp_path / "out", reader=ImageReader(47))
     assert summary.failed == 1
     assert "more than the 47 allowed" in said[0]
 
@@ -524,7 +525,7 @@ def test_samples_are_the_first_images_that_can_be_read(tmp_path):
     assert len(first_images(jobs, {"color": 3}, 3)) == 2
     assert len(first_images(jobs, {"color": 3}, 2)) == 1  # a few files are tried, not all
     assert first_images(jobs[:1], {"color": 3}, 3) == []
-    assert first_images(jobs, {"color": 3}, 3, max_pixels=47) == []
+    assert first_images(jobs, {"color": 3}, 3, reader=ImageReader(47)) == []
 
 
 def test_of_large_images_there_are_fewer_samples(tmp_path):

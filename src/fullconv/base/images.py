@@ -10,8 +10,9 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,16 +29,9 @@ from fullconv.base.errors import FullconvError
 MAX_PIXELS = 200_000_000
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
+_Value = TypeVar("_Value", bound=np.generic)
+
 _READERS = (JpegImageFile, PngImageFile, BmpImageFile, WebPImageFile, TiffImageFile)
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _MASK_ADVICE = {
     "RGB": "is RGB: store one label id per pixel (8-bit grey or palette) instead of colours",
     "RGBA": "is RGBA: store one label id per pixel (8-bit grey or palette) instead of colours",
@@ -49,59 +43,124 @@ _MASK_ADVICE = {
 }
 
 
-def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Read a JPEG, PNG, BMP, WebP or TIFF file as 8-bit RGB, upright as its EXIF data says.
+@dataclass(frozen=True)
+class ImageReader:
+    """Reads images, further inputs and masks, and tells what is in them from their headers alone.
 
-    Grey, palette, CMYK and 1-bit images are converted. 16-bit grey is scaled to 8 bits
-    (divided by 257 and rounded), of 16-bit colours the high byte is kept. Alpha is ignored: the
-    colours stay as they are stored, also where they are transparent. Of several frames the first
-    is read; colour profiles are not applied.
+    Every method raises FullconvError, one line that says what to do, where there is no such file,
+    no image, one that is damaged or truncated, or one of more than `max_pixels`; of the latter
+    nothing is decoded.
 
-    Returns:
-        uint8 array (height, width, 3).
-
-    Raises:
-        FullconvError: no such file, no image, damaged or truncated, more than `max_pixels` (by its
-            header; nothing is decoded then), or floating point.
+    Attributes:
+        max_pixels: how many pixels an image may have, by its header.
     """
-    with _opened(Path(path), max_pixels) as image:
-        return _rgb_array(path, image)
 
+    max_pixels: int = MAX_PIXELS
 
-def read_input(
-    path: str | Path, max_pixels: int = MAX_PIXELS
-) -> NDArray[np.uint8] | NDArray[np.float32]:
-    """Read a file as `read_image` does, save that 16-bit grey keeps its values.
+    def image(self, path: str | Path) -> NDArray[np.uint8]:
+        """Read a JPEG, PNG, BMP, WebP or TIFF file as 8-bit RGB, upright as its EXIF data says.
 
-    Such files (PNG or TIFF) hold measurements, as a rule distances in millimetres. Their values
-    are those stored, whatever a TIFF says about its range or its white.
+        Grey, palette, CMYK and 1-bit images are converted. 16-bit grey is scaled to 8 bits
+        (divided by 257 and rounded), of 16-bit colours the high byte is kept. Alpha is ignored:
+        the colours stay as they are stored, also where they are transparent. Of several frames
+        the first is read; colour profiles are not applied.
 
-    Returns:
-        float32 array (height, width, 1) of 16-bit grey, uint8 array (height, width, 3) of all else.
+        Returns:
+            uint8 array (height, width, 3).
 
-    Raises:
-        FullconvError: as for `read_image`.
-    """
-    with _opened(Path(path), max_pixels) as image:
-        if not _is_16_bit_grey(image):
+        Raises:
+            FullconvError: see the class; or floating point.
+        """
+        with self._opened(path) as image:
             return _rgb_array(path, image)
-        values = _grey_values(path, image).astype(np.float32)
-        return np.array(_upright(Image.fromarray(values), _orientation(image)))[..., None]
 
+    def input(self, path: str | Path) -> NDArray[np.uint8] | NDArray[np.float32]:
+        """Read a file as `image` does, save that 16-bit grey keeps its values.
 
-def input_channels(path: str | Path, max_pixels: int = MAX_PIXELS) -> int:
-    """Return from the header alone how many channels `read_input` would give: 1 or 3.
+        Such files (PNG or TIFF) hold measurements, as a rule distances in millimetres. Their
+        values are those stored, whatever a TIFF says about its range or its white.
 
-    Raises:
-        FullconvError: what `read_input` would refuse already by the header.
-    """
-    with _opened(Path(path), max_pixels) as image:
-        _require_colours(path, image)
-        return 1 if _is_16_bit_grey(image) else 3
+        Returns:
+            float32 array (height, width, 1) of 16-bit grey, uint8 array (height, width, 3) of all
+            else.
+
+        Raises:
+            FullconvError: as for `image`.
+        """
+        with self._opened(path) as image:
+            if not _is_16_bit_grey(image):
+                return _rgb_array(path, image)
+            values = _grey_values(path, image).astype(np.float32)
+            return _upright(values, _orientation(image))[..., None]
+
+    def mask(self, path: str | Path) -> NDArray[np.uint8]:
+        """Read a mask: 8-bit grey values, or palette indices (not colours), are label ids.
+
+        1-bit images give the ids 0 and 1. EXIF orientation is honoured as for images.
+
+        Returns:
+            uint8 array (height, width).
+
+        Raises:
+            FullconvError: see the class; and where the file holds no 8-bit label ids (RGB,
+                16-bit, alpha) or was compressed by JPEG, which alters ids.
+        """
+        with self._opened(path) as image:
+            _require_labels(path, image)
+            image.load()
+            return _upright(np.array(image, dtype=np.uint8), _orientation(image))
+
+    def channels(self, path: str | Path) -> int:
+        """Return from the header alone how many channels `input` would give: 1 or 3.
+
+        Raises:
+            FullconvError: what `input` would refuse already by the header.
+        """
+        with self._opened(path) as image:
+            _require_colours(path, image)
+            return 1 if _is_16_bit_grey(image) else 3
+
+    def image_size(self, path: str | Path) -> tuple[int, int]:
+        """Return the (height, width) that `image` would give, from the header alone.
+
+        Raises:
+            FullconvError: what `image` would refuse already by the header.
+        """
+        with self._opened(path) as image:
+            _require_colours(path, image)
+            return _upright_size(image)
+
+    def mask_size(self, path: str | Path) -> tuple[int, int]:
+        """Return the (height, width) that `mask` would give, from the header alone.
+
+        Raises:
+            FullconvError: what `mask` would refuse already by the header.
+        """
+        with self._opened(path) as image:
+            _require_labels(path, image)
+            return _upright_size(image)
+
+    def is_turned(self, path: str | Path) -> bool:
+        """Tell from the header whether EXIF data ask for the image to be rotated or mirrored."""
+        with self._opened(path) as image:
+            return _orientation(image) != 1
+
+    @contextmanager
+    def _opened(self, path: str | Path) -> Iterator[ImageFile]:
+        """Open an image whose size is allowed; whatever fails, then or in the body, is one line."""
+        with _failing_in_a_line(path), Path(path).open("rb") as file:
+            image = _identify(path, file)
+            height, width = _stored_size(image)
+            if height * width > self.max_pixels:
+                raise FullconvError(
+                    f"{path}: {width} x {height} pixels are more than the {self.max_pixels:,} "
+                    "allowed; raise --max-pixels if the file is to be trusted"
+                )
+            yield image
 
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """Convert an open PIL image as `read_image` does a file: uint8 array (height, width, 3).
+    """Convert an open PIL image as `ImageReader.image` does a file: uint8 (height, width, 3).
 
     Raises:
         FullconvError: a floating-point image.
@@ -112,68 +171,14 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
 def _rgb_array(path: str | Path, image: Image.Image) -> NDArray[np.uint8]:
     _require_colours(path, image)
     image.load()
-    return np.array(_upright(_to_rgb(path, image), _orientation(image)))
-
-
-def read_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Read a mask: 8-bit grey values, or palette indices (not colours), are label ids.
-
-    1-bit images give the ids 0 and 1. EXIF orientation is honoured as for images.
-
-    Returns:
-        uint8 array (height, width).
-
-    Raises:
-        FullconvError: as for `read_image`; and where the file holds no 8-bit label ids (RGB,
-            16-bit, alpha) or was compressed by JPEG, which alters ids.
-    """
-    with _opened(Path(path), max_pixels) as image:
-        _require_labels(path, image)
-        image.load()
-        return np.array(_upright(image, _orientation(image)), dtype=np.uint8)
-
-
-def image_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Return the (height, width) that `read_image` would give, from the header alone.
-
-    Raises:
-        FullconvError: what `read_image` would refuse already by the header.
-    """
-    with _opened(Path(path), max_pixels) as image:
-        _require_colours(path, image)
-        return _upright_size(image)
-
-
-def mask_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Return the (height, width) that `read_mask` would give, from the header alone.
-
-    Raises:
-        FullconvError: what `read_mask` would refuse already by the header.
-    """
-    with _opened(Path(path), max_pixels) as image:
-        _require_labels(path, image)
-        return _upright_size(image)
-
-
-def is_turned(path: str | Path) -> bool:
-    """Tell from the header whether EXIF data ask for the image to be rotated or mirrored."""
-    with _opened(Path(path), None) as image:
-        return _orientation(image) in _UPRIGHT
+    return _upright(np.array(_to_rgb(path, image)), _orientation(image))
 
 
 @contextmanager
-def _opened(path: Path, max_pixels: int | None) -> Iterator[ImageFile]:
-    """Open an image whose size is allowed; whatever fails, then or in the body, is one line."""
+def _failing_in_a_line(path: str | Path) -> Iterator[None]:
+    """Turn whatever fails in the body into one line about the file."""
     try:
-        with path.open("rb") as file:
-            image = _identify(path, file)
-            height, width = _stored_size(image)
-            if max_pixels is not None and height * width > max_pixels:
-                raise FullconvError(
-                    f"{path}: {width} x {height} pixels are more than the {max_pixels:,} allowed; "
-                    "raise --max-pixels if the file is to be trusted"
-                )
-            yield image
+        yield
     except FullconvError:
         raise
     except FileNotFoundError:
@@ -191,7 +196,7 @@ def _opened(path: Path, max_pixels: int | None) -> Iterator[ImageFile]:
         ) from error
 
 
-def _identify(path: Path, file: IO[bytes]) -> ImageFile:
+def _identify(path: str | Path, file: IO[bytes]) -> ImageFile:
     """Read the header by PIL's readers themselves: Image.open would apply PIL's global bound."""
     if os.fstat(file.fileno()).st_size == 0:
         raise FullconvError(f"{path}: is empty (0 bytes); restore the file or remove it")
@@ -256,9 +261,18 @@ def _eight_bits(path: str | Path, image: Image.Image) -> NDArray[np.uint8]:
     return (values // 257 + (values % 257 > 128)).astype(np.uint8)
 
 
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    """Undo an EXIF orientation; it is 1 by now for TIFF, which PIL turns while loading."""
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+def _upright(pixels: NDArray[_Value], orientation: int) -> NDArray[_Value]:
+    """Turn (height, width, ...) upright; orientation is 1 for TIFF, which PIL turns while loading.
+
+    An array may have any type and number of bands, which `ImageOps.exif_transpose` could not turn.
+    """
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
 
 
 def _upright_size(image: ImageFile) -> tuple[int, int]:
@@ -282,7 +296,7 @@ def _orientation(image: Image.Image) -> int:
         found = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     except Exception:  # malformed EXIF data harm no pixel
         return 1
-    return found if found in _UPRIGHT else 1
+    return found if found in range(1, 9) else 1
 
 
 def _png_exif(file: IO[bytes]) -> dict[str | tuple[int, int], bytes]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fullconv.cli.options import Debug, MaxPixels, Quiet, parse_size
+from fullconv.cli.options import Debug, MaxPixels, Quiet, parse_size, reader_of
 from fullconv.cli.tables import show
 
 app = typer.Typer(name="data", help="Check, make and get dataset folders.", no_args_is_help=True)
@@ -55,10 +55,9 @@ def check(
     """
     from rich.console import Console
 
-    from fullconv.base.images import MAX_PIXELS
     from fullconv.data.check import check_folder
 
-    report = check_folder(folder, max_pixels=max_pixels or MAX_PIXELS, quiet=quiet)
+    report = check_folder(folder, reader_of(max_pixels), quiet=quiet)
     for table in report.tables():
         show(table)
     console = Console()
@@ -94,13 +93,12 @@ def bounds(
     from rich.markup import escape
     from rich.table import Table
 
-    from fullconv.base.images import MAX_PIXELS
     from fullconv.base.progress import progress
     from fullconv.data.folder import DatasetFolder
     from fullconv.measure.bounds import PUBLISHED, upper_bounds
 
     sides = _factors(factors)
-    images = DatasetFolder(folder, max_pixels or MAX_PIXELS).split(split)
+    images = DatasetFolder(folder, reader_of(max_pixels)).split(split)
     with progress(len(images), f"coarsen {split}", quiet=quiet) as bar:
         found = upper_bounds(images, sides, bar)
     print(f"mean IU of coarsened truth, {split}: {len(images)} images")

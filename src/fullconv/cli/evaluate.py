@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fullconv.cli.options import Debug, Device, MaxPixels, Quiet, Tta
+from fullconv.cli.options import Debug, Device, MaxPixels, Quiet, Tta, reader_of
 from fullconv.cli.tables import show
 
 if TYPE_CHECKING:
@@ -36,14 +36,13 @@ def command(
     """
     from fullconv.base.devices import pick_device
     from fullconv.base.files import write_json
-    from fullconv.base.images import MAX_PIXELS
     from fullconv.base.progress import progress
     from fullconv.data.folder import DatasetFolder
     from fullconv.measure.evaluation import evaluate, split_for
     from fullconv.net.folder import load
 
     place = pick_device(device)
-    folder = DatasetFolder(data, max_pixels or MAX_PIXELS)
+    folder = DatasetFolder(data, reader_of(max_pixels))
     net = load(model)
     images = split_for(net, folder, split)
     with progress(len(images), f"evaluate {split}", quiet=quiet) as bar:

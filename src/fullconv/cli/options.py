@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from fullconv.base.images import ImageReader
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
@@ -22,6 +25,13 @@ Tta = Annotated[
         "twice as long.",
     ),
 ]
+
+
+def reader_of(max_pixels: int | None) -> ImageReader:
+    """Return what reads images, of as many pixels as --max-pixels says."""
+    from fullconv.base.images import MAX_PIXELS, ImageReader
+
+    return ImageReader(max_pixels or MAX_PIXELS)
 
 
 def parse_size(text: str) -> tuple[int, int]:

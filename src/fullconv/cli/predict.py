@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fullconv.cli.options import Debug, Device, MaxPixels, Quiet, Tta
+from fullconv.cli.options import Debug, Device, MaxPixels, Quiet, Tta, reader_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +63,6 @@ def command(
     """
     from fullconv.base.devices import pick_device
     from fullconv.base.errors import WorkFailedError
-    from fullconv.base.images import MAX_PIXELS
     from fullconv.base.progress import progress
     from fullconv.net.folder import load
     from fullconv.predict.choice import choose
@@ -78,14 +77,14 @@ def command(
     folders = further_folders(further or (), tuple(net.inputs))
     jobs = plan(inputs, out, scores=scores, heads=heads, further=folders)
     make_folders(jobs)
-    most = max_pixels or MAX_PIXELS
+    reader = reader_of(max_pixels)
 
     def first(count: int) -> list[Pixels]:
-        return first_images(jobs, net.inputs, count, most)
+        return first_images(jobs, net.inputs, count, reader)
 
     chosen = choose(net, len(jobs), first, engine=engine, precision=precision, say=_tell)
     with progress(len(jobs), "predict", quiet=quiet) as bar:
-        summary = label_files(Labeller(net, chosen.engine, tta=tta), jobs, bar, max_pixels=most)
+        summary = label_files(Labeller(net, chosen.engine, tta=tta), jobs, bar, reader=reader)
     if summary.failed < summary.images:
         write_unsure(summary, out)
         for name, head in net.labelled():

@@ -20,7 +20,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fullconv.base.errors import FullconvError, nearest
-from fullconv.base.images import IMAGE_SUFFIXES, MAX_PIXELS, is_turned, mask_size, read_mask
+from fullconv.base.images import IMAGE_SUFFIXES, ImageReader
 from fullconv.base.progress import progress
 from fullconv.data.folder import (
     SPLITS,
@@ -152,7 +152,7 @@ class CheckReport:
 
 def check_folder(
     root: str | Path,
-    max_pixels: int = MAX_PIXELS,
+    reader: ImageReader = ImageReader(),
     *,
     quick: bool = False,
     quiet: bool = False,
@@ -166,7 +166,7 @@ def check_folder(
 
     Args:
         root: the dataset folder.
-        max_pixels: images of more pixels are errors.
+        reader: reads its files; what it refuses is an error.
         quick: judge by dataset.yaml, names and headers alone; decode nothing.
         quiet: show no progress.
         inputs: which are checked, as though there were no others; None: all. "color" also stands
@@ -177,7 +177,7 @@ def check_folder(
         FullconvError: the folder is no dataset, dataset.yaml is wrong, or it has no such input or
             head: nothing can be checked.
     """
-    folder = DatasetFolder(root, max_pixels)
+    folder = DatasetFolder(root, reader)
     info = _narrowed(folder.info, inputs, heads)
     shown = tuple(info.inputs), tuple(info.heads)
     listings = {name: folder.listing(name, *shown) for name in folder.splits}
@@ -193,7 +193,7 @@ def check_folder(
         findings.add(_held_out(folder, listings["train"], listings["val"]))
 
     kinds = tuple(folder.input(name) for name in info.inputs)
-    inspect = partial(_inspect, inputs=kinds, info=info, max_pixels=max_pixels, quick=quick)
+    inspect = partial(_inspect, inputs=kinds, info=info, reader=reader, quick=quick)
     seen_before: dict[bytes, tuple[str, Path]] = {}
     total = sum(len(listing.samples) for listing in listings.values())
     with progress(total, f"checking {folder.root}", quiet=quiet) as bar:
@@ -317,7 +317,7 @@ def _held_out(folder: DatasetFolder, train: Listing, val: Listing) -> Iterator[F
 
 
 def _inspect(
-    sample: Sample, inputs: Sequence[Input], info: DatasetInfo, max_pixels: int, quick: bool
+    sample: Sample, inputs: Sequence[Input], info: DatasetInfo, reader: ImageReader, quick: bool
 ) -> _Seen:
     """Look at one sample: at its headers if `quick`, else at its pixels."""
     findings: list[Finding] = []
@@ -326,12 +326,12 @@ def _inspect(
     pixels: dict[str, NDArray[np.int64]] = {}
     for each, path in zip(inputs, sample.images, strict=True):
         try:
-            sizes[path], digests[path] = _look_at_image(each, path, max_pixels, quick)
+            sizes[path], digests[path] = _look_at_image(each, path, reader, quick)
         except FullconvError as problem:
             findings.append(_error("images that can't be read", str(problem)))
     for head, path in zip(info.heads, sample.masks, strict=True):
         try:
-            sizes[path], counts = _look_at_mask(path, max_pixels, quick)
+            sizes[path], counts = _look_at_mask(path, reader, quick)
         except FullconvError as problem:
             findings.append(_error("masks that can't be read", str(problem)))
             continue
@@ -339,38 +339,38 @@ def _inspect(
             pixels[head] = counts
             findings += _foreign(path, counts, info, head)
     image = sample.images[0]
-    findings += _misfits(image, sizes)
+    findings += _misfits(image, sizes, reader)
     return _Seen(image, sizes.get(image), digests.get(image), pixels, tuple(findings))
 
 
 def _look_at_image(
-    kind: Input, path: Path, max_pixels: int, quick: bool
+    kind: Input, path: Path, reader: ImageReader, quick: bool
 ) -> tuple[_Size, bytes | None]:
     """Return the (height, width) of an image and a digest of its pixels, None if `quick`."""
     if quick:
-        return kind.size(path, max_pixels), None
-    image = kind.read(path, max_pixels)
+        return kind.size(path, reader), None
+    image = kind.read(path, reader)
     digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
     digest.update(image.data)
     return (image.shape[0], image.shape[1]), digest.digest()
 
 
 def _look_at_mask(
-    path: Path, max_pixels: int, quick: bool
+    path: Path, reader: ImageReader, quick: bool
 ) -> tuple[_Size, NDArray[np.int64] | None]:
     """Return the (height, width) of a mask and its pixels per label id, None if `quick`."""
     if quick:
-        return mask_size(path, max_pixels), None
-    labels = read_mask(path, max_pixels)
+        return reader.mask_size(path), None
+    labels = reader.mask(path)
     counts = Image.fromarray(labels).histogram()  # np.bincount would make int64 of every pixel
     return (labels.shape[0], labels.shape[1]), np.array(counts, np.int64)
 
 
-def _misfits(image: Path, sizes: Mapping[Path, _Size]) -> Iterator[Finding]:
+def _misfits(image: Path, sizes: Mapping[Path, _Size], reader: ImageReader) -> Iterator[Finding]:
     """Judge whether the files of a sample, those that can be read, fit its first image."""
     if image not in sizes:
         return
-    image_turned = is_turned(image)
+    image_turned = reader.is_turned(image)
     for path, size in sizes.items():
         if path == image:
             continue
@@ -378,7 +378,7 @@ def _misfits(image: Path, sizes: Mapping[Path, _Size]) -> Iterator[Finding]:
             require_same_size((path, size), (image, sizes[image]))
         except FullconvError as problem:
             yield _error("files of another size than their image", str(problem))
-        if is_turned(path) != image_turned:
+        if reader.is_turned(path) != image_turned:
             turned, other = (image, path) if image_turned else (path, image)
             yield _warning(
                 "files turned by EXIF data alone",

@@ -16,15 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.base.errors import FullconvError
-from fullconv.base.images import (
-    IMAGE_SUFFIXES,
-    MAX_PIXELS,
-    image_size,
-    input_channels,
-    read_image,
-    read_input,
-    read_mask,
-)
+from fullconv.base.images import IMAGE_SUFFIXES, ImageReader
 from fullconv.data.info import COLOR, DatasetInfo, HeadInfo, read_info
 
 SPLITS = ("train", "val", "test")
@@ -47,29 +39,27 @@ class Input(NamedTuple):
     folder: str
     channels: int = 3
 
-    def read(
-        self, path: Path, max_pixels: int = MAX_PIXELS
-    ) -> NDArray[np.uint8] | NDArray[np.float32]:
+    def read(self, path: Path, reader: ImageReader) -> NDArray[np.uint8] | NDArray[np.float32]:
         """Read one of its files: uint8 (H, W, 3), or float32 (H, W, 1).
 
         Raises:
             FullconvError: the file can't be read, or is of another kind than the input.
         """
         if self.name == COLOR:
-            return read_image(path, max_pixels)
-        pixels = read_input(path, max_pixels)
+            return reader.image(path)
+        pixels = reader.input(path)
         self._require_kind(path, pixels.shape[2])
         return pixels
 
-    def size(self, path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    def size(self, path: Path, reader: ImageReader) -> tuple[int, int]:
         """Return the (height, width) that `read` would give, from the header alone.
 
         Raises:
             FullconvError: what `read` would refuse already by the header.
         """
         if self.name != COLOR:
-            self._require_kind(path, input_channels(path, max_pixels))
-        return image_size(path, max_pixels)
+            self._require_kind(path, reader.channels(path))
+        return reader.image_size(path)
 
     def _require_kind(self, path: Path, channels: int) -> None:
         kinds = {1: "16-bit grey (distances)", 3: "colours or 8-bit grey"}
@@ -156,13 +146,13 @@ class Split:
         *,
         inputs: Mapping[str, Input],
         heads: Mapping[str, HeadInfo],
-        max_pixels: int = MAX_PIXELS,
+        reader: ImageReader,
     ) -> None:
         self.name = name
         self.samples = tuple(samples)
         self.inputs, self.heads = dict(inputs), dict(heads)
         self._info = info
-        self._max_pixels = max_pixels
+        self._reader = reader
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -189,7 +179,7 @@ class Split:
         """
         sample = self.samples[index]
         inputs = zip(self.inputs.values(), sample.images, strict=True)
-        images = [each.read(path, self._max_pixels) for each, path in inputs]
+        images = [each.read(path, self._reader) for each, path in inputs]
         first = (sample.images[0], images[0].shape[:2])
         for path, pixels in zip(sample.images[1:], images[1:], strict=True):
             require_same_size((path, pixels.shape[:2]), first)
@@ -206,7 +196,7 @@ class Split:
         return self._labels(self.samples[index], self.size(index))
 
     def _labels(self, sample: Sample, size: Sequence[int]) -> NDArray[np.uint8]:
-        masks = [read_mask(path, self._max_pixels) for path in sample.masks]
+        masks = [self._reader.mask(path) for path in sample.masks]
         for path, labels in zip(sample.masks, masks, strict=True):
             require_same_size((path, labels.shape), (sample.images[0], size))
         for head, path, labels in zip(self.heads, sample.masks, masks, strict=True):
@@ -218,7 +208,7 @@ class Split:
     def size(self, index: int) -> tuple[int, int]:
         """Return the (height, width) of sample `index`, from the header of its first image."""
         first = next(iter(self.inputs.values()))
-        return first.size(self.samples[index].images[0], self._max_pixels)
+        return first.size(self.samples[index].images[0], self._reader)
 
 
 class DatasetFolder:
@@ -234,12 +224,13 @@ class DatasetFolder:
 
     Attributes:
         root: the folder.
+        reader: reads its files.
         info: the contents of dataset.yaml.
         splits: names of the splits there are, val included when held out.
         held_out: whether val is taken from train.
     """
 
-    def __init__(self, root: str | Path, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(self, root: str | Path, reader: ImageReader = ImageReader()) -> None:
         """Read dataset.yaml and see which splits there are.
 
         Raises:
@@ -247,7 +238,7 @@ class DatasetFolder:
         """
         self.root = Path(root)
         self.info = read_info(self.root)
-        self._max_pixels = max_pixels
+        self.reader = reader
         present = [name for name in SPLITS if (self.images / name).is_dir()]
         self.held_out = "train" in present and "val" not in present
         self.splits = tuple(name for name in SPLITS if name in present or self._is_held_out(name))
@@ -289,7 +280,7 @@ class DatasetFolder:
             self.info,
             inputs=asked,
             heads=labellings,
-            max_pixels=self._max_pixels,
+            reader=self.reader,
         )
 
     def listing(
@@ -355,7 +346,7 @@ class DatasetFolder:
             for path in sorted(_files(self.root / folder / split)):
                 if path.suffix.lower() in IMAGE_SUFFIXES:
                     with suppress(FullconvError):  # it is told when it is read
-                        return input_channels(path, self._max_pixels)
+                        return self.reader.channels(path)
         return 3
 
     def _is_held_out(self, name: str) -> bool:

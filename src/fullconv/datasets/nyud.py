@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from fullconv.base.download import Checksum
 from fullconv.base.errors import FullconvError
-from fullconv.base.images import image_size, read_image
+from fullconv.base.images import ImageReader
 from fullconv.data.info import DatasetInfo, HeadInfo
 from fullconv.datasets.mat import opened_hdf5, read_ids, read_mat
 from fullconv.datasets.public import PublicDataset
@@ -178,7 +178,8 @@ def _hha(path: Path) -> Content:
     """Take an HHA image as it is, or cropped if it has the originals' size."""
     if not path.is_file():
         return path
-    return (lambda: read_image(path)[CROP]) if image_size(path) == (480, 640) else path
+    reader = ImageReader()
+    return (lambda: reader.image(path)[CROP]) if reader.image_size(path) == (480, 640) else path
 
 
 def _authors_split(root: Path) -> dict[int, str] | None:

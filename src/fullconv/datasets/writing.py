@@ -18,7 +18,7 @@ from PIL import Image
 
 from fullconv.base import files
 from fullconv.base.errors import FullconvError
-from fullconv.base.images import image_size, mask_size
+from fullconv.base.images import ImageReader
 from fullconv.base.palette import voc_palette
 from fullconv.base.progress import progress
 from fullconv.data.info import DatasetInfo
@@ -117,14 +117,15 @@ def listed_names(path: Path) -> tuple[str, ...]:
 def _write_item(item: Item, folder: Path, linkable: Path, classes: Mapping[str, int]) -> None:
     if not re.fullmatch(r"\w[\w.-]*", item.name):
         raise FullconvError(f"{item.name!r}: is no image name; the dataset's list is damaged")
-    sizes = {}
+    sizes: dict[Path, tuple[int, int]] = {}
+    reader = ImageReader()
     for kind, content in item.images.items():
         path = _place(folder / kind / item.split, item.name, content, linkable)
-        sizes[path] = image_size(path)
+        sizes[path] = reader.image_size(path)
     for kind, content in item.masks.items():
         made = content if isinstance(content, Path) else _checked(item, content(), classes[kind])
         path = _place(folder / kind / item.split, item.name, made, linkable)
-        sizes[path] = mask_size(path)
+        sizes[path] = reader.mask_size(path)
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{path.parent.parent.name} {w} x {h}" for path, (h, w) in sizes.items())
         raise FullconvError(f"{item.name}: its image and masks differ in size: {told}")

@@ -344,7 +344,7 @@ class FCN(nn.Module):
         Raises:
             FullconvError: the file can't be read, or the array is of another shape or kind.
         """
-        from fullconv.base.images import read_image, read_input, to_rgb
+        from fullconv.base.images import ImageReader, to_rgb
         from fullconv.predict.labels import label_image
 
         if isinstance(image, np.ndarray):
@@ -354,7 +354,8 @@ class FCN(nn.Module):
                 f"this net needs {', '.join(self.inputs)}: give one array of all their channels"
             )
         elif isinstance(image, (str, PathLike)):
-            pixels = (read_image if self.inputs == COLOR else read_input)(Path(image))
+            reader = ImageReader()
+            pixels = (reader.image if self.inputs == COLOR else reader.input)(Path(image))
         else:
             pixels = to_rgb(image)
         channels = sum(self.inputs.values())

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.base.errors import FullconvError
-from fullconv.base.images import read_image, read_input
+from fullconv.base.images import ImageReader
 from fullconv.data.folder import require_same_size
 from fullconv.data.info import COLOR
 from fullconv.predict.jobs import Job
 from fullconv.predict.labels import Pixels
 
 
-def read_inputs(job: Job, inputs: Mapping[str, int], max_pixels: int) -> Pixels:
+def read_inputs(job: Job, inputs: Mapping[str, int], reader: ImageReader) -> Pixels:
     """Read all inputs of an image.
 
     The input "color" is read as RGB. Of any other 16-bit grey keeps its values (distances), as in
@@ -25,7 +25,7 @@ def read_inputs(job: Job, inputs: Mapping[str, int], max_pixels: int) -> Pixels:
     Args:
         job: names the files.
         inputs: the net's: channels by name.
-        max_pixels: larger images are refused.
+        reader: reads the files.
 
     Returns:
         The inputs' channels one after the other, H x W x C: uint8, or float32 if some has 16 bits.
@@ -37,7 +37,7 @@ def read_inputs(job: Job, inputs: Mapping[str, int], max_pixels: int) -> Pixels:
     paths = [job.source, *(_only_file(job, name) for name in list(inputs)[1:])]
     parts: list[Pixels] = []
     for path, (name, channels) in zip(paths, inputs.items(), strict=True):
-        pixels = read_image(path, max_pixels) if name == COLOR else read_input(path, max_pixels)
+        pixels = reader.image(path) if name == COLOR else reader.input(path)
         if pixels.shape[2] != channels:
             kind = "16-bit grey, one channel" if pixels.shape[2] == 1 else "3 channels of 8 bits"
             raise FullconvError(

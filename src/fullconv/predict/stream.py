@@ -17,7 +17,7 @@ from PIL import Image
 
 from fullconv.base.errors import FullconvError
 from fullconv.base.files import replacing, write_text
-from fullconv.base.images import MAX_PIXELS
+from fullconv.base.images import ImageReader
 from fullconv.predict.jobs import Job
 from fullconv.predict.labeller import Labeller, label_all
 from fullconv.predict.labels import Pixels
@@ -78,7 +78,7 @@ class Summary:
 
 
 def first_images(
-    jobs: Sequence[Job], inputs: Mapping[str, int], count: int, max_pixels: int = MAX_PIXELS
+    jobs: Sequence[Job], inputs: Mapping[str, int], count: int, reader: ImageReader = ImageReader()
 ) -> list[Pixels]:
     """Read the first images that can be read, as samples of the others: `count` at most.
 
@@ -89,12 +89,12 @@ def first_images(
         if len(images) == count or sum(image[..., 0].size for image in images) >= SAMPLE_PIXELS:
             break
         with suppress(FullconvError):  # which will be told in the file's turn
-            images.append(read_inputs(job, inputs, max_pixels))
+            images.append(read_inputs(job, inputs, reader))
     return images
 
 
 def label_files(
-    label: Labeller, jobs: Sequence[Job], bar: Progress, *, max_pixels: int = MAX_PIXELS
+    label: Labeller, jobs: Sequence[Job], bar: Progress, *, reader: ImageReader = ImageReader()
 ) -> Summary:
     """Label the image of each job and write its outputs.
 
@@ -105,7 +105,7 @@ def label_files(
 
     def done(job: Job) -> Done | str:
         try:
-            return _do(job, label, max_pixels)
+            return _do(job, label, reader)
         except FullconvError as error:
             return str(error)
         except OSError as error:
@@ -150,10 +150,10 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _do(job: Job, label: Labeller, max_pixels: int) -> Done:
+def _do(job: Job, label: Labeller, reader: ImageReader) -> Done:
     """Take an image from its file to its results; return what came of it."""
     net = label.net
-    image = read_inputs(job, net.inputs, max_pixels)
+    image = read_inputs(job, net.inputs, reader)
     views, size = label.views(image), (image.shape[0], image.shape[1])
     labels = label.labels(views, size)
     probabilities = label.probabilities(views, size) if job.with_scores else {}

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 import fullconv
 from fullconv.base.errors import FullconvError
 from fullconv.base.files import write_text
-from fullconv.base.images import MAX_PIXELS
+from fullconv.base.images import MAX_PIXELS, ImageReader
 from fullconv.train.checkpoint import saving_in
 from fullconv.train.nets import stride_of
 from fullconv.train.recipe import Recipe
@@ -63,6 +63,11 @@ class Settings(BaseModel):
     inputs: tuple[str, ...] | None = None
     fusion: Literal["early", "late"] | None = None
     recipe: Recipe = Recipe()
+
+    @property
+    def reader(self) -> ImageReader:
+        """What reads the dataset's files."""
+        return ImageReader(self.max_pixels)
 
     @property
     def stride(self) -> int:

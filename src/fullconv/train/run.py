@@ -70,7 +70,7 @@ def run(out: Path, asked: Mapping[str, Any], *, resume: bool, quiet: bool = Fals
     record = Record.open(out, asked, resume=resume)
     settings = record.settings
     device = pick_device(settings.device)
-    folder = DatasetFolder(settings.data, settings.max_pixels)
+    folder = DatasetFolder(settings.data, settings.reader)
     target = None
     if not record.nets:
         target = target_net(settings, folder)
@@ -106,9 +106,7 @@ def _sizes_if_sound(
     settings: Settings, inputs: Sequence[str], quiet: bool
 ) -> Counter[tuple[int, int]]:
     """Judge the dataset folder by its headers; return the sizes of its training images."""
-    report = check_folder(
-        settings.data, settings.max_pixels, quick=True, quiet=quiet, inputs=inputs
-    )
+    report = check_folder(settings.data, settings.reader, quick=True, quiet=quiet, inputs=inputs)
     report.require_sound()
     if not quiet:
         for warning in report.warnings:
