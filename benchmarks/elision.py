@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 import record
 from fullconv.net.fcn import FCN
-from fullconv.papers.nets import paper
+from fullconv.papers.blueprint import paper
 from fullconv.predict.engines import build, ways
 from fullconv.predict.engines.whole import Whole
 from fullconv.predict.labeller import Labeller

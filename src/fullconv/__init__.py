@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fullconv.net.fcn import FCN
     from fullconv.net.folder import load
     from fullconv.net.preprocessing import Preprocessing
-    from fullconv.papers.nets import paper
+    from fullconv.papers.blueprint import paper
 
 __version__ = "0.1.0"
 __all__ = [
@@ -33,7 +33,7 @@ _HOMES = {
     "Preprocessing": "fullconv.net.preprocessing",
     "convolutionalize": "fullconv.dense.layers",
     "load": "fullconv.net.folder",
-    "paper": "fullconv.papers.nets",
+    "paper": "fullconv.papers.blueprint",
 }
 
 

@@ -15,7 +15,7 @@ from fullconv.geometry import least_padding
 from fullconv.measure.bounds import PUBLISHED, upper_bounds
 from fullconv.net.description import Description, describe
 from fullconv.net.fcn import FCN
-from fullconv.papers.nets import paper
+from fullconv.papers.blueprint import paper
 from fullconv.train.recipe import read_recipe
 
 PAGE = Path(__file__).parents[2] / "docs" / "from-classifier-to-fcn8s.md"

@@ -6,7 +6,7 @@ import pytest
 from fullconv.cli import main
 from fullconv.net.description import describe
 from fullconv.net.fcn import FCN
-from fullconv.papers.nets import PAPER_NETS
+from fullconv.papers.blueprint import PAPER_NETS
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:

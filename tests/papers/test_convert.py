@@ -33,8 +33,8 @@ from fullconv.net.weights import caffe_zoo as zoo
 from fullconv.net.weights.caffe_layers import read_classifier
 from fullconv.net.weights.caffemodel import read_layers
 from fullconv.net.weights.torch_file import read_checkpoint
+from fullconv.papers.blueprint import PAPER_NETS
 from fullconv.papers.convert import caffe_names, convert_file, load_layers
-from fullconv.papers.nets import PAPER_NETS
 
 NARROW = Widths((4, 4, 6, 6, 8), 10)
 NARROW_ALEXNET = Widths((4, 6, 6, 6, 6), 10)
@@ -738,5 +738,5 @@ def test_no_network(zoo_of_one, monkeypatch):
 
 
 def test_the_zoo_has_every_classifier_of_the_papers_nets():
-    assert set(zoo.ZOO) == {net.trunk for net in PAPER_NETS.values()}
+    assert set(zoo.ZOO) == {net.backbone for net in PAPER_NETS.values()}
     assert all(re.fullmatch("[0-9a-f]{40}", each.checksum.digest) for each in zoo.ZOO.values())

@@ -24,7 +24,7 @@ from fullconv.data.folder import DatasetFolder
 from fullconv.data.info import DatasetInfo
 from fullconv.net import caffe_classifiers as classifiers
 from fullconv.net.fcn import FCN
-from fullconv.papers.nets import PAPER_NETS, paper_net
+from fullconv.papers.blueprint import PAPER_NETS, Blueprint
 from fullconv.train import checkpoint, loop
 from fullconv.train.advice import about_stages
 from fullconv.train.nets import grown_net, take_over
@@ -128,7 +128,7 @@ def test_each_stage_starts_from_the_coarse_scores_of_the_one_before(family: str)
     """Nothing is added by the fuse; labels nearly agree: two bilinear steps are not quite one."""
     torch.manual_seed(0)
     name = f"{family}-fcn32s"
-    before = with_random_scores(paper_net(name).build()).eval()
+    before = with_random_scores(Blueprint.of_paper(name).build()).eval()
     images = torch.randn(1, 3, 120, 150) * 60
     for stride in (16, 8):
         after = grown_net(before, stride, info_of(name), read_recipe(name)).eval()
@@ -164,7 +164,9 @@ def test_a_source_knows_other_classes_and_heads() -> None:
         "sem": {"masks": "a", "classes": ["sky", "bed"]},
         "geo": {"masks": "b", "classes": ["x"]},
     }
-    source = with_random_scores(paper_net("siftflow-fcn32s").build(heads={"sem": ("bed", "sky")}))
+    source = with_random_scores(
+        Blueprint.of_paper("siftflow-fcn32s").build(heads={"sem": ("bed", "sky")})
+    )
     net = grown_net(source, 16, DatasetInfo(name="other", heads=heads), Recipe())
     theirs, (sem, geo) = source.head.scores["32"], net.heads.values()
     assert torch.equal(sem.scores["32"].weight, theirs.weight[[1, 0]])
@@ -175,8 +177,8 @@ def test_a_source_knows_other_classes_and_heads() -> None:
 
 
 def test_depth_starts_as_the_mean_of_the_colours() -> None:
-    color = with_random_scores(paper_net("nyud-fcn32s-color").build())
-    net = paper_net("nyud-fcn32s-color-d").build()
+    color = with_random_scores(Blueprint.of_paper("nyud-fcn32s-color").build())
+    net = Blueprint.of_paper("nyud-fcn32s-color-d").build()
     take_over(color, net)
     theirs = color.trunk.state_dict()
     for name, value in net.trunk.state_dict().items():
@@ -191,10 +193,10 @@ def test_depth_starts_as_the_mean_of_the_colours() -> None:
 def test_two_models_become_one_of_two_trunks() -> None:
     """The fused scores are the mean of the two nets' own."""
     color, hha = (
-        with_random_scores(paper_net(f"nyud-fcn32s-{kind}").build(), seed).eval()
+        with_random_scores(Blueprint.of_paper(f"nyud-fcn32s-{kind}").build(), seed).eval()
         for seed, kind in enumerate(("color", "hha"))
     )
-    net = paper_net("nyud-fcn32s-color-hha").build().eval()
+    net = Blueprint.of_paper("nyud-fcn32s-color-hha").build().eval()
     take_over(color, net, "color")
     take_over(hha, net, "hha")
     images = torch.randn(1, 6, 40, 50) * 60
@@ -205,7 +207,10 @@ def test_two_models_become_one_of_two_trunks() -> None:
 
 
 def test_trunks_that_differ() -> None:
-    vgg, alexnet = paper_net("voc-fcn32s").build(), paper_net("voc-fcn-alexnet").build()
+    vgg, alexnet = (
+        Blueprint.of_paper("voc-fcn32s").build(),
+        Blueprint.of_paper("voc-fcn-alexnet").build(),
+    )
     with pytest.raises(FullconvError, match=r"the trunk's \S+ can't be taken over"):
         take_over(vgg, alexnet)
 
@@ -232,7 +237,7 @@ def test_a_staged_run_by_the_command(tmp_path: Path, command_line: Any) -> None:
         assert f"fcn{net.stride}s" == name
         assert net.arguments["padding"] == 100
         assert {head: each.classes for head, each in net.labelled()} == CLASSES
-        assert net.preprocessing == paper_net("siftflow-fcn8s").preprocessing
+        assert net.preprocessing == Blueprint.of_paper("siftflow-fcn8s").preprocessing
         assert [float(row["lr"]) for row in rows(out / name)] == [pytest.approx(rate)]
         assert set(json.loads((out / name / "metrics.json").read_text())["heads"]) == set(CLASSES)
     assert (out / "report.html").is_file()
@@ -275,7 +280,7 @@ def test_late_fusion_from_two_models_and_resumed(
     """Once begun, a run knows its inputs and their order, and needs the models no more."""
     data = write_rooms(tmp_path / "data", ("hha", "color"))
     for seed, kind in enumerate(("color", "hha")):
-        source = paper_net(f"nyud-fcn32s-{kind}").build({"labels": CLASSES["sem"]})
+        source = Blueprint.of_paper(f"nyud-fcn32s-{kind}").build({"labels": CLASSES["sem"]})
         with_random_scores(source, seed).save_pretrained(tmp_path / kind)
     recipe = read_recipe("nyud-fcn32s-color-hha", ["steps=3", "lr=1e-6", "save_minutes=0.000001"])
     asked = {
@@ -343,7 +348,7 @@ def test_bad_usage_is_one_line_and_leaves_nothing(
     message: str,
 ) -> None:
     data, out, model = write_rooms(tmp_path / "data"), tmp_path / "run", tmp_path / "MODEL"
-    paper_net("voc-fcn8s").build({"labels": CLASSES["sem"]}).save_pretrained(model)
+    Blueprint.of_paper("voc-fcn8s").build({"labels": CLASSES["sem"]}).save_pretrained(model)
     given = {"--model": "voc-fcn8s", "--weights": "none"}
     given |= dict(zip(words[::2], words[1::2], strict=False))
     line = [word.replace("MODEL", str(model)) for pair in given.items() for word in pair]
@@ -369,7 +374,7 @@ def test_the_other_trunks_as_they_are(tmp_path: Path, name: str) -> None:
     folder = run(tmp_path / "run", asked, resume=False, quiet=True)
     state = checkpoint.load(folder / "last.pt")
     torch.manual_seed(recipe.seed)
-    before = paper_net(name).build({"labels": CLASSES["sem"]}).state_dict()
+    before = Blueprint.of_paper(name).build({"labels": CLASSES["sem"]}).state_dict()
     weights = {key: value for key, value in before.items() if key.endswith("weight")}
     same = {key for key, value in weights.items() if torch.equal(value, state["net"][key])}
     assert same == {"heads.labels.upscores.32-1.weight"}

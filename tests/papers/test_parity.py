@@ -23,8 +23,8 @@ from torch.nn import functional as F
 import fullconv
 from fullconv.net.fcn import FCN
 from fullconv.net.weights.caffemodel import read_layers
+from fullconv.papers.blueprint import Blueprint
 from fullconv.papers.convert import caffe_names, load_layers
-from fullconv.papers.nets import paper_net
 
 Image = NDArray[np.uint8] | NDArray[np.float32]
 Scores = NDArray[np.floating[Any]]
@@ -251,9 +251,9 @@ def fullconv_scores(net: FCN, images: Mapping[str, Image]) -> dict[str, Scores]:
 def narrow_fcn(name: str) -> FCN:
     """Build a net of the paper on a narrow classifier with Caffe's names."""
     if "alexnet" in name:
-        return paper_net(name).build(trunk=narrow_caffenet(NARROW_CAFFENET))
+        return Blueprint.of_paper(name).build(trunk=narrow_caffenet(NARROW_CAFFENET))
     skips = {16: "pool4", 8: "pool3"}
-    return paper_net(name).build(trunk=narrow_vgg16(NARROW_VGG16), skips=skips)
+    return Blueprint.of_paper(name).build(trunk=narrow_vgg16(NARROW_VGG16), skips=skips)
 
 
 def narrow_vgg16(widths: Widths) -> nn.Sequential:

@@ -20,7 +20,7 @@ from fullconv.geometry import GeometryError, Window, least_padding
 from fullconv.net.caffe_classifiers import VGG16, CaffeNet, GoogLeNet
 from fullconv.net.preprocessing import Preprocessing
 from fullconv.net.upscore import bilinear_kernel
-from fullconv.papers.nets import PAPER_NETS, paper_net
+from fullconv.papers.blueprint import PAPER_NETS, Blueprint
 
 # name: classes by head, kernels, crops of enlarged maps, crops of skips, trunks (fcn-facts)
 S32, S16, S8 = ([64], [19], [0]), ([4, 32], [0, 27], [5, 0]), ([4, 4, 16], [0, 0, 31], [5, 9, 0])
@@ -311,7 +311,7 @@ def test_a_net_by_its_name(name):
     assert all(s.eq(0).all() for n, s in net.named_parameters() if ".scores." in n)
     own = sum(p.numel() for n, p in net.named_parameters() if n.startswith("trunk."))
     expected = {"caffe:vgg16": 134.26e6, "caffe:caffenet": 56.87e6, "caffe:googlenet": 5.97e6}
-    assert own / trunks == pytest.approx(expected[paper_net(name).trunk], rel=1e-3)
+    assert own / trunks == pytest.approx(expected[Blueprint.of_paper(name).backbone], rel=1e-3)
     ones = [d for d in net.trunk.modules() if isinstance(d, nn.Dropout)]
     assert ones  # elementwise; not Dropout2d, which ports have used
     assert len(net.preprocessing.mean) == sum(net.inputs.values())
@@ -326,15 +326,15 @@ def test_an_unknown_name_is_told():
 def test_what_the_nets_see_of_their_inputs():
     """BGR less the mean; HHA as it is stored; the logarithm of millimetres."""
     bytes_ = torch.tensor([10.0, 20.0, 30.0]).reshape(3, 1, 1)
-    voc = paper_net("voc-fcn8s").preprocessing(bytes_).flatten().tolist()
+    voc = Blueprint.of_paper("voc-fcn8s").preprocessing(bytes_).flatten().tolist()
     assert voc == pytest.approx([30 - 104.00699, 20 - 116.66877, 10 - 122.67892], rel=1e-6)
-    hha = paper_net("nyud-fcn32s-hha").preprocessing(bytes_).flatten().tolist()
+    hha = Blueprint.of_paper("nyud-fcn32s-hha").preprocessing(bytes_).flatten().tolist()
     assert hha == pytest.approx([10 - 132.431, 20 - 94.076, 30 - 118.477], rel=1e-6)
     four = torch.cat((bytes_, torch.tensor([[[2550.0]]])))
-    depth = paper_net("nyud-fcn32s-color-d").preprocessing(four).flatten().tolist()
+    depth = Blueprint.of_paper("nyud-fcn32s-color-d").preprocessing(four).flatten().tolist()
     assert depth[:3] == pytest.approx([30 - 116.190, 20 - 97.203, 10 - 92.318], rel=1e-6)
     assert depth[3] == pytest.approx(np.log(2550) - 7.844, abs=1e-6)
-    six = paper_net("nyud-fcn32s-color-hha").preprocessing(torch.cat((bytes_, bytes_)))
+    six = Blueprint.of_paper("nyud-fcn32s-color-hha").preprocessing(torch.cat((bytes_, bytes_)))
     assert six.flatten().tolist()[3:] == pytest.approx(hha)
 
 

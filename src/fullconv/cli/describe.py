@@ -41,16 +41,17 @@ def command(
 ) -> None:
     """Print a net's layers, strides, receptive fields, derived crops, parameters and cost."""
     from fullconv.net.description import describe
-    from fullconv.papers.nets import PAPER_NETS
+    from fullconv.papers.blueprint import PAPER_NETS
 
-    described = _net(model, net, classes)
+    published = PAPER_NETS.get(model)
+    described = published.build() if published else _net(model, net, classes)
     _show(described, describe(described, _size(size)))
-    if model in PAPER_NETS and (address := PAPER_NETS[model].released):
-        print(f"the authors' weights, for fullconv convert --net {model}: {address}")
+    if published and published.released:
+        print(f"the authors' weights, for fullconv convert --net {model}: {published.released}")
     if drawing is not None:
         from fullconv.report.drawing import draw, save
 
-        title = model if model in PAPER_NETS else f"FCN-{described.stride}s on {Path(model).name}"
+        title = model if published else f"FCN-{described.stride}s on {Path(model).name}"
         save(draw(described, _size(size), title), drawing)
 
 
@@ -61,17 +62,14 @@ def _net(model: str, kind: str, classes: int) -> FCN:
     from fullconv.base.errors import FullconvError, nearest
     from fullconv.net.fcn import FCN
     from fullconv.net.folder import load
-    from fullconv.papers.nets import PAPER_NETS, paper
-    from fullconv.train.nets import stride_of
+    from fullconv.papers.blueprint import PAPER_NETS, Blueprint
 
-    if model in PAPER_NETS:
-        return paper(model)
     if Path(model).exists() or "/" in model:
         return load(model)
     known = (*PAPER_NETS, *list_models(module=torchvision.models))
     if model not in known and ":" not in model and (close := nearest(model, known)):
         raise FullconvError(f"unknown net or backbone {model!r}{close}")
-    return FCN(model, stride_of(kind), classes)
+    return FCN(model, Blueprint.named(kind).stride, classes)
 
 
 def _size(text: str) -> tuple[int, int]:

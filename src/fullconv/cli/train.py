@@ -90,11 +90,11 @@ def command(
 
     Example: fullconv train --data street --out runs/street --set minutes=45
     """
-    from fullconv.papers.nets import PAPER_NETS
+    from fullconv.papers.blueprint import DEFAULT_NET, Blueprint
     from fullconv.train.recipe import read_recipe
     from fullconv.train.run import run
 
-    usual = model if model is not None and model in PAPER_NETS else "default"
+    usual = Blueprint.named(model or DEFAULT_NET).recipe
     given: dict[str, Any] = {
         "data": data,
         "model": model,

@@ -16,6 +16,7 @@ from fullconv.net.trunk import LateFusion, Tap
 from fullconv.net.weights.caffe_layers import fill, read_classifier, weighted_layers
 from fullconv.net.weights.caffemodel import Layer, read_layers
 from fullconv.net.weights.torch_file import read_checkpoint
+from fullconv.papers.blueprint import Blueprint
 
 CAFFE = "caffe:"
 CHECKPOINTS = {".pth", ".pt", ".tar"}
@@ -52,9 +53,7 @@ def convert_file(source: Path, name: str, out: Path) -> Converted:
     """
     if name.startswith(CAFFE):
         return _convert_classifier(source, name, out)
-    from fullconv.papers.nets import paper_net
-
-    published = paper_net(name)
+    published = Blueprint.of_paper(name)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FullconvError(f"{out}: exists already; name a new folder")
     if published.released and not source.exists():

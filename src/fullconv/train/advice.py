@@ -9,7 +9,7 @@ import numpy as np
 from fullconv.data.folder import DatasetFolder
 from fullconv.measure.bounds import upper_bounds
 from fullconv.net.fcn import FCN, most_magnification
-from fullconv.papers.nets import PAPER_NETS
+from fullconv.papers.blueprint import PAPER_NETS
 from fullconv.train.inputs import unseen_inputs
 from fullconv.train.nets import STRIDES
 from fullconv.train.record import Settings

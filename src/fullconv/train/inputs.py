@@ -9,7 +9,7 @@ from itertools import accumulate
 from fullconv.base.errors import FullconvError
 from fullconv.data.folder import DatasetFolder
 from fullconv.net.preprocessing import Preprocessing
-from fullconv.papers.nets import NYUD_LOG_DEPTH
+from fullconv.papers.blueprint import NYUD_LOG_DEPTH
 
 SPREAD_OF_LOG_DISTANCE = 0.5  # standard deviation of millimetres' logarithm, indoors and outdoors
 SPREAD_OF_BYTES = 58.0  # of photographs' colours: torchvision's std times 255

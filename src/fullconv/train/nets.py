@@ -7,19 +7,18 @@ from typing import Any, Literal
 
 from torch import nn
 
-from fullconv.base.errors import FullconvError, nearest
+from fullconv.base.errors import FullconvError
 from fullconv.data.info import DatasetInfo
 from fullconv.net.fcn import FCN, Sight
 from fullconv.net.head import Head
 from fullconv.net.preprocessing import Preprocessing
 from fullconv.net.surgery import expand_score, transplant, with_channels
 from fullconv.net.trunk import LateFusion
-from fullconv.papers.nets import PAPER_NETS
+from fullconv.papers.blueprint import DEFAULT_BACKBONE, NETS, PAPER_NETS, Blueprint
 from fullconv.train.inputs import preprocessing_for
 from fullconv.train.recipe import Recipe
 
-STRIDES = {"fcn32s": 32, "fcn16s": 16, "fcn8s": 8, "fcn4s": 4, "fcn2s": 2}
-DEFAULT_BACKBONE = "mobilenet_v2"
+STRIDES = {name: blueprint.stride for name, blueprint in NETS.items()}
 
 
 def stride_of(model: str) -> int:
@@ -28,14 +27,7 @@ def stride_of(model: str) -> int:
     Raises:
         FullconvError: no net is called so.
     """
-    if model in PAPER_NETS:
-        return PAPER_NETS[model].stride
-    if model not in STRIDES:
-        raise FullconvError(
-            f"model {model!r} is none of {', '.join(STRIDES)}, nor one of the paper's nets"
-            f"{nearest(model, (*STRIDES, *PAPER_NETS))}"
-        )
-    return STRIDES[model]
+    return Blueprint.named(model).stride
 
 
 def new_net(
@@ -66,9 +58,7 @@ def new_net(
     given = None if weights in (None, "none") else weights
     decided = {**_for_data(info), **_learning(recipe)}
     if model in PAPER_NETS:
-        paper = PAPER_NETS[model]
-        decided["palette"] = paper.palette(decided["heads"]) | decided["palette"]
-        return paper.build(weights=given, **decided)
+        return PAPER_NETS[model].build(weights=given, **decided)
     decided |= {"inputs": inputs, "fusion": fusion, "magnify": magnify, "reduce": reduce}
     net = FCN(backbone or DEFAULT_BACKBONE, stride_of(model), weights=given, **decided)
     first, channels = next(iter(net.inputs.items()))

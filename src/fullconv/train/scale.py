@@ -10,7 +10,7 @@ from fullconv.data.folder import DatasetFolder, Split
 from fullconv.data.transforms import default_magnification, default_reductions
 from fullconv.measure.bounds import upper_bounds
 from fullconv.net.fcn import COLOR, Sight, most_magnification
-from fullconv.papers.nets import PAPER_NETS
+from fullconv.papers.blueprint import PAPER_NETS
 from fullconv.train.record import Settings
 
 SIZES_READ = 100  # of images, evenly chosen

@@ -13,7 +13,7 @@ from fullconv.data.folder import DatasetFolder
 from fullconv.net.fcn import FCN, Sight
 from fullconv.net.folder import load
 from fullconv.net.trunk import LateFusion
-from fullconv.papers.nets import PAPER_NETS
+from fullconv.papers.blueprint import PAPER_NETS
 from fullconv.train.inputs import chosen_inputs, joined_preprocessing
 from fullconv.train.nets import grown_net, new_net, take_over
 from fullconv.train.record import Settings
@@ -35,7 +35,7 @@ def target_net(settings: Settings, folder: DatasetFolder) -> FCN:
         for key in Sight._fields:
             if getattr(settings.recipe, key) not in (None, 1):
                 raise FullconvError(f"{model} sees images as they are: leave {key} out")
-        _same_backbone(settings.backbone, PAPER_NETS[model].trunk, model)
+        _same_backbone(settings.backbone, PAPER_NETS[model].backbone, model)
         _same_inputs(settings)
         _require_stages(settings)
     by_input = models_by_input(weights)
@@ -142,14 +142,9 @@ def _require_stages(settings: Settings) -> None:
     """Refuse to train in stages a net whose skips are scaled so that it trains at once."""
     net = PAPER_NETS[settings.model]
     if settings.staged and net.skip_scales:
-        like = net.trunk, net.stride, net.heads
-        in_stages = next(
-            other.name
-            for other in PAPER_NETS.values()
-            if (other.trunk, other.stride, other.heads) == like and not other.skip_scales
-        )
         raise FullconvError(
-            f"{net.name} is trained at once: leave --staged out, or train {in_stages} in stages"
+            f"{net.name} is trained at once: leave --staged out, or train {net.in_stages.name} in "
+            "stages"
         )
 
 
