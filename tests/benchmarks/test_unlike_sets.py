@@ -31,7 +31,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def checked(folder: Path) -> CheckReport:
-    return check_folder(folder, quiet=True)
+    return check_folder(folder)
 
 
 def pixels(report: CheckReport, split: str) -> np.ndarray:

@@ -28,7 +28,7 @@ from PIL import Image
 
 import fullconv.cli
 from fullconv.base.errors import FullconvError
-from fullconv.data import check as check_module
+from fullconv.base.pipeline import ahead
 from fullconv.data.check import check_folder
 
 
@@ -48,15 +48,15 @@ def run(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
 
 def one_error(root: Path, *, quick_too: bool) -> str:
     """The only error in `root`, which the quick check finds as well or does not."""
-    report = check_folder(root, quiet=True)
+    report = check_folder(root)
     assert len(report.errors) == 1, report.errors
-    assert check_folder(root, quick=True, quiet=True).errors == (report.errors if quick_too else ())
+    assert check_folder(root, quick=True).errors == (report.errors if quick_too else ())
     assert "\n" not in report.errors[0]
     return report.errors[0]
 
 
 def test_a_sound_dataset_has_no_findings_and_right_counts(root):
-    report = check_folder(root, quiet=True)
+    report = check_folder(root)
     assert report.errors == () and report.warnings == ()
     assert [split.name for split in report.splits] == ["train", "val", "test"]
     train = report.splits[0]
@@ -114,7 +114,7 @@ def test_extra_masks_and_masks_of_another_kind(root):
 def test_many_errors_of_a_kind_are_counted(tmp_path):
     root = write_dataset(tmp_path / "d", train=100)
     shutil.rmtree(root / "masks/train")
-    report = check_folder(root, quiet=True)
+    report = check_folder(root)
     assert len(report.errors) == 6
     assert report.errors[-1] == "and 95 more images without a mask"
     assert report.splits[0].sizes.total() == 0
@@ -201,7 +201,7 @@ def test_masks_of_0_and_255_and_the_remapping_that_is_advised(tmp_path, name):
     program = shlex.split(command)
     assert program[0] == "python" and len(program) == 4
     subprocess.run([sys.executable, *program[1:]], check=True, timeout=60)
-    after = check_folder(root, quiet=True)
+    after = check_folder(root)
     assert after.errors == () and after.warnings == ()
     for split in after.splits:
         assert split.labels["labels"].pixels[:2].tolist() == [3 * 72, 3 * 8]
@@ -211,7 +211,7 @@ def test_two_classes_with_ignored_pixels_are_not_mistaken(tmp_path):
     root = two_classes(tmp_path / "d", 255)
     path = root / "masks/train/train0.png"
     Image.fromarray(np.eye(8, 10, dtype=np.uint8)).save(path)
-    assert check_folder(root, quiet=True).errors == ()
+    assert check_folder(root).errors == ()
 
 
 @pytest.mark.parametrize("how", ["copied", "another format", "turned by EXIF"])
@@ -233,7 +233,7 @@ def test_a_picture_in_two_splits_is_found_by_its_pixels(root, how):
 
 def test_a_picture_twice_in_one_split_is_no_error(root):
     shutil.copy(root / "images/train/train0.png", root / "images/train/train1.png")
-    assert check_folder(root, quiet=True).errors == ()
+    assert check_folder(root).errors == ()
 
 
 @pytest.mark.parametrize("orientation", [3, 6])
@@ -241,15 +241,15 @@ def test_an_image_turned_by_exif_whose_mask_is_not(root, orientation):
     path = root / "images/train/train0.png"
     Image.fromarray(picture(0)).save(path, exif=exif(orientation))
     for quick in (False, True):
-        report = check_folder(root, quick=quick, quiet=True)
+        report = check_folder(root, quick=quick)
         assert len(report.warnings) == 1
         assert f"{path}: is turned by its EXIF data but" in report.warnings[0]
         assert len(report.errors) == (orientation == 6)  # then the sizes differ as well
     mask = root / "masks/train/train0.png"
     Image.fromarray(labels(0)).save(mask, exif=exif(orientation))
-    assert check_folder(root, quiet=True).warnings == ()
+    assert check_folder(root).warnings == ()
     Image.fromarray(picture(0)).save(path)
-    (line, *_) = check_folder(root, quiet=True).warnings
+    (line, *_) = check_folder(root).warnings
     assert f"{mask}: is turned by its EXIF data but {path} is not" in line
 
 
@@ -261,10 +261,10 @@ def test_empty_and_missing_splits(root):
     for kind in ("images", "masks"):
         (root / kind / "val").rmdir()
         shutil.rmtree(root / kind / "train")
-    report = check_folder(root, quiet=True)
+    report = check_folder(root)
     assert report.errors == () and "images/train: is missing" in report.warnings[0]
     shutil.rmtree(root / "images")
-    report = check_folder(root, quiet=True)
+    report = check_folder(root)
     assert "images/train: is missing; put images" in report.errors[0]
     assert f"{root}/masks/test: is not used" in report.warnings[0]
 
@@ -276,7 +276,7 @@ def test_one_image_leaves_nothing_for_val(tmp_path):
 
 
 def test_of_two_images_one_is_held_out(tmp_path):
-    report = check_folder(write_dataset(tmp_path, train=2, val=0), quiet=True)
+    report = check_folder(write_dataset(tmp_path, train=2, val=0))
     assert report.errors == ()
     assert {split.name: split.sizes.total() for split in report.splits[:2]} == {
         "train": 1,
@@ -286,7 +286,7 @@ def test_of_two_images_one_is_held_out(tmp_path):
 
 def test_held_out_images_are_counted_in_val(tmp_path):
     root = write_dataset(tmp_path / "d", train=20, val=0)
-    report = check_folder(root, quiet=True)
+    report = check_folder(root)
     train, val, _ = report.splits
     assert val.held_out and val.sizes.total() >= 1
     assert train.sizes.total() + val.sizes.total() == 20
@@ -297,10 +297,10 @@ def test_classes_without_a_pixel(root):
         ids = np.asarray(Image.open(path)).copy()
         ids[ids == 1] = 0
         Image.fromarray(ids).save(path)
-    report = check_folder(root, quiet=True)
+    report = check_folder(root)
     assert report.errors == () and len(report.warnings) == 1
     assert "masks/val: has no pixel of tree, which can't be measured" in report.warnings[0]
-    assert check_folder(root, quick=True, quiet=True).warnings == ()
+    assert check_folder(root, quick=True).warnings == ()
 
 
 def test_two_images_of_one_name(root):
@@ -314,7 +314,7 @@ def test_what_is_not_used_is_told(root):
     (root / "masks/Train").mkdir()
     (root / "images/.cache").mkdir()
     Image.fromarray(picture(60)).save(root / "images/loose.jpg")
-    warnings = check_folder(root, quiet=True).warnings
+    warnings = check_folder(root).warnings
     assert len(warnings) == 3
     for path in ("images/validation", "masks/Train", "images/loose.jpg"):
         assert sum(f"{root / path}: is not used" in line for line in warnings) == 1
@@ -322,11 +322,11 @@ def test_what_is_not_used_is_told(root):
 
 
 def test_require_sound_is_silent_or_tells_the_first_error(root):
-    check_folder(root, quick=True, quiet=True).require_sound()
+    check_folder(root, quick=True).require_sound()
     for index in range(2):
         (root / f"masks/train/train{index}.png").unlink()
     with pytest.raises(FullconvError, match=r"train0\.png: has no mask.*fullconv data check"):
-        check_folder(root, quick=True, quiet=True).require_sound()
+        check_folder(root, quick=True).require_sound()
 
 
 def test_quick_decodes_nothing(root, monkeypatch):
@@ -334,7 +334,7 @@ def test_quick_decodes_nothing(root, monkeypatch):
         raise AssertionError("decoded")
 
     monkeypatch.setattr(Image.Image, "load", forbidden)
-    report = check_folder(root, quick=True, quiet=True)
+    report = check_folder(root, quick=True)
     assert report.errors == () and report.splits[0].sizes == {(8, 10): 4}
     assert len(report.tables()) == 1
 
@@ -348,7 +348,7 @@ def rich(tmp_path) -> Path:
 
 
 def test_all_heads_are_counted_and_all_inputs_told(rich):
-    report = check_folder(rich, quiet=True)
+    report = check_folder(rich)
     assert report.errors == () and report.warnings == ()
     assert [(each.name, each.channels) for each in report.inputs] == [
         ("color", 3),
@@ -381,7 +381,7 @@ def test_the_command_prints_a_table_a_head(rich, monkeypatch, capsys):
     geo = out[out.index("head geo") :]
     assert re.search(rf"3 +porous +\d+ +3 +{porous} +2 ", geo)
     assert "tree" not in geo and "tree" in out
-    assert len(check_folder(rich, quick=True, quiet=True).tables()) == 2
+    assert len(check_folder(rich, quick=True).tables()) == 2
 
 
 def test_missing_files_of_inputs_and_heads(rich):
@@ -401,16 +401,16 @@ def test_only_the_inputs_and_heads_asked_for_are_checked(rich):
     (rich / "depth/train/train0.png").write_bytes(b"")
     shutil.rmtree(rich / "masks_geo")
     for quick in (True, False):
-        report = check_folder(rich, quick=quick, quiet=True, inputs=["hha", "color"], heads=["sem"])
+        report = check_folder(rich, quick=quick, inputs=["hha", "color"], heads=["sem"])
         assert report.errors == () and report.splits[0].sizes.total() == 3
         assert [each.name for each in report.inputs] == ["hha", "color"]
         assert list(report.info.heads) == ["sem"]
-        assert check_folder(rich, quick=quick, quiet=True, inputs=["color", "depth"]).errors
+        assert check_folder(rich, quick=quick, inputs=["color", "depth"]).errors
     assert "geo" not in report.splits[0].labels
     with pytest.raises(FullconvError, match="none called 'infrared'"):
-        check_folder(rich, quiet=True, inputs=["infrared"])
+        check_folder(rich, inputs=["infrared"])
     with pytest.raises(FullconvError, match="none called 'labels'"):
-        check_folder(rich, quiet=True, heads=["labels"])
+        check_folder(rich, heads=["labels"])
 
 
 def test_files_that_belong_to_no_image(rich):
@@ -453,19 +453,19 @@ def test_a_damaged_input_and_ids_outside_one_heads_classes(rich):
 def test_a_damaged_first_image_has_no_size(rich):
     (rich / "images/train/train0.png").write_bytes(b"")
     assert "train0.png: is empty (0 bytes)" in one_error(rich, quick_too=True)
-    assert check_folder(rich, quiet=True).splits[0].sizes == {(5, 13): 1, (8, 10): 1}
+    assert check_folder(rich).splits[0].sizes == {(5, 13): 1, (8, 10): 1}
 
 
 def test_a_further_input_turned_by_exif(rich):
     path = rich / "hha/train/train0.png"
     Image.fromarray(picture(100)).save(path, exif=exif(3))
-    (line,) = check_folder(rich, quiet=True).warnings
+    (line,) = check_folder(rich).warnings
     assert f"{path}: is turned by its EXIF data but {rich}/images/train/train0.png is not" in line
 
 
 def test_the_same_hha_in_two_splits_is_no_picture_twice(rich):
     shutil.copy(rich / "hha/train/train0.png", rich / "hha/test/test0.png")
-    assert check_folder(rich, quiet=True).errors == ()
+    assert check_folder(rich).errors == ()
     shutil.copy(rich / "images/train/train0.png", rich / "images/test/test0.png")
     assert "is the same picture as" in one_error(rich, quick_too=False)
 
@@ -476,7 +476,7 @@ def test_classes_without_a_pixel_by_head_unless_unscored(rich):
             ids = np.asarray(Image.open(path)).copy()
             ids[ids == label] = 0
             Image.fromarray(ids).save(path)
-    report = check_folder(rich, quiet=True)
+    report = check_folder(rich)
     assert report.errors == () and len(report.warnings) == 2
     assert "masks/test: has no pixel of sky, which" in report.warnings[0]  # tree is unscored
     assert "masks_geo/test: has no pixel of porous, which can't be measured" in report.warnings[1]
@@ -486,22 +486,21 @@ def test_classes_without_a_pixel_by_head_unless_unscored(rich):
         Image.fromarray(ids).save(path)
     assert any(
         "masks/train: has no pixel of tree, which can't be learnt" in line
-        for line in check_folder(rich, quiet=True).warnings
+        for line in check_folder(rich).warnings
     )
 
 
 def test_what_is_not_used_beside_further_folders(rich):
     (rich / "hha/trian").mkdir()
     Image.fromarray(labels(0)).save(rich / "masks_geo/loose.png")
-    warnings = check_folder(rich, quiet=True).warnings
+    warnings = check_folder(rich).warnings
     assert len(warnings) == 2
     assert f"{rich}/hha/trian: is not used" in warnings[0] and "did you mean train?" in warnings[0]
     assert f"{rich}/masks_geo/loose.png: is not used" in warnings[1]
 
 
-def test_few_images_are_read_ahead(monkeypatch):
+def test_few_images_are_read_ahead():
     """However many samples wait, only a few more than those looked at are ever in work."""
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     started = 0
     lock = threading.Lock()
 
@@ -511,7 +510,7 @@ def test_few_images_are_read_ahead(monkeypatch):
             started += 1
         return -item
 
-    results = check_module._ordered_map(work, range(1000))
+    results = ahead(work, range(1000), 2)
     seen = []
     for result in results:
         seen.append(result)
@@ -524,7 +523,7 @@ def test_camvid_is_sound():
     shared = os.environ.get("FULLCONV_SHARED")
     if shared is None:
         pytest.skip("FULLCONV_SHARED names no folder")
-    report = check_folder(Path(shared) / "data/camvid", quiet=True)
+    report = check_folder(Path(shared) / "data/camvid")
     assert report.errors == () and report.warnings == ()
     assert [split.sizes for split in report.splits] == [
         {(360, 480): 367},

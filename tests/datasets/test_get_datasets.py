@@ -87,7 +87,7 @@ def trained_on_all_of_train(folder, notes, train):
     assert [sample.name for sample in dataset.split("val", inputs)] == [
         sample.name for sample in test
     ]
-    assert check_folder(folder, quick=True, quiet=True).errors == ()
+    assert check_folder(folder, quick=True).errors == ()
 
 
 @pytest.mark.parametrize(("dataset", "archive"), [(VOC2011, VOC2011_TAR), (VOC2012, VOC2012_TAR)])

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fullconv.data.folder import DatasetFolder
+from fullconv.data.thinness import coarsened
 from fullconv.demo.streets import write_synthetic
-from fullconv.measure.bounds import PUBLISHED, coarsened, upper_bounds
+from fullconv.measure.bounds import PUBLISHED, upper_bounds
 from fullconv.measure.metrics import ConfusionMatrix
 
 IGNORE = 255

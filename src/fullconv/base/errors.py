@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class FullconvError(Exception):
@@ -28,3 +28,9 @@ def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
     """
     close = difflib.get_close_matches(name, list(known), n=most, cutoff=0.6)
     return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def few_named(names: Sequence[str], most: int = 3) -> str:
+    """Join the first `most` names of a list that may be long: "a, b, c and 7 more"."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

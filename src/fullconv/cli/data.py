@@ -55,9 +55,10 @@ def check(
     """
     from rich.console import Console
 
+    from fullconv.base.progress import Reporter
     from fullconv.data.check import check_folder
 
-    report = check_folder(folder, reader_of(max_pixels), quiet=quiet)
+    report = check_folder(folder, reader_of(max_pixels), reporter=Reporter(quiet))
     for table in report.tables():
         show(table)
     console = Console()

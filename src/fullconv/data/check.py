@@ -5,38 +5,31 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
-from fullconv.base.errors import FullconvError, nearest
+from fullconv.base.errors import FullconvError, few_named, nearest
 from fullconv.base.images import IMAGE_SUFFIXES, ImageReader
-from fullconv.base.progress import progress
+from fullconv.base.pipeline import ahead
+from fullconv.base.progress import SILENT, Reporter
+from fullconv.data.check_report import CheckReport
+from fullconv.data.fingerprint import Fingerprint, LabelCounts, Size
 from fullconv.data.folder import (
     SPLITS,
     DatasetFolder,
     Input,
-    Listing,
-    Sample,
-    first_few,
     foreign_ids,
     require_same_size,
 )
 from fullconv.data.info import DatasetInfo
-
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
-_Size = tuple[int, int]
+from fullconv.data.listing import Listing, Sample
+from fullconv.data.thinness import pixels_by_id
 
 _IDS = 256  # what an 8-bit mask can hold
 _SHOWN = 5  # findings of one kind that are told one by one
@@ -67,87 +60,12 @@ class _Seen(NamedTuple):
     `pixels` is by head and without those of masks that could not be read.
     """
 
+    name: str
     image: Path
-    size: _Size | None
+    size: Size | None
     digest: bytes | None
     pixels: dict[str, NDArray[np.int64]]
     findings: tuple[Finding, ...]
-
-
-@dataclass
-class LabelCounts:
-    """How often the label ids occur in the masks of one head; all 0 after a quick check.
-
-    Attributes:
-        pixels: int64 (256,), pixels per label id.
-        images: int64 (256,), images in which the label id occurs.
-    """
-
-    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_IDS, np.int64))
-    images: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_IDS, np.int64))
-
-
-@dataclass
-class SplitSummary:
-    """What is in one split.
-
-    Attributes:
-        name: "train", "val" or "test".
-        held_out: whether the split is taken from train.
-        sizes: how many readable images (of the first input) there are of each (height, width).
-        labels: what is in the masks, by head.
-    """
-
-    name: str
-    held_out: bool
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    labels: defaultdict[str, LabelCounts] = field(default_factory=lambda: defaultdict(LabelCounts))
-
-    def add(self, seen: _Seen) -> None:
-        """Count one sample."""
-        if seen.size is not None:
-            self.sizes[seen.size] += 1
-        for head, pixels in seen.pixels.items():
-            self.labels[head].pixels += pixels
-            self.labels[head].images += pixels > 0
-
-
-@dataclass(frozen=True)
-class CheckReport:
-    """The result of `check_folder`.
-
-    Attributes:
-        root: the dataset folder.
-        info: its dataset.yaml, as far as it was checked.
-        inputs: what the inputs that were checked hold.
-        splits: what is in each split.
-        errors: lines that each name a file, what is wrong and what to do; the data can't be used.
-        warnings: the same for what is allowed but may not be meant.
-        quick: whether only names and headers were read.
-    """
-
-    root: Path
-    info: DatasetInfo
-    inputs: tuple[Input, ...]
-    splits: tuple[SplitSummary, ...]
-    errors: tuple[str, ...]
-    warnings: tuple[str, ...]
-    quick: bool
-
-    def require_sound(self) -> None:
-        """Raise FullconvError, with the first error, if there are errors."""
-        if self.errors:
-            more = ", and there are more" if len(self.errors) > 1 else ""
-            raise FullconvError(f"{self.errors[0]}{more} (see: fullconv data check {self.root})")
-
-    def tables(self) -> tuple[Table, ...]:
-        """Return a table of the splits, one of the inputs if there are several, one a head.
-
-        A quick check knows nothing of the labels: the last are left out.
-        """
-        inputs = (_input_table(self),) * (len(self.inputs) > 1)
-        heads = () if self.quick else self.info.heads
-        return (_split_table(self), *inputs, *(_class_table(self, head) for head in heads))
 
 
 def check_folder(
@@ -155,20 +73,20 @@ def check_folder(
     reader: ImageReader = ImageReader(),
     *,
     quick: bool = False,
-    quiet: bool = False,
+    reporter: Reporter = SILENT,
     inputs: Sequence[str] | None = None,
     heads: Sequence[str] | None = None,
 ) -> CheckReport:
     """Look for all in a dataset folder that would spoil training or evaluation.
 
-    The pixels of only a few images are in memory at a time; of each image 16 bytes are kept, by
-    which the same picture is found in two splits.
+    The pixels of only a few images are in memory at a time; of each image its name, its size and
+    16 bytes are kept, by which the same picture is found in two splits.
 
     Args:
         root: the dataset folder.
         reader: reads its files; what it refuses is an error.
         quick: judge by dataset.yaml, names and headers alone; decode nothing.
-        quiet: show no progress.
+        reporter: shows the progress.
         inputs: which are checked, as though there were no others; None: all. "color" also stands
             for the first.
         heads: likewise; "labels" also stands for the only one.
@@ -181,32 +99,40 @@ def check_folder(
     info = _narrowed(folder.info, inputs, heads)
     shown = tuple(info.inputs), tuple(info.heads)
     listings = {name: folder.listing(name, *shown) for name in folder.splits}
-    splits = tuple(
-        SplitSummary(name, held_out=folder.held_out and name == "val") for name in listings
-    )
     findings = _Findings()
     findings.add(_unused(folder))
-    for split in splits:
-        if not split.held_out:
-            findings.add(_pairing(folder, split.name, listings[split.name]))
+    for name, listing in listings.items():
+        if not (folder.held_out and name == "val"):
+            findings.add(_pairing(folder, name, listing))
     if folder.held_out:
         findings.add(_held_out(folder, listings["train"], listings["val"]))
 
     kinds = tuple(folder.input(name) for name in info.inputs)
     inspect = partial(_inspect, inputs=kinds, info=info, reader=reader, quick=quick)
     seen_before: dict[bytes, tuple[str, Path]] = {}
+    workers = min(os.cpu_count() or 1, _MOST_WORKERS)
     total = sum(len(listing.samples) for listing in listings.values())
-    with progress(total, f"checking {folder.root}", quiet=quiet) as bar:
-        for split in splits:
-            for seen in _ordered_map(inspect, listings[split.name].samples):
-                split.add(seen)
+    splits = []
+    with reporter.bar(total, f"checking {folder.root}") as bar:
+        for name, listing in listings.items():
+            sizes: dict[str, Size] = {}
+            labels = {} if quick else {head: LabelCounts() for head in info.heads}
+            for seen in ahead(inspect, listing.samples, workers):
+                if seen.size is not None:
+                    sizes[seen.name] = seen.size
+                for head, pixels in seen.pixels.items():
+                    labels[head].add(pixels, len(info.heads[head].classes))
                 findings.add(seen.findings)
-                findings.add(_repeated(split.name, seen, seen_before))
+                findings.add(_repeated(name, seen, seen_before))
                 bar.advance()
-    for head in info.heads:
-        findings.add(_labels_used(folder, head, splits))
+            channels = {each.name: each.channels for each in kinds}
+            held_out = folder.held_out and name == "val"
+            splits.append(Fingerprint(name, sizes, channels, held_out, labels))
+    if not quick:
+        for head in info.heads:
+            findings.add(_labels_used(folder, head, splits))
     return CheckReport(
-        folder.root, info, kinds, splits, findings.errors(), findings.warnings(), quick
+        folder.root, info, kinds, tuple(splits), findings.errors(), findings.warnings(), quick
     )
 
 
@@ -301,7 +227,7 @@ def _pairing(folder: DatasetFolder, split: str, listing: Listing) -> Iterator[Fi
             advice = "name it as its image, ending in .png, or remove it"
             yield _error("masks without an image", f"{path}: the mask {problem}; {advice}")
     for paths in listing.twins:
-        others = first_few([path.name for path in paths[1:]])
+        others = few_named([path.name for path in paths[1:]])
         problem = f"has the same name as {others}; rename or remove one"
         yield _error("files of the same name", f"{paths[0]}: {problem}")
     for path in listing.strangers:
@@ -321,7 +247,7 @@ def _inspect(
 ) -> _Seen:
     """Look at one sample: at its headers if `quick`, else at its pixels."""
     findings: list[Finding] = []
-    sizes: dict[Path, _Size] = {}
+    sizes: dict[Path, Size] = {}
     digests: dict[Path, bytes | None] = {}
     pixels: dict[str, NDArray[np.int64]] = {}
     for each, path in zip(inputs, sample.images, strict=True):
@@ -340,12 +266,13 @@ def _inspect(
             findings += _foreign(path, counts, info, head)
     image = sample.images[0]
     findings += _misfits(image, sizes, reader)
-    return _Seen(image, sizes.get(image), digests.get(image), pixels, tuple(findings))
+    size, digest = sizes.get(image), digests.get(image)
+    return _Seen(sample.name, image, size, digest, pixels, tuple(findings))
 
 
 def _look_at_image(
     kind: Input, path: Path, reader: ImageReader, quick: bool
-) -> tuple[_Size, bytes | None]:
+) -> tuple[Size, bytes | None]:
     """Return the (height, width) of an image and a digest of its pixels, None if `quick`."""
     if quick:
         return kind.size(path, reader), None
@@ -357,16 +284,15 @@ def _look_at_image(
 
 def _look_at_mask(
     path: Path, reader: ImageReader, quick: bool
-) -> tuple[_Size, NDArray[np.int64] | None]:
+) -> tuple[Size, NDArray[np.int64] | None]:
     """Return the (height, width) of a mask and its pixels per label id, None if `quick`."""
     if quick:
         return reader.mask_size(path), None
     labels = reader.mask(path)
-    counts = Image.fromarray(labels).histogram()  # np.bincount would make int64 of every pixel
-    return (labels.shape[0], labels.shape[1]), np.array(counts, np.int64)
+    return (labels.shape[0], labels.shape[1]), pixels_by_id(labels)
 
 
-def _misfits(image: Path, sizes: Mapping[Path, _Size], reader: ImageReader) -> Iterator[Finding]:
+def _misfits(image: Path, sizes: Mapping[Path, Size], reader: ImageReader) -> Iterator[Finding]:
     """Judge whether the files of a sample, those that can be read, fit its first image."""
     if image not in sizes:
         return
@@ -409,7 +335,7 @@ def _repeated(split: str, seen: _Seen, before: dict[bytes, tuple[str, Path]]) ->
 
 
 def _labels_used(
-    folder: DatasetFolder, head: str, splits: tuple[SplitSummary, ...]
+    folder: DatasetFolder, head: str, splits: Sequence[Fingerprint]
 ) -> Iterator[Finding]:
     """Judge which label ids occur in all masks of a head."""
     known = folder.info.head(head)
@@ -434,7 +360,7 @@ def _labels_used(
                 harm, ways = "measured", f"{ways}, or list it under 'unscored'"
             yield _warning(
                 "splits without a class",
-                f"{masks / split.name}: has no pixel of {first_few(absent)}, which can't be {harm} "
+                f"{masks / split.name}: has no pixel of {few_named(absent)}, which can't be {harm} "
                 f"there; {ways}",
             )
 
@@ -447,78 +373,3 @@ def _remapping(masks: Path) -> str:
         "for p in pathlib.Path(sys.argv[1]).rglob('*.png')]"
     )
     return f'python -c "{program}" {shlex.quote(str(masks))}'
-
-
-def _ordered_map(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """Map in threads (decoding releases the interpreter), in order, a few items ahead at most."""
-    workers = min(os.cpu_count() or 1, _MOST_WORKERS)
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[_Result]] = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def _split_table(report: CheckReport) -> Table:
-    table = Table(title=report.info.name, title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("split", no_wrap=True)
-    heads = report.info.heads
-    ignored = ("ignored",) if len(heads) == 1 else (f"{head}\nignored" for head in heads)
-    for column in ("images", "smallest", "largest", "most common", *ignored):
-        table.add_column(column, justify="right")
-    for split in report.splits:
-        counts = (split.labels[head].pixels for head in heads)
-        table.add_row(
-            "val (of train)" if split.held_out else split.name,
-            f"{split.sizes.total():,}",
-            *_size_cells(split.sizes),
-            *(_share(pixels[report.info.ignore_index], pixels) for pixels in counts),
-        )
-    return table
-
-
-def _input_table(report: CheckReport) -> Table:
-    table = Table("input", "folder", "channels", box=SIMPLE_HEAD)
-    for name, folder, channels in report.inputs:
-        table.add_row(name, folder, "1 (16-bit distances)" if channels == 1 else str(channels))
-    return table
-
-
-def _size_cells(sizes: Counter[tuple[int, int]]) -> tuple[str, str, str]:
-    """Write width x height of the smallest, the largest and the most common images."""
-    if not sizes:
-        return "", "", ""
-    by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))
-    (common, count), *_ = sizes.most_common(1)
-    smallest, largest, usual = (f"{w} x {h}" for h, w in (by_area[0], by_area[-1], common))
-    return smallest, largest, f"{usual} ({count:,})"
-
-
-def _class_table(report: CheckReport, head: str) -> Table:
-    title = f"head {head}" if len(report.info.heads) > 1 else None
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("id", justify="right")
-    table.add_column("class", no_wrap=True)
-    for split in report.splits:
-        table.add_column(f"{split.name}\npixels", justify="right")
-        table.add_column("\nimages", justify="right")
-    counts = [split.labels[head] for split in report.splits]
-    for label, name in enumerate(report.info.heads[head].classes):
-        cells = ((_compact(each.pixels[label]), f"{each.images[label]:,}") for each in counts)
-        table.add_row(str(label), name, *(cell for pair in cells for cell in pair))
-    return table
-
-
-def _compact(count: int) -> str:
-    """Write a count in few characters: "9,999", "12.3 k", "4.5 M", "678.9 G"."""
-    if count < 10_000:
-        return f"{count:,}"
-    unit, name = next(pair for pair in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if count >= pair[0])
-    return f"{count / unit:,.1f} {name}"
-
-
-def _share(part: int, pixels: NDArray[np.int64]) -> str:
-    return f"{part / pixels.sum():.1%}" if pixels.any() else ""

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
-import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.base.errors import FullconvError
+from fullconv.base.errors import FullconvError, few_named
 from fullconv.base.images import IMAGE_SUFFIXES, ImageReader
 from fullconv.data.info import COLOR, DatasetInfo, HeadInfo, read_info
+from fullconv.data.listing import Listing, Sample, files_below, held_out_names, list_split
 
 SPLITS = ("train", "val", "test")
-
-_HELD_OUT_SHARE = 0.1
-_SHOWN = 3  # names listed in a message before "and N more"
 
 
 class Input(NamedTuple):
@@ -70,17 +66,6 @@ class Input(NamedTuple):
             )
 
 
-class Sample(NamedTuple):
-    """Where the images and masks of a scene are; `name` is the path below the split, no suffix.
-
-    `images` has one path an input, `masks` one a head, in the order in which they were asked for.
-    """
-
-    name: str
-    images: tuple[Path, ...]
-    masks: tuple[Path, ...]
-
-
 class LabelledImage(NamedTuple):
     """A sample read.
 
@@ -94,32 +79,6 @@ class LabelledImage(NamedTuple):
     name: str
     image: NDArray[np.uint8] | NDArray[np.float32]
     labels: NDArray[np.uint8]
-
-
-class Missing(NamedTuple):
-    """An image of the first input that has no file of its name in `folder`, such as "masks"."""
-
-    image: Path
-    folder: str
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The files of a split, paired by name and not opened.
-
-    Attributes:
-        samples: what has an image in every input and a mask in every head, by name.
-        missing: which images of the first input lack what.
-        orphans: files of the other folders that belong to no image, and masks that are no PNG.
-        strangers: files of the inputs' folders of no suffix that is read.
-        twins: files of one name within the split; they are in no sample.
-    """
-
-    samples: tuple[Sample, ...]
-    missing: tuple[Missing, ...] = ()
-    orphans: tuple[Path, ...] = ()
-    strangers: tuple[Path, ...] = ()
-    twins: tuple[tuple[Path, ...], ...] = ()
 
 
 def evenly_chosen(total: int, most: int) -> list[int]:
@@ -186,14 +145,16 @@ class Split:
         image: NDArray[Any] = np.concatenate(images, 2)
         return LabelledImage(sample.name, image, self._labels(sample, first[1]))
 
-    def labels(self, index: int) -> NDArray[np.uint8]:
+    def labels(self, index: int, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
         """Read the labels of sample `index` alone: uint8 (K, H, W), one layer a head.
 
+        `size` is the (height, width) of its image, if known; else its header is read.
+
         Raises:
-            FullconvError: a mask can't be read, differs in size from its image (by its header),
-                or holds ids outside the classes.
+            FullconvError: a mask can't be read, differs in size from its image, or holds ids
+                outside the classes.
         """
-        return self._labels(self.samples[index], self.size(index))
+        return self._labels(self.samples[index], size or self.size(index))
 
     def _labels(self, sample: Sample, size: Sequence[int]) -> NDArray[np.uint8]:
         masks = [self._reader.mask(path) for path in sample.masks]
@@ -300,9 +261,9 @@ class DatasetFolder:
         images = [self.root / self.info.inputs[each] for each in names]
         masks = [self.root / self.info.head(each).masks for each in heads or self.info.heads]
         if not (self.held_out and name in ("train", "val")):
-            return _list_split(name, images, masks, self.images)
-        whole = _list_split("train", images, masks, self.images)
-        held = _hold_out([sample.name for sample in whole.samples])
+            return list_split(name, images, masks, self.images)
+        whole = list_split("train", images, masks, self.images)
+        held = held_out_names([sample.name for sample in whole.samples])
         own = tuple(s for s in whole.samples if (s.name in held) == (name == "val"))
         return replace(whole, samples=own)
 
@@ -343,7 +304,7 @@ class DatasetFolder:
     def _channels(self, folder: str) -> int:
         """Tell what the first readable file of an input holds; 3 channels where there is none."""
         for split in SPLITS:
-            for path in sorted(_files(self.root / folder / split)):
+            for path in sorted(files_below(self.root / folder / split)):
                 if path.suffix.lower() in IMAGE_SUFFIXES:
                     with suppress(FullconvError):  # it is told when it is read
                         return self.reader.channels(path)
@@ -389,89 +350,14 @@ def foreign_ids(
     values = [f"{value} ({counts[value]} pixels)" for value in np.flatnonzero(counts)]
     whose = f"head {head!r}" if head in info.heads and len(info.heads) > 1 else "the dataset"
     return (
-        f"{mask}: the mask has value {first_few(values)} but {whose} has "
+        f"{mask}: the mask has value {few_named(values)} but {whose} has "
         f"{info.describe_ids(head)}; map the value to one of these or add its class to dataset.yaml"
     )
 
 
-def first_few(names: Sequence[str]) -> str:
-    """Join the first names of a list that may be long: "a, b, c and 7 more"."""
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def _list_split(split: str, images: Sequence[Path], masks: Sequence[Path], first: Path) -> Listing:
-    """Pair the files of a split by name.
-
-    Args:
-        split: its name.
-        images: the folders of the inputs that are asked for.
-        masks: those of the heads.
-        first: that of the dataset's first input, asked for or not.
-    """
-    found: dict[Path, dict[str, list[Path]]] = {}
-    others: dict[Path, list[Path]] = {}
-    for folder in dict.fromkeys((first, *images, *masks)):
-        suffixes = {".png"} if folder in masks else IMAGE_SUFFIXES
-        found[folder], others[folder] = _by_name(folder / split, suffixes)
-    names = found[first]
-    further = [folder for folder in found if folder != first]
-    return Listing(
-        samples=tuple(
-            Sample(
-                name,
-                tuple(found[folder][name][0] for folder in images),
-                tuple(found[folder][name][0] for folder in masks),
-            )
-            for name in names
-            if all(len(paths.get(name, ())) == 1 for paths in found.values())
-        ),
-        missing=tuple(
-            Missing(paths[0], folder.name)
-            for folder in further
-            for name, paths in names.items()
-            if name not in found[folder]
-        ),
-        orphans=tuple(
-            path
-            for folder in further
-            for path in (
-                *(paths[0] for name, paths in found[folder].items() if name not in names),
-                *(others[folder] if folder in masks else ()),
-            )
-        ),
-        strangers=tuple(
-            path for folder in others if folder not in masks for path in others[folder]
-        ),
-        twins=tuple(
-            tuple(paths) for each in found.values() for paths in each.values() if len(paths) > 1
-        ),
-    )
-
-
-def _by_name(folder: Path, suffixes: Collection[str]) -> tuple[dict[str, list[Path]], list[Path]]:
-    """Find the files below `folder`: by name where the suffix is one of `suffixes`, and others."""
-    found: dict[str, list[Path]] = {}
-    others: list[Path] = []
-    for path in sorted(_files(folder)):
-        if path.suffix.lower() in suffixes:
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            found.setdefault(name, []).append(path)
-        else:
-            others.append(path)
-    return found, others
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files below `folder` except hidden ones, such as those that macOS leaves."""
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(parent, name) for name in files if not name.startswith("."))
-
-
 def _require_pairs(root: Path, split: str, listing: Listing, info: DatasetInfo) -> None:
     if listing.twins:
-        names = first_few([path.name for path in listing.twins[0]])
+        names = few_named([path.name for path in listing.twins[0]])
         raise FullconvError(
             f"{listing.twins[0][0].parent}: {names} have the same name; rename or remove one"
         )
@@ -481,17 +367,5 @@ def _require_pairs(root: Path, split: str, listing: Listing, info: DatasetInfo) 
         what = "image of the same name" if folder in info.inputs.values() else "mask"
         raise FullconvError(
             f"{root}: {len(lacking)} images of split {split!r} have no {what} in "
-            f"{folder}/{split} ({first_few(lacking)}); add NAME.png for each or remove them"
+            f"{folder}/{split} ({few_named(lacking)}); add NAME.png for each or remove them"
         )
-
-
-def _hold_out(names: Sequence[str]) -> set[str]:
-    """Choose about a tenth of the names by their hash alone; at least one on either side."""
-    ranked = sorted(names, key=_rank)
-    chosen = sum(_rank(name) < _HELD_OUT_SHARE for name in ranked)
-    return set(ranked[: min(max(chosen, 1), len(ranked) - 1)])
-
-
-def _rank(name: str) -> float:
-    """Map a name to [0, 1), evenly and the same everywhere and always."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64

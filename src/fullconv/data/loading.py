@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import count
@@ -24,8 +24,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import tv_tensors
 
 from fullconv.base.errors import FullconvError
-from fullconv.data.folder import Input, LabelledImage, Sample, Split
+from fullconv.data.fingerprint import Fingerprint, Size
+from fullconv.data.folder import Input, LabelledImage, Split
 from fullconv.data.info import HeadInfo
+from fullconv.data.listing import Sample
 
 UNKNOWN_MEMORY = 4 << 30  # assumed where the system does not tell
 LITTLE_SHARED_MEMORY = 512 << 20
@@ -42,15 +44,23 @@ class CachedSplit:
     Args:
         split: where images and masks come from.
         budget_bytes: nothing is kept if the decoded images would take more than this.
+        sizes: the (height, width) of each image by its sample's name; None: headers are read.
         shared: whether workers are to see what another process decoded.
     """
 
-    def __init__(self, split: Split, budget_bytes: int, *, shared: bool = False) -> None:
+    def __init__(
+        self,
+        split: Split,
+        budget_bytes: int,
+        *,
+        sizes: Mapping[str, Size] | None = None,
+        shared: bool = False,
+    ) -> None:
         self.split, self.name = split, split.name
         channels = [each.channels for each in split.inputs.values()]
         kind = torch.uint16 if 1 in channels else torch.uint8
         self._bytes_per_pixel = sum(channels) * kind.itemsize + len(split.heads)
-        self._sizes = _sizes_if_they_fit(split, budget_bytes // self._bytes_per_pixel)
+        self._sizes = _sizes_if_they_fit(split, sizes or {}, budget_bytes // self._bytes_per_pixel)
         if self._sizes is not None:
             self._ends = np.cumsum([height * width for height, width in self._sizes]).tolist()
             self._images = _zeros(self._ends[-1], sum(channels), kind=kind, shared=shared)
@@ -96,17 +106,23 @@ class CachedSplit:
         return LabelledImage(self.samples[index].name, image, labels)
 
 
-def cached_splits(train: Split, val: Split, workers: int) -> tuple[CachedSplit, CachedSplit]:
+def cached_splits(
+    train: Split, val: Split, workers: int, found: Iterable[Fingerprint] = ()
+) -> tuple[CachedSplit, CachedSplit]:
     """Return both splits with their images kept where they fit, those of `train` first.
 
     Args:
         train: of which `workers` processes are to share what is decoded, if there are any.
         val: read by this process.
         workers: how many there are.
+        found: what is known of some splits, whose headers are not read again.
     """
+    sizes = {each.name: each.size_of for each in found}
     shared = workers > 0
-    training = CachedSplit(train, cache_budget(shared=shared), shared=shared)
-    return training, CachedSplit(val, cache_budget(shared=False) - training.kept_bytes)
+    budget = cache_budget(shared=shared)
+    training = CachedSplit(train, budget, sizes=sizes.get(train.name), shared=shared)
+    budget = cache_budget(shared=False) - training.kept_bytes
+    return training, CachedSplit(val, budget, sizes=sizes.get(val.name))
 
 
 def _zeros(*shape: int, kind: torch.dtype = torch.uint8, shared: bool) -> Tensor:
@@ -115,11 +131,13 @@ def _zeros(*shape: int, kind: torch.dtype = torch.uint8, shared: bool) -> Tensor
     return zeros.share_memory_() if shared else zeros  # type: ignore[no-untyped-call]
 
 
-def _sizes_if_they_fit(split: Split, most_pixels: int) -> list[tuple[int, int]] | None:
+def _sizes_if_they_fit(
+    split: Split, known: Mapping[str, Size], most_pixels: int
+) -> list[Size] | None:
     """Return every image's height and width, or None as soon as they exceed `most_pixels`."""
-    sizes: list[tuple[int, int]] = []
-    for index in range(len(split)):
-        height, width = split.size(index)
+    sizes: list[Size] = []
+    for index, sample in enumerate(split.samples):
+        height, width = known.get(sample.name) or split.size(index)
         most_pixels -= height * width
         if most_pixels < 0:
             return None

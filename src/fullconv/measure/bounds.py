@@ -13,10 +13,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fullconv.base.pipeline import ahead
+from fullconv.data.thinness import coarsened
 from fullconv.measure.metrics import ConfusionMatrix, Metrics
 
 if TYPE_CHECKING:
@@ -28,41 +26,6 @@ PUBLISHED: Mapping[int, float] = MappingProxyType(
     {128: 0.509, 64: 0.733, 32: 0.861, 16: 0.928, 8: 0.964, 4: 0.985}
 )
 """The paper's mean IU by factor, on a subset of PASCAL VOC 2011 val."""
-
-_NOTHING = 255  # never the id of a class
-
-
-def coarsened(labels: NDArray[np.uint8], factor: int, num_classes: int) -> NDArray[np.uint8]:
-    """Downsample labels by a factor and enlarge them back: each cell has one label.
-
-    Cells are squares of factor x factor pixels, counted from the top left; the last ones may reach
-    beyond the image. A cell's label is that of its central pixel. Where that pixel is ignored or
-    outside the image, and among the four central ones of an even factor, it is that of the
-    labelled pixel nearest to the cell's exact centre, the first in reading order if several are.
-    Ignored pixels get their cell's label too, as a prediction has one everywhere; only a cell in
-    which nothing is labelled has none.
-
-    Args:
-        labels: uint8 H x W; ids of `num_classes` and above are ignored, as by the metrics.
-        factor: side of a cell in pixels, 1 or more.
-        num_classes: at most 255.
-
-    Returns:
-        uint8 H x W.
-    """
-    height, width = labels.shape
-    rows, columns = -(-height // factor), -(-width // factor)
-    padding = ((0, rows * factor - height), (0, columns * factor - width))
-    padded = np.pad(labels, padding, constant_values=_NOTHING)
-    cells = padded.reshape(rows, factor, columns, factor).swapaxes(1, 2).reshape(rows, columns, -1)
-    down, right = np.divmod(np.arange(factor * factor), factor)
-    centre = (factor - 1) / 2
-    nearest_first = np.argsort((down - centre) ** 2 + (right - centre) ** 2, kind="stable")
-    cells = cells[..., nearest_first]
-    first_labelled = (cells < num_classes).argmax(-1)[..., np.newaxis]
-    coarse = np.take_along_axis(cells, first_labelled, -1)[..., 0]
-    enlarged: NDArray[np.uint8] = coarse.repeat(factor, 0).repeat(factor, 1)[:height, :width]
-    return enlarged
 
 
 def upper_bounds(

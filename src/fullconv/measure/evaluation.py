@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from fullconv.base.errors import FullconvError
+from fullconv.base.errors import FullconvError, few_named
 from fullconv.base.pipeline import ahead
-from fullconv.data.folder import first_few
 from fullconv.measure.metrics import ConfusionMatrix, Metrics, mean_present
 from fullconv.predict.labels import head_labels
 
@@ -142,8 +141,8 @@ def check_same_classes(model: Sequence[str], data: Sequence[str], head: str | No
     of = "" if head is None else f" for {head}"
     if len(model) != len(data):
         raise FullconvError(
-            f"the model has {len(model)} classes{of} ({first_few(model)}) but the dataset "
-            f"{len(data)} ({first_few(data)}); evaluate it on data with its own classes"
+            f"the model has {len(model)} classes{of} ({few_named(model)}) but the dataset "
+            f"{len(data)} ({few_named(data)}); evaluate it on data with its own classes"
         )
     for label, (mine, theirs) in enumerate(zip(model, data, strict=True)):
         if mine != theirs:

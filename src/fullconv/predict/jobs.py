@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from fullconv.base.errors import FullconvError, nearest
+from fullconv.base.errors import FullconvError, few_named, nearest
 from fullconv.base.images import IMAGE_SUFFIXES
-from fullconv.data.folder import first_few
 
 
 class Results(NamedTuple):
@@ -98,7 +97,7 @@ def plan(
     found = dict.fromkeys(pair for text in inputs for pair in _expand(text, out))
     if not found:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise FullconvError(f"{first_few(inputs)}: no images found (looked for {suffixes})")
+        raise FullconvError(f"{few_named(inputs)}: no images found (looked for {suffixes})")
     named = {of: _by_name(of, folder) for of, folder in (further or {}).items()}
     jobs = tuple(
         Job(

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fullconv.base.devices import pick_device
-from fullconv.base.progress import duration
+from fullconv.base.progress import Reporter, duration
 from fullconv.data.check import check_folder
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import CachedSplit, cached_splits, default_workers, mixed_seed
@@ -106,7 +106,9 @@ def _sizes_if_sound(
     settings: Settings, inputs: Sequence[str], quiet: bool
 ) -> Counter[tuple[int, int]]:
     """Judge the dataset folder by its headers; return the sizes of its training images."""
-    report = check_folder(settings.data, settings.reader, quick=True, quiet=quiet, inputs=inputs)
+    report = check_folder(
+        settings.data, settings.reader, quick=True, reporter=Reporter(quiet), inputs=inputs
+    )
     report.require_sound()
     if not quiet:
         for warning in report.warnings:

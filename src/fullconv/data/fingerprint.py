@@ -1,0 +1,191 @@
+"""What one pass over a split finds; every default of a training derives from it.
+
+    found = Fingerprint.of(split)        # the headers of its first images alone: quick
+    found.images, found.median_size      # 367, (360, 480); also found.sizes, found.size_of[name]
+    found = found.with_pixels(split)     # its masks too, or some of very many
+    found.labels["sem"].pixels           # also .images, .beside: int64 (256,), by id
+    found.thinness["sem"][32].mean_iu    # to which cells of 32 pixels can draw its masks
+    found.to_dict()                      # plain values, for recipe.yaml
+
+`check_folder` gives one for each split in `report.splits` (`report.split("train")`): with
+``quick=True`` it holds what headers tell, for `with_pixels` to complete without reading them again;
+else pixels are counted already. `cached_splits` takes `size_of`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fullconv.base.pipeline import ahead
+from fullconv.data.thinness import Drawn, drawn_counts, pixels_by_id
+
+if TYPE_CHECKING:
+    from fullconv.data.folder import Split
+    from fullconv.data.info import HeadInfo
+
+Size = tuple[int, int]
+
+SIDES = tuple(1 << power for power in range(1, 10))  # of the cells that nets have, and then some
+MASKS_COUNTED, PIXELS_COUNTED = 1000, 1 << 29  # at most, of all together; seconds tell enough
+MASKS_DRAWN, PIXELS_DRAWN = 32, 1 << 26  # likewise
+_IDS = 256  # what an 8-bit mask can hold
+
+
+def _none() -> NDArray[np.int64]:
+    return np.zeros(_IDS, np.int64)
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """How often the label ids occur in masks of one head.
+
+    Attributes:
+        pixels: int64 (256,), pixels per label id.
+        images: int64 (256,), masks in which the label id occurs.
+        beside: int64 (256,), pixels of any class in those masks.
+    """
+
+    pixels: NDArray[np.int64] = field(default_factory=_none)
+    images: NDArray[np.int64] = field(default_factory=_none)
+    beside: NDArray[np.int64] = field(default_factory=_none)
+
+    def add(self, pixels: NDArray[np.int64], classes: int) -> None:
+        """Count a mask of so many classes by its pixels per label id, int64 (256,)."""
+        self.pixels[:] += pixels
+        self.images[:] += pixels > 0
+        self.beside[:] += np.where(pixels > 0, pixels[:classes].sum(), 0)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What is known of a split: by the headers of its images or, once read, by its pixels.
+
+    Attributes:
+        name: "train", "val" or "test".
+        size_of: the (height, width) of the first image of each sample, by the sample's name.
+        channels: of each input, by its name.
+        held_out: whether the split is taken from train.
+        labels: what is in the masks, by head; empty where no pixel was read.
+        thinness: how well cells of some sizes draw the masks, by head and side in pixels; likewise.
+    """
+
+    name: str
+    size_of: Mapping[str, Size]
+    channels: Mapping[str, int]
+    held_out: bool = False
+    labels: Mapping[str, LabelCounts] = field(default_factory=dict)
+    thinness: Mapping[str, Mapping[int, Drawn]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, split: Split) -> Fingerprint:
+        """Read the headers of a split's first images.
+
+        Raises:
+            FullconvError: one can't be read.
+        """
+        sizes = ahead(split.size, range(len(split)))
+        names = (sample.name for sample in split.samples)
+        channels = {name: each.channels for name, each in split.inputs.items()}
+        return cls(split.name, dict(zip(names, sizes, strict=True)), channels)
+
+    @property
+    def images(self) -> int:
+        """How many there are whose headers could be read."""
+        return len(self.size_of)
+
+    @property
+    def sizes(self) -> Counter[Size]:
+        """How many images there are of each (height, width)."""
+        return Counter(self.size_of.values())
+
+    @property
+    def median_size(self) -> Size:
+        """The median height and the median width, in whole pixels, over all images."""
+        height, width = np.median(list(self.size_of.values()), axis=0)
+        return int(height), int(width)
+
+    def with_pixels(self, split: Split, sides: Collection[int] = SIDES) -> Fingerprint:
+        """Return it with what the masks of `split` tell, each of which is read once.
+
+        Of many masks, or large ones, 1,000 are counted and 32 are drawn, evenly chosen.
+
+        Args:
+            split: that of which this is the fingerprint, with the heads that are asked about.
+            sides: of the cells whose drawing is judged, in pixels.
+
+        Raises:
+            FullconvError: a mask can't be read, holds a wrong label, or misfits its image.
+        """
+        counted = self._few(split, MASKS_COUNTED, PIXELS_COUNTED)
+        drawn = self._few(counted, MASKS_DRAWN, PIXELS_DRAWN).samples
+        asked = [tuple(sides) if sample in drawn else () for sample in counted.samples]
+        labels = {name: LabelCounts() for name in split.heads}
+        totals = {
+            name: {side: np.zeros((3, len(head.classes)), np.int64) for side in sides}
+            for name, head in split.heads.items()
+        }
+        for looks in ahead(partial(self._look, counted, asked), range(len(counted))):
+            for (name, head), look in zip(split.heads.items(), looks, strict=True):
+                labels[name].add(look.pixels, len(head.classes))
+                for side, counts in look.drawn.items():
+                    totals[name][side] += counts
+        thinness = {name: _thinness(head, totals[name]) for name, head in split.heads.items()}
+        return replace(self, labels=labels, thinness=thinness)
+
+    def _few(self, split: Split, count: int, pixels: int) -> Split:
+        """Return a split of at most `count` samples, as many as have about `pixels` together."""
+        return split.few(max(min(count, pixels // math.prod(self.median_size)), 1))
+
+    def _look(self, split: Split, asked: list[tuple[int, ...]], index: int) -> list[_MaskLook]:
+        """Look at the masks of a sample, one a head."""
+        layers = split.labels(index, self.size_of.get(split.samples[index].name))
+        return [
+            _MaskLook(pixels_by_id(labels), drawn_counts(labels, asked[index], len(head.classes)))
+            for head, labels in zip(split.heads.values(), layers, strict=True)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values: sizes as "HxW", what was counted by class id."""
+        values: dict[str, Any] = {
+            "images": self.images,
+            "sizes": {f"{h}x{w}": count for (h, w), count in self.sizes.most_common()},
+            "channels": dict(self.channels),
+        }
+        if self.labels:
+            values["labels"] = {name: _plain(counts) for name, counts in self.labels.items()}
+        if self.thinness:
+            values["drawn"] = {
+                name: {side: _rounded(each.mean_iu) for side, each in by_side.items()}
+                for name, by_side in self.thinness.items()
+            }
+        return values
+
+
+class _MaskLook(NamedTuple):
+    pixels: NDArray[np.int64]
+    drawn: dict[int, NDArray[np.int64]]
+
+
+def _thinness(head: HeadInfo, counts: Mapping[int, NDArray[np.int64]]) -> dict[int, Drawn]:
+    scored = [name not in head.unscored for name in head.classes]
+    return {side: Drawn.of(each, scored) for side, each in counts.items()}
+
+
+def _plain(counts: LabelCounts) -> dict[str, dict[int, int]]:
+    ids = np.flatnonzero(counts.pixels).tolist()
+    return {
+        "pixels": {each: int(counts.pixels[each]) for each in ids},
+        "images": {each: int(counts.images[each]) for each in ids},
+    }
+
+
+def _rounded(share: float) -> float | None:
+    return None if math.isnan(share) else round(share, 4)

@@ -1,0 +1,132 @@
+"""The files of a split, paired by name and not opened."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from fullconv.base.images import IMAGE_SUFFIXES
+
+_HELD_OUT_SHARE = 0.1
+
+
+class Sample(NamedTuple):
+    """Where the images and masks of a scene are; `name` is the path below the split, no suffix.
+
+    `images` has one path an input, `masks` one a head, in the order in which they were asked for.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    masks: tuple[Path, ...]
+
+
+class Missing(NamedTuple):
+    """An image of the first input that has no file of its name in `folder`, such as "masks"."""
+
+    image: Path
+    folder: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a split, paired by name and not opened.
+
+    Attributes:
+        samples: what has an image in every input and a mask in every head, by name.
+        missing: which images of the first input lack what.
+        orphans: files of the other folders that belong to no image, and masks that are no PNG.
+        strangers: files of the inputs' folders of no suffix that is read.
+        twins: files of one name within the split; they are in no sample.
+    """
+
+    samples: tuple[Sample, ...]
+    missing: tuple[Missing, ...] = ()
+    orphans: tuple[Path, ...] = ()
+    strangers: tuple[Path, ...] = ()
+    twins: tuple[tuple[Path, ...], ...] = ()
+
+
+def list_split(split: str, images: Sequence[Path], masks: Sequence[Path], first: Path) -> Listing:
+    """Pair the files of a split by name.
+
+    Args:
+        split: its name.
+        images: the folders of the inputs that are asked for.
+        masks: those of the heads.
+        first: that of the dataset's first input, asked for or not.
+    """
+    found: dict[Path, dict[str, list[Path]]] = {}
+    others: dict[Path, list[Path]] = {}
+    for folder in dict.fromkeys((first, *images, *masks)):
+        suffixes = {".png"} if folder in masks else IMAGE_SUFFIXES
+        found[folder], others[folder] = _by_name(folder / split, suffixes)
+    names = found[first]
+    further = [folder for folder in found if folder != first]
+    return Listing(
+        samples=tuple(
+            Sample(
+                name,
+                tuple(found[folder][name][0] for folder in images),
+                tuple(found[folder][name][0] for folder in masks),
+            )
+            for name in names
+            if all(len(paths.get(name, ())) == 1 for paths in found.values())
+        ),
+        missing=tuple(
+            Missing(paths[0], folder.name)
+            for folder in further
+            for name, paths in names.items()
+            if name not in found[folder]
+        ),
+        orphans=tuple(
+            path
+            for folder in further
+            for path in (
+                *(paths[0] for name, paths in found[folder].items() if name not in names),
+                *(others[folder] if folder in masks else ()),
+            )
+        ),
+        strangers=tuple(
+            path for folder in others if folder not in masks for path in others[folder]
+        ),
+        twins=tuple(
+            tuple(paths) for each in found.values() for paths in each.values() if len(paths) > 1
+        ),
+    )
+
+
+def _by_name(folder: Path, suffixes: Collection[str]) -> tuple[dict[str, list[Path]], list[Path]]:
+    """Find the files below `folder`: by name where the suffix is one of `suffixes`, and others."""
+    found: dict[str, list[Path]] = {}
+    others: list[Path] = []
+    for path in sorted(files_below(folder)):
+        if path.suffix.lower() in suffixes:
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            found.setdefault(name, []).append(path)
+        else:
+            others.append(path)
+    return found, others
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files below `folder` except hidden ones, such as those that macOS leaves."""
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(parent, name) for name in files if not name.startswith("."))
+
+
+def held_out_names(names: Sequence[str]) -> set[str]:
+    """Choose about a tenth of the names by their hash alone; at least one on either side."""
+    ranked = sorted(names, key=_rank)
+    chosen = sum(_rank(name) < _HELD_OUT_SHARE for name in ranked)
+    return set(ranked[: min(max(chosen, 1), len(ranked) - 1)])
+
+
+def _rank(name: str) -> float:
+    """Map a name to [0, 1), evenly and the same everywhere and always."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64
