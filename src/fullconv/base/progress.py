@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -46,7 +46,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        print(line, file=sys.stderr)
+        _print(line)
 
     def _show(self) -> None:
         """Show nothing: this class is the quiet one."""
@@ -117,7 +117,7 @@ class Reporter:
 
     def warn(self, line: str) -> None:
         """Tell a line in any case."""
-        print(line, file=sys.stderr)
+        _print(line)
 
     @contextmanager
     def bar(
@@ -129,7 +129,7 @@ class Reporter:
         """
         if self.quiet:
             yield Progress(total, what, unit, done)
-        elif not sys.stderr.isatty():
+        elif sys.stderr is None or not sys.stderr.isatty():
             yield _Lines(total, what, unit, done)
         else:
             bar = _Bar(total, what, unit, done)
@@ -149,6 +149,13 @@ def progress(
     """Show the progress of `total` steps of `what` while the body runs (see `Reporter.bar`)."""
     with Reporter(quiet).bar(total, what, unit=unit, done=done) as bar:
         yield bar
+
+
+def _print(line: str) -> None:
+    """Print a line on stderr, if there is one: work doesn't fail because nobody hears of it."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(line, file=sys.stderr)
 
 
 def duration(seconds: float) -> str:
