@@ -40,7 +40,7 @@ from torch.nn import functional as F
 
 import record
 from fullconv.base.images import ImageReader
-from fullconv.base.palette import Colour
+from fullconv.base.palette import Colour, palette_image
 from fullconv.base.progress import Progress
 from fullconv.demo.streets import draw_scene
 from fullconv.net.fcn import FCN
@@ -49,7 +49,7 @@ from fullconv.predict.choice import AT_ONCE
 from fullconv.predict.engines import Way, build, is_installed, ways
 from fullconv.predict.jobs import make_folders, plan
 from fullconv.predict.labeller import Labeller
-from fullconv.predict.pictures import coloured, overlay
+from fullconv.predict.pictures import overlay
 from fullconv.predict.stream import label_files
 
 PHOTOS, ROUNDS = 32, 7
@@ -173,7 +173,7 @@ def encode_all(
 ) -> None:
     """Make what `fullconv predict` writes, in memory."""
     for image, own in zip(shown, labels, strict=True):
-        coloured(own, palette, 255).save(io.BytesIO(), "PNG", compress_type=zlib.Z_RLE)
+        palette_image(own, palette, 255).save(io.BytesIO(), "PNG", compress_type=zlib.Z_RLE)
         tinted = Image.fromarray(overlay(image, own, palette))
         tinted.save(io.BytesIO(), "JPEG", quality=90)
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from fullconv.measure.metrics import Metrics
 from fullconv.report.contact import side_by_side
-from fullconv.report.figures import HATCH, label_image
+from fullconv.report.figures import HATCH, hatched
 from fullconv.report.page import DASH, Head, Report, Scene, Stage, write_report
 
 CLASSES = ("sky", "road", "pole", "ghost")
@@ -215,14 +215,14 @@ def test_what_is_no_class_is_grey(classes: int) -> None:
     palette = [tuple(colour) for colour in rng.integers(100, 256, (classes, 3)).tolist()]
     labels = np.full((20, 20), 255, np.uint8)
     labels[:, :5] = classes - 1
-    painted = np.asarray(label_image(labels, palette, 255).convert("RGB"))
+    painted = np.asarray(hatched(labels, palette, 255).convert("RGB"))
     assert {tuple(c) for c in painted[:, :5].reshape(-1, 3).tolist()} == {palette[-1]}
     greys = {tuple(c) for c in painted[:, 5:].reshape(-1, 3).tolist()}
     assert greys == (set(HATCH) if classes < 255 else {HATCH[0]})
 
 
 def test_an_ignored_id_below_the_class_count_is_hatched() -> None:
-    painted = np.asarray(label_image(np.zeros((12, 12), np.uint8), PALETTE, 0).convert("RGB"))
+    painted = np.asarray(hatched(np.zeros((12, 12), np.uint8), PALETTE, 0).convert("RGB"))
     assert {tuple(c) for c in painted.reshape(-1, 3).tolist()} == set(HATCH)
 
 
@@ -365,7 +365,7 @@ def test_side_by_side_holds_every_picture_at_its_own_pixels(size: tuple[int, int
     for scene in report.scenes:
         places = [find(sheet, scene.image)]
         for labels in scene.maps(report.heads[0]):
-            painted = label_image(labels, PALETTE, 255).convert("RGB")
+            painted = hatched(labels, PALETTE, 255).convert("RGB")
             places.append(find(sheet, np.asarray(painted)))
         assert len({top for top, _ in places}) == 1
         assert len(set(np.diff([left for _, left in places]))) == 1
@@ -486,7 +486,7 @@ def test_side_by_side_has_a_line_for_each_head() -> None:
         photo = find(sheet, scene.image)
         for line, head in enumerate(report.heads):
             places = [
-                find(sheet, np.asarray(label_image(labels, head.palette, 255).convert("RGB")))
+                find(sheet, np.asarray(hatched(labels, head.palette, 255).convert("RGB")))
                 for labels in scene.maps(head)
             ]
             assert len({top for top, _ in places}) == 1

@@ -1,11 +1,13 @@
-"""The colours of classes, where a dataset brings none."""
+"""The colours of classes, where a dataset brings none, and label ids as pictures in colours."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 Colour = tuple[int, int, int]
 
@@ -58,6 +60,26 @@ def voc_palette(colours: int = 256) -> tuple[Colour, ...]:
         (_every_third_bit(i), _every_third_bit(i >> 1), _every_third_bit(i >> 2))
         for i in range(colours)
     )
+
+
+def palette_image(
+    ids: NDArray[np.uint8], colours: Sequence[Colour], ignore_index: int | None = 255
+) -> Image.Image:
+    """Return HxW uint8 ids as a palette image (mode "P") whose values they are.
+
+    Args:
+        ids: of classes, or of whatever `colours` are for.
+        colours: r, g, b in 0..255 of the first ids, at most 256.
+        ignore_index: the id that is white, as is any without a colour; a PNG takes 8 bits a pixel.
+            None: only `colours` go into the palette; a PNG packs few of them in fewer bits.
+    """
+    table = np.array(colours, np.uint8).reshape(-1, 3)
+    if ignore_index is not None:
+        table = np.concatenate((table, np.full((256 - len(table), 3), IGNORED, np.uint8)))
+        table[ignore_index] = IGNORED
+    image = Image.fromarray(ids)
+    image.putpalette(table.tobytes())
+    return image
 
 
 def _every_third_bit(value: int) -> int:

@@ -19,7 +19,7 @@ from PIL import Image
 from fullconv.base import files
 from fullconv.base.errors import FullconvError
 from fullconv.base.images import ImageReader
-from fullconv.base.palette import voc_palette
+from fullconv.base.palette import palette_image, voc_palette
 from fullconv.base.progress import progress
 from fullconv.data.info import DatasetInfo
 
@@ -148,9 +148,8 @@ def _place(folder: Path, name: str, content: Content | NDArray[Any], linkable: P
     if isinstance(content, Path):
         return _take(content, folder / f"{name}{content.suffix.lower()}", linkable)
     pixels = content() if callable(content) else content
-    image = Image.fromarray(pixels)
-    if pixels.dtype == np.uint8 and pixels.ndim == 2:
-        image.putpalette([value for colour in voc_palette() for value in colour])
+    ids = pixels.dtype == np.uint8 and pixels.ndim == 2
+    image = palette_image(pixels, voc_palette(), None) if ids else Image.fromarray(pixels)
     path = folder / f"{name}.png"
     image.save(path)
     return path

@@ -16,6 +16,7 @@ from PIL import Image
 
 from fullconv.base import files
 from fullconv.base.errors import FullconvError
+from fullconv.base.palette import palette_image
 from fullconv.data.folder import SPLITS
 from fullconv.data.info import DatasetInfo
 from fullconv.demo.canvas import IGNORE, Canvas, Floats, Kind, Labels, Shadows
@@ -75,7 +76,7 @@ def write_synthetic(
             image, labels = draw_scene(seed, split, index, size)
             name = f"street_{index:04d}.png"
             _save(folder / "images" / split / name, Image.fromarray(image))
-            _save(folder / "masks" / split / name, _mask(labels))
+            _save(folder / "masks" / split / name, palette_image(labels, PALETTE, IGNORE))
             if bar is not None:
                 bar.advance()
     info = DatasetInfo.plain("synthetic streets", CLASSES, PALETTE, ignore_index=IGNORE)
@@ -128,15 +129,6 @@ def _check(folder: Path, counts: dict[str, int], size: tuple[int, int], seed: in
 def _save(path: Path, image: Image.Image) -> None:
     with files.replacing(path) as temporary:
         image.save(temporary, format="PNG", compress_level=1)
-
-
-def _mask(labels: Labels) -> Image.Image:
-    """Return labels as a palette image; all 256 entries, or Pillow would pack the ids in 4 bits."""
-    table = np.full((256, 3), 255, np.uint8)
-    table[: len(PALETTE)] = PALETTE
-    mask = Image.fromarray(labels)
-    mask.putpalette(table.tobytes())
-    return mask
 
 
 def _paint_bonnet(canvas: Canvas, rng: np.random.Generator) -> None:

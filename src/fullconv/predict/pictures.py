@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fullconv.base.files import replacing
-from fullconv.base.palette import IGNORED, Colour
+from fullconv.base.palette import Colour, palette_image
 
 TINT = 0.45  # share of the class's colour in an overlay
 BOUNDARY = 0.6  # brightness of the lines between classes
@@ -29,7 +29,7 @@ def save_label_image(
     Raises:
         OSError: the file can't be written; whatever stood there before is untouched.
     """
-    image = coloured(labels, palette, ignore_index)
+    image = palette_image(labels, palette, ignore_index)
     with replacing(path) as temporary:
         # So compressed in a third of the time that PIL's usual way takes.
         image.save(temporary, "PNG", compress_type=zlib.Z_RLE)
@@ -64,7 +64,9 @@ def overlay(
     Where HxW `labels` are ignored or have no colour, the photograph is left as it is.
     """
     photograph = Image.fromarray(image)
-    tinted = Image.blend(photograph, coloured(labels, palette, ignore_index).convert("RGB"), TINT)
+    tinted = Image.blend(
+        photograph, palette_image(labels, palette, ignore_index).convert("RGB"), TINT
+    )
     unlabelled = (labels >= len(palette)) | (labels == ignore_index)
     if unlabelled.any():
         tinted.paste(photograph, mask=Image.fromarray(unlabelled))
@@ -80,15 +82,3 @@ def _boundaries(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     np.not_equal(labels[:, 1:], labels[:, :-1], out=edges[:, :-1])
     edges[:-1] |= labels[1:] != labels[:-1]
     return edges
-
-
-def coloured(
-    labels: NDArray[np.uint8], palette: Sequence[Colour], ignore_index: int
-) -> Image.Image:
-    """Return HxW uint8 labels as a palette image, mode "P" (see `save_label_image`)."""
-    table = np.full((256, 3), IGNORED, np.uint8)
-    table[: len(palette)] = np.array(palette, np.uint8).reshape(-1, 3)
-    table[ignore_index] = IGNORED
-    image = Image.fromarray(labels)
-    image.putpalette(table.tobytes())
-    return image

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from fullconv.base.palette import Colour
-from fullconv.report.figures import label_image
+from fullconv.report.figures import hatched
 from fullconv.report.page import Head, Report, Scene, legend
 
 PAPER, INK, MUTED = (255, 255, 255), (27, 33, 39), (88, 97, 106)
@@ -44,7 +44,7 @@ def _scene(report: Report, scene: Scene, width: int, font: ImageFont.FreeTypeFon
     lines = []
     for head in report.heads:
         maps = [
-            label_image(labels, head.palette, report.ignore_index).convert("RGB")
+            hatched(labels, head.palette, report.ignore_index).convert("RGB")
             for labels in scene.maps(head)
         ]
         first = head is report.heads[0]
@@ -99,7 +99,7 @@ def _entry(name: str, colour: Colour | None, font: ImageFont.FreeTypeFont) -> Im
     side = round(0.8 * size)
     entry = _blank(round(side + 1.7 * size + font.getlength(name)), round(1.5 * size))
     # A tiny label map, so that "ignored" is hatched here as it is in the pictures.
-    swatch = label_image(np.zeros((side, side), np.uint8), [colour] if colour else [], 255)
+    swatch = hatched(np.zeros((side, side), np.uint8), [colour] if colour else [], 255)
     entry.paste(swatch.convert("RGB"), (0, size - side))
     ImageDraw.Draw(entry).text((side + 0.45 * size, size), name, INK, font, "ls")
     return entry

@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from fullconv.base.palette import Colour
+from fullconv.base.palette import Colour, palette_image
 
 Log = Sequence[Mapping[str, float | None]]
 
@@ -51,7 +51,7 @@ class Line:
     mark_best: bool = False
 
 
-def label_image(labels: NDArray[Any], palette: Sequence[Colour], ignore_index: int) -> Image.Image:
+def hatched(labels: NDArray[Any], palette: Sequence[Colour], ignore_index: int) -> Image.Image:
     """Paint integer labels (H, W) in their classes' colours; what is no class is hatched in grey.
 
     Returns:
@@ -63,9 +63,7 @@ def label_image(labels: NDArray[Any], palette: Sequence[Colour], ignore_index: i
     known = (labels >= 0) & (labels < len(palette)) & (labels != ignore_index)
     # With 255 classes a palette image has one colour left: then the grey is plain.
     indices = np.where(known, labels, np.minimum(len(palette) + stripe, 255))
-    image = Image.fromarray(indices.astype(np.uint8))
-    image.putpalette(bytes(channel for colour in [*palette, *HATCH] for channel in colour)[:768])
-    return image
+    return palette_image(indices.astype(np.uint8), [*palette, *HATCH][:256], None)
 
 
 def photo_uri(image: NDArray[np.uint8], pixels: int) -> str:
@@ -87,7 +85,7 @@ def labels_uri(
     room = _room(small.size, pixels)
     size = _scaled(small.size, room if room < 1 else math.floor(room))
     resized = np.asarray(small.resize(size, Image.Resampling.NEAREST))
-    return _data_uri(label_image(resized, palette, ignore_index), "PNG", optimize=True)
+    return _data_uri(hatched(resized, palette, ignore_index), "PNG", optimize=True)
 
 
 def curves_svg(stages: Sequence[tuple[str, Log]], lines: Sequence[Line], label: str) -> str:
