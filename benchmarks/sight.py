@@ -28,9 +28,9 @@ import record
 from fullconv.data.folder import DatasetFolder
 from fullconv.net.folder import load
 from fullconv.train.recipe import read_recipe
-from fullconv.train.record import Settings
 from fullconv.train.run import run
 from fullconv.train.scale import sight
+from fullconv.train.settings import Settings
 from fullconv.train.summary import read_log
 from measuring import on_test, val_mean_iu
 from unlike_sets import unlike_sets, write_missing

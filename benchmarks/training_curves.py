@@ -37,10 +37,10 @@ from fullconv.measure.evaluation import evaluate
 from fullconv.measure.metrics import ConfusionMatrix
 from fullconv.predict.labels import coarse_scores, inference
 from fullconv.train.loop import Task, batches
+from fullconv.train.nets import target_net
 from fullconv.train.plan import make_plan
 from fullconv.train.recipe import Recipe, read_recipe
-from fullconv.train.record import Settings
-from fullconv.train.start import target_net
+from fullconv.train.settings import Settings
 from fullconv.train.state import make_optimizer
 from fullconv.train.step import made_ready, take_step
 from training import plain_loss

@@ -29,8 +29,8 @@ from fullconv.train import checkpoint, loop
 from fullconv.train.advice import about_stages
 from fullconv.train.nets import grown_net, take_over
 from fullconv.train.recipe import Recipe, read_recipe, shipped_recipes
-from fullconv.train.record import Settings
 from fullconv.train.run import run
+from fullconv.train.settings import Settings
 
 CLASSES = {"sem": ("bed", "chair", "lamp"), "geo": ("flat", "steep")}
 

@@ -8,7 +8,7 @@ from dataset_folders import write_rich
 from PIL import Image
 
 from fullconv.data.folder import DatasetFolder
-from fullconv.train.class_weights import HEAVIEST, class_weights
+from fullconv.train.losses import HEAVIEST, class_weights
 
 
 def test_each_head_has_its_own_weights(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_of_many_masks_some_are_counted(tmp_path: Path, monkeypatch: pytest.Monk
         mask[:2] = 0
         Image.fromarray(mask).save(root / "masks" / "train" / f"train{index}.png")
     split = DatasetFolder(root).split("train", ("depth",), ("sem",))
-    monkeypatch.setattr("fullconv.train.class_weights.MASKS_COUNTED", 2)
+    monkeypatch.setattr("fullconv.train.losses.MASKS_COUNTED", 2)
     (of_ends,) = class_weights(split, "balanced")
     frequencies = np.array([100 / 160, 60 / 80])  # of the first and the last mask
     expected = np.median(frequencies) / frequencies

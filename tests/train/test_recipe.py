@@ -8,9 +8,8 @@ import pytest
 import yaml
 
 from fullconv.base.errors import FullconvError
-from fullconv.train.plan import SLACK, Pace, Plan, make_plan
+from fullconv.train.plan import SLACK, Pace, Plan, default_epochs, learning_rate, make_plan
 from fullconv.train.recipe import Recipe, read_recipe, shipped_recipes
-from fullconv.train.schedule import default_epochs, learning_rate
 
 
 def test_overrides_are_yaml_and_the_last_wins() -> None:

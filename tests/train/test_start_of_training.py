@@ -20,10 +20,10 @@ from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import Batch, Part
 from fullconv.net.fcn import FCN
 from fullconv.train.advice import about_details, about_magnification, hints
+from fullconv.train.nets import target_net
 from fullconv.train.recipe import Recipe, read_recipe
-from fullconv.train.record import Settings
 from fullconv.train.run import run
-from fullconv.train.start import target_net
+from fullconv.train.settings import Settings
 from fullconv.train.state import make_optimizer
 from fullconv.train.step import set_to_train, take_step
 

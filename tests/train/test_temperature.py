@@ -19,10 +19,10 @@ from torch.nn import functional as F
 import fullconv
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import CachedSplit
-from fullconv.train import temperature
+from fullconv.train import evaluators as temperature
+from fullconv.train.evaluators import calibrate_kept, fit_temperatures, told
 from fullconv.train.recipe import read_recipe
 from fullconv.train.run import run
-from fullconv.train.temperature import calibrate_kept, fit_temperatures, told
 
 CPU = torch.device("cpu")
 KNOWN = 2.5

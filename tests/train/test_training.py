@@ -35,11 +35,11 @@ from fullconv.net.upscore import Upscore
 from fullconv.train import checkpoint, loop
 from fullconv.train import step as step_module
 from fullconv.train.loop import Task, validation_loss
-from fullconv.train.nets import grown_net, stride_of
+from fullconv.train.nets import grown_net, is_model
 from fullconv.train.plan import SLACK, Pace, Plan
 from fullconv.train.recipe import Recipe, read_recipe
 from fullconv.train.run import run
-from fullconv.train.start import is_model
+from fullconv.train.settings import stride_of
 from fullconv.train.state import TrainingState, make_optimizer
 from fullconv.train.step import take_step
 from fullconv.train.timing import fitted_to_machine

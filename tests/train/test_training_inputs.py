@@ -23,11 +23,10 @@ from fullconv.net.preprocessing import Preprocessing
 from fullconv.train import loop
 from fullconv.train import run as run_module
 from fullconv.train.advice import about_unseen
-from fullconv.train.inputs import joined_preprocessing, preprocessing_for
+from fullconv.train.nets import joined_preprocessing, preprocessing_for, target_net
 from fullconv.train.recipe import read_recipe
-from fullconv.train.record import Settings
 from fullconv.train.run import run
-from fullconv.train.start import target_net
+from fullconv.train.settings import Settings
 
 BACKBONE = "squeezenet1_1"
 SETTINGS = ("epochs=1", "batch_size=2", "crop=64", "workers=0", "precision=fp32")

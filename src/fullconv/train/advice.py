@@ -10,11 +10,9 @@ from fullconv.data.folder import DatasetFolder
 from fullconv.measure.bounds import upper_bounds
 from fullconv.net.fcn import FCN, most_magnification
 from fullconv.papers.blueprint import PAPER_NETS
-from fullconv.train.inputs import unseen_inputs
-from fullconv.train.nets import STRIDES
-from fullconv.train.record import Settings
+from fullconv.train.nets import is_model, models_by_input, unseen_inputs
 from fullconv.train.scale import DRAWN_WELL, few_masks
-from fullconv.train.start import is_model, models_by_input
+from fullconv.train.settings import STRIDES, Settings
 
 
 def hints(settings: Settings, net: FCN, folder: DatasetFolder) -> Iterator[str]:

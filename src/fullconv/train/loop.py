@@ -23,10 +23,11 @@ from fullconv.data.transforms import training_transform
 from fullconv.measure.evaluation import evaluate
 from fullconv.predict.labels import coarse_scores, inference
 from fullconv.train import checkpoint
+from fullconv.train.losses import ClassWeights, image_losses
 from fullconv.train.plan import Plan
 from fullconv.train.recipe import Recipe
 from fullconv.train.state import Row, TrainingState
-from fullconv.train.step import ClassWeights, image_losses, set_to_train, take_step
+from fullconv.train.step import set_to_train, take_step
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

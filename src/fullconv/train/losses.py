@@ -1,29 +1,116 @@
-"""Losses of overlap: mean IU counts classes where cross entropy counts pixels.
+"""Losses: cross entropy over pixels, what classes weigh in it, and losses of overlap.
 
-A class of few pixels hardly matters to cross entropy. What is added to it here, the Lovász
-extension of 1 - IU (Berman et al., 2018) or 1 - Dice's coefficient (Milletari et al., 2016), counts
-each class that occurs alike. Both are taken at the pixels on which the coarse cells are centred:
-they are a fair sample of all, and scores are had there without any enlargement. Of very many cells
-some are drawn at random, for the Lovász extension sorts them all for each class.
+Mean IU counts classes where cross entropy counts pixels: a class of few pixels hardly matters to
+it. What is added to it here, the Lovász extension of 1 - IU (Berman et al., 2018) or 1 - Dice's
+coefficient (Milletari et al., 2016), counts each class that occurs alike. Both are taken at the
+pixels on which the coarse cells are centred: they are a fair sample of all, and scores are had
+there without any enlargement. Of very many cells some are drawn at random, for the Lovász extension
+sorts them all for each class.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from fullconv.base.pipeline import ahead
+from fullconv.data.folder import Split
 from fullconv.geometry import Chain
 from fullconv.train.recipe import Recipe
 
 if TYPE_CHECKING:
     from fullconv.net.fcn import FCN, Scores
 
+ClassWeights = Sequence[Tensor]  # float32 (classes,) of each head
 
 MOST_CELLS = 1 << 15
+HEAVIEST = 10.0  # a class of a few pixels must not drown all others
+MASKS_COUNTED, PIXELS_COUNTED = 1000, 1 << 29  # at most, of all together; seconds tell enough
+
+
+def image_losses(
+    net: FCN, coarse: Scores, labels: Tensor, class_weights: ClassWeights | None = None
+) -> Tensor:
+    """Return each image's cross entropy for each head, summed over its valid pixels: float32 N,K.
+
+    Args:
+        net: whose heads enlarge the scores.
+        coarse: its scores N,C,h,w, of several heads by name.
+        labels: N,K,H,W.
+        class_weights: what a pixel counts by its class; None: all alike.
+    """
+    scores = net.by_head(coarse)
+    weights: Sequence[Tensor | None] = class_weights or [None] * len(scores)
+    losses = [
+        head.losses(scores[name], truth, net.ignore_index, weight)
+        for (name, head), truth, weight in zip(
+            net.labelled(), labels.unbind(1), weights, strict=True
+        )
+    ]
+    return torch.stack(losses, 1)
+
+
+def valid_weights(labels: Tensor, ignore_index: int, class_weights: ClassWeights | None) -> Tensor:
+    """Return what the valid pixels of labels N,K,H,W weigh together: float32 N,K."""
+    valid = labels != ignore_index
+    if class_weights is None:
+        return valid.sum((2, 3)).float()
+    weights = [
+        of_head[truth.where(known, 0).long()] * known
+        for of_head, truth, known in zip(
+            class_weights, labels.unbind(1), valid.unbind(1), strict=True
+        )
+    ]
+    return torch.stack([weight.sum((1, 2)) for weight in weights], 1)
+
+
+def class_weights(split: Split, kind: Literal["softened", "balanced"]) -> list[torch.Tensor]:
+    """Return float32 weights (classes,) of each head.
+
+    Balanced: the median class's frequency over each one's own; softened: the square root of that.
+
+    A class's frequency is its share of the valid pixels of the images that show it (Eigen and
+    Fergus, 2015). Weights are at most 10; a class that is not seen has that. Of many masks, or
+    large ones, some are counted, evenly chosen.
+
+    Args:
+        split: whose masks are counted; of its images only the headers are read.
+        kind: how much rarer classes weigh more.
+
+    Raises:
+        FullconvError: a mask can't be read, holds a wrong label, or misfits its image.
+    """
+    sizes = {name: len(head.classes) for name, head in split.heads.items()}
+    pixels = {name: np.zeros(size, np.int64) for name, size in sizes.items()}
+    shown_in = {name: np.zeros(size, np.int64) for name, size in sizes.items()}
+    counted = split.few_pixels(MASKS_COUNTED, PIXELS_COUNTED)
+    for layers in ahead(counted.labels, range(len(counted))):
+        for (name, size), labels in zip(sizes.items(), layers, strict=True):
+            counts = np.bincount(labels.reshape(-1), minlength=256)[:size]
+            pixels[name] += counts
+            shown_in[name] += np.where(counts > 0, counts.sum(), 0)
+    balanced = [_balanced(pixels[name], shown_in[name]) for name in sizes]
+    return balanced if kind == "balanced" else [weights.sqrt() for weights in balanced]
+
+
+def _balanced(pixels: NDArray[np.int64], shown_in: NDArray[np.int64]) -> torch.Tensor:
+    """Weigh classes by their own pixels and those of the images that show them."""
+    weights = np.full(len(pixels), HEAVIEST)
+    present = pixels > 0
+    frequency = pixels[present] / shown_in[present]
+    if present.any():
+        weights[present] = np.minimum(np.median(frequency) / frequency, HEAVIEST)
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+# Of overlap ---------------------------------------------------------------------------------------
 
 
 def overlap_loss(net: FCN, coarse: Scores, labels: Tensor, recipe: Recipe) -> Tensor:

@@ -1,33 +1,190 @@
-"""The nets of a run: made from a classifier, or grown from another net, as each stage is."""
+"""What is trained, and what it starts from: a classifier, a model, a model for each input."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
-from fullconv.base.errors import FullconvError
+from fullconv.base.errors import FullconvError, nearest
+from fullconv.data.folder import DatasetFolder
 from fullconv.data.info import DatasetInfo
 from fullconv.net.fcn import FCN, Sight
+from fullconv.net.folder import load
 from fullconv.net.head import Head
 from fullconv.net.preprocessing import Preprocessing
 from fullconv.net.surgery import expand_score, transplant, with_channels
 from fullconv.net.trunk import LateFusion
-from fullconv.papers.blueprint import DEFAULT_BACKBONE, NETS, PAPER_NETS, Blueprint
-from fullconv.train.inputs import preprocessing_for
+from fullconv.papers.blueprint import DEFAULT_BACKBONE, NYUD_LOG_DEPTH, PAPER_NETS
 from fullconv.train.recipe import Recipe
+from fullconv.train.scale import sight
+from fullconv.train.settings import Settings, stride_of
 
-STRIDES = {name: blueprint.stride for name, blueprint in NETS.items()}
+CLASSIFIER_FILES = (".safetensors", ".caffemodel")
+SPREAD_OF_LOG_DISTANCE = 0.5  # standard deviation of millimetres' logarithm, indoors and outdoors
+SPREAD_OF_BYTES = 58.0  # of photographs' colours: torchvision's std times 255
 
 
-def stride_of(model: str) -> int:
-    """Return the stride of a net by its name: 8 for fcn8s and for voc-fcn8s.
+def target_net(settings: Settings, folder: DatasetFolder) -> FCN:
+    """Build the net that was asked for, as it is before any training.
 
     Raises:
-        FullconvError: no net is called so.
+        FullconvError: the backbone, the inputs or the weights don't fit, or can't be had, or the
+            net is not trained in stages.
     """
-    return Blueprint.named(model).stride
+    torch.manual_seed(settings.recipe.seed)
+    model, weights = settings.model, settings.weights
+    if model in PAPER_NETS:
+        for key in Sight._fields:
+            if getattr(settings.recipe, key) not in (None, 1):
+                raise FullconvError(f"{model} sees images as they are: leave {key} out")
+        _same_backbone(settings.backbone, PAPER_NETS[model].backbone, model)
+        _same_inputs(settings)
+        _require_stages(settings)
+    by_input = models_by_input(weights)
+    if by_input:
+        return _joined_net(settings, folder, by_input)
+    if not is_model(weights):
+        return _net_on_classifier(settings, folder, weights)
+    source = load(weights)
+    if model in PAPER_NETS:
+        net = _net_on_classifier(settings, folder, None)
+        with _of(weights):
+            take_over(source, net)
+        return net
+    _same_backbone(settings.backbone, source.arguments["trunk"], weights)
+    inputs = None
+    if settings.inputs:
+        chosen = chosen_inputs(settings.inputs, folder)
+        inputs = {name: source.inputs.get(name, channels) for name, channels in chosen.items()}
+    with _of(weights):
+        return grown_net(
+            source,
+            settings.stride,
+            folder.info,
+            settings.recipe,
+            inputs=inputs,
+            fusion=settings.fusion,
+        )
+
+
+def is_model(weights: str) -> bool:
+    """Tell whether ``--weights`` names a model (a folder or a Hub id), not a classifier's weights.
+
+    Raises:
+        FullconvError: it names nothing at all.
+    """
+    if weights in ("imagenet", "none") or Path(weights).is_file():
+        return False
+    if Path(weights).is_dir():
+        return True
+    if weights.endswith(CLASSIFIER_FILES):
+        raise FullconvError(f"{weights}: no such weights file")
+    if weights.count("/") == 1:  # owner/name
+        return True
+    raise FullconvError(
+        f"weights {weights!r} are neither imagenet nor none, nor a file or model folder"
+        f"{nearest(weights, ('imagenet', 'none'))}"
+    )
+
+
+def models_by_input(weights: str) -> dict[str, str]:
+    """Read ``color=MODEL,hha=MODEL``; empty where `weights` is not of this form."""
+    pairs = [each.partition("=") for each in weights.split(",")]
+    if Path(weights).exists() or not all(name and model for name, _, model in pairs):
+        return {}
+    return {name.strip(): model.strip() for name, _, model in pairs}
+
+
+def _net_on_classifier(settings: Settings, folder: DatasetFolder, weights: str | None) -> FCN:
+    inputs = chosen_inputs(settings.inputs, folder) if settings.inputs else None
+    return new_net(
+        settings.model,
+        settings.backbone,
+        folder.info,
+        settings.recipe,
+        weights,
+        inputs=inputs,
+        fusion=settings.fusion or "early",
+        **sight(settings, folder)._asdict(),
+    )
+
+
+def _joined_net(settings: Settings, folder: DatasetFolder, by_input: Mapping[str, str]) -> FCN:
+    """Build a net of several trunks, each from a model of its own (late fusion)."""
+    net = _net_on_classifier(settings, folder, None)
+    if not isinstance(net.trunk, LateFusion) or set(by_input) != set(net.inputs):
+        cure = f"; --inputs {','.join(by_input)} --fusion late gives it some"
+        raise FullconvError(
+            f"weights {settings.weights!r}: {settings.model} has no trunks of its own for "
+            f"{', '.join(by_input)}; its inputs are {', '.join(net.inputs)}"
+            f"{'' if settings.model in PAPER_NETS else cure}"
+        )
+    expected = {}
+    for name in net.inputs:
+        source = load(by_input[name])
+        with _of(by_input[name]):
+            _same_sight(source, net)
+            take_over(source, net, name)
+        expected[name] = source.preprocessing
+    if settings.model not in PAPER_NETS:
+        net.preprocessing = joined_preprocessing(expected)
+    return net
+
+
+@contextmanager
+def _of(model: str) -> Iterator[None]:
+    """Name the model that does not fit in the message of an error that the body raises."""
+    try:
+        yield
+    except FullconvError as error:
+        raise FullconvError(f"{model}: {error}") from error
+
+
+def _require_stages(settings: Settings) -> None:
+    """Refuse to train in stages a net whose skips are scaled so that it trains at once."""
+    net = PAPER_NETS[settings.model]
+    if settings.staged and net.skip_scales:
+        raise FullconvError(
+            f"{net.name} is trained at once: leave --staged out, or train {net.in_stages.name} in "
+            "stages"
+        )
+
+
+def _same_inputs(settings: Settings) -> None:
+    """Refuse other inputs than those of a net of the paper, and another fusion."""
+    net = PAPER_NETS[settings.model]
+    if settings.inputs not in (None, tuple(net.inputs)):
+        raise FullconvError(
+            f"{net.name}: its inputs are {', '.join(net.inputs)}; leave --inputs out"
+        )
+    if settings.fusion not in (None, net.fusion):
+        raise FullconvError(f"{net.name}: its fusion is {net.fusion}; leave --fusion out")
+
+
+def _same_sight(source: FCN, net: FCN) -> None:
+    for key, own, asked in zip(Sight._fields, source.sight, net.sight, strict=True):
+        if own != asked:
+            raise FullconvError(f"it sees images with {key}={own}, not {asked}: --set {key}={own}")
+
+
+def _same_backbone(asked: str | None, own: str | None, source: str) -> None:
+    if own is None:
+        raise FullconvError(
+            f"{source}: its backbone is a module of the user's own, from which only Python can "
+            "build another net"
+        )
+    if asked not in (None, own):
+        raise FullconvError(f"{source}: its backbone is {own}, not {asked}; leave --backbone out")
+
+
+# Made from a classifier, or grown from another net ------------------------------------------------
 
 
 def new_net(
@@ -205,3 +362,82 @@ def _learning(recipe: Recipe) -> dict[str, Any]:
         "learn_upscores": recipe.learn_upscores != "none",
         "learn_last_upscore": recipe.learn_upscores == "all",
     }
+
+
+# What it sees of each scene -----------------------------------------------------------------------
+
+
+def chosen_inputs(names: Sequence[str], folder: DatasetFolder) -> dict[str, int]:
+    """Return the channels of the inputs that were asked for, by name.
+
+    Raises:
+        FullconvError: the dataset has no such input, or one is named twice.
+    """
+    own = [folder.info.input_name(name) for name in names]
+    if len(set(own)) < len(own):
+        raise FullconvError(f"inputs {','.join(names)}: name each of the dataset's once")
+    return {name: folder.input(name).channels for name in names}
+
+
+def unseen_inputs(inputs: Mapping[str, int], folder: DatasetFolder) -> tuple[str, ...]:
+    """Return the dataset's inputs that a net of `inputs` leaves out."""
+    seen = {folder.info.input_name(name) for name in inputs}
+    return tuple(name for name in folder.info.inputs if name not in seen)
+
+
+def preprocessing_for(
+    inputs: Mapping[str, int], own: Preprocessing, known: Mapping[str, int]
+) -> Preprocessing:
+    """Return what a net of `inputs` expects that starts from a net or classifier of others.
+
+    Inputs that are new to it, if they hold bytes, are treated as its colours are on average. If
+    they hold distances in millimetres (one channel), it gets their logarithm, centred as
+    NYUDv2's and as widely spread as the colours.
+
+    Args:
+        inputs: channels by name.
+        own: what the net or classifier expects.
+        known: its inputs; a classifier's is one of three channels, whatever its name.
+    """
+    places = dict(zip(known, (0, *accumulate(known.values())), strict=False))
+    average = sum(own.mean[:3]) / len(own.mean[:3]), sum(own.std[:3]) / len(own.std[:3])
+    distance = (
+        NYUD_LOG_DEPTH * own.scale,
+        average[1] * SPREAD_OF_LOG_DISTANCE / SPREAD_OF_BYTES,
+    )
+    values: list[tuple[float, float]] = []
+    logarithmic: list[int] = []
+    for name, channels in inputs.items():
+        start = len(values)
+        if name in known:
+            kept = range(places[name], places[name] + channels)
+            values += [(own.mean[at], own.std[at]) for at in kept]
+            logarithmic += [start + at - kept.start for at in kept if at in own.logarithmic]
+        else:
+            values += [distance if channels == 1 else average] * channels
+            logarithmic += [start] if channels == 1 else []
+    mean, std = zip(*values, strict=True)
+    return replace(own, mean=mean, std=std, logarithmic=tuple(logarithmic))
+
+
+def joined_preprocessing(parts: Mapping[str, Preprocessing]) -> Preprocessing:
+    """Return what a net expects each of whose trunks is another net's, by its input.
+
+    Raises:
+        FullconvError: one that is not the first expects blue before red, which a net does of its
+            first input alone.
+    """
+    first = next(iter(parts.values()))
+    mean: list[float] = []
+    std: list[float] = []
+    logarithmic: list[int] = []
+    for name, part in parts.items():
+        if part is not first and part.channels != "RGB" and len(part.mean) >= 3:
+            raise FullconvError(
+                f"input {name}: its model expects BGR, which a net can only of its first input"
+            )
+        factor = first.scale / part.scale
+        logarithmic += [len(mean) + at for at in part.logarithmic]
+        mean += [value * factor for value in part.mean]
+        std += [value * factor for value in part.std]
+    return replace(first, mean=tuple(mean), std=tuple(std), logarithmic=tuple(logarithmic))

@@ -9,19 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 import fullconv
 from fullconv.base.errors import FullconvError
 from fullconv.base.files import write_text
-from fullconv.base.images import MAX_PIXELS, ImageReader
 from fullconv.train.checkpoint import saving_in
-from fullconv.train.nets import stride_of
-from fullconv.train.recipe import Recipe
+from fullconv.train.settings import Settings, stride_of
 from fullconv.train.state import TrainingState
 
 if TYPE_CHECKING:
@@ -30,49 +28,6 @@ if TYPE_CHECKING:
 NAME = "recipe.yaml"
 SECONDS_FOR_THE_REST = 15.0  # of a limited time: the program's start, the report
 MAY_CHANGE = ("data", "device", "max_pixels")  # of a run that is continued: where, not what
-
-
-class Settings(BaseModel):
-    """What a run was asked for.
-
-    Attributes:
-        data: the dataset folder.
-        model: fcn32s, fcn16s, fcn8s, fcn4s or fcn2s, or one of the paper's nets.
-        staged: whether the coarser nets are trained before it.
-        backbone: a classifier's name; None: the paper net's own, that of the model in `weights`,
-            or else mobilenet_v2.
-        weights: imagenet, none, a classifier's file (safetensors or caffemodel), a model, or one
-            for each input: ``color=MODEL,hha=MODEL``.
-        device: auto, cpu, cuda or mps.
-        max_pixels: larger images are refused.
-        inputs: what the nets see of each image, in their order; None, before the run has begun:
-            the paper net's own, those of the model in `weights`, or else color.
-        fusion: of several inputs, early or late; None, likewise: that of the same, or else early.
-        recipe: all other settings.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    data: Path
-    model: str = "fcn8s"
-    staged: bool = False
-    backbone: str | None = None
-    weights: str = "imagenet"
-    device: str = "auto"
-    max_pixels: int = MAX_PIXELS
-    inputs: tuple[str, ...] | None = None
-    fusion: Literal["early", "late"] | None = None
-    recipe: Recipe = Recipe()
-
-    @property
-    def reader(self) -> ImageReader:
-        """What reads the dataset's files."""
-        return ImageReader(self.max_pixels)
-
-    @property
-    def stride(self) -> int:
-        """The stride of the last net."""
-        return stride_of(self.model)
 
 
 @dataclass

@@ -24,16 +24,16 @@ from fullconv.net.folder import load
 from fullconv.report.page import write_report
 from fullconv.train import checkpoint
 from fullconv.train.advice import hints
-from fullconv.train.class_weights import class_weights
+from fullconv.train.evaluators import calibrate_kept
 from fullconv.train.loop import Task, save, train
-from fullconv.train.nets import grown_net, saved_net
+from fullconv.train.losses import class_weights
+from fullconv.train.nets import grown_net, saved_net, target_net
 from fullconv.train.plan import Plan, make_plan
-from fullconv.train.record import Record, Settings
-from fullconv.train.start import target_net
+from fullconv.train.record import Record
+from fullconv.train.settings import Settings
 from fullconv.train.state import TrainingState
 from fullconv.train.step import made_ready
 from fullconv.train.summary import summarise
-from fullconv.train.temperature import calibrate_kept
 from fullconv.train.timing import fitted_to_machine
 
 

@@ -11,7 +11,7 @@ from fullconv.data.transforms import default_magnification, default_reductions
 from fullconv.measure.bounds import upper_bounds
 from fullconv.net.fcn import COLOR, Sight, most_magnification
 from fullconv.papers.blueprint import PAPER_NETS
-from fullconv.train.record import Settings
+from fullconv.train.settings import Settings
 
 SIZES_READ = 100  # of images, evenly chosen
 MASKS_READ, PIXELS_READ = 32, 1 << 26  # at most, of all masks together; both are enough to judge by

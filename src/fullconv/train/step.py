@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -16,13 +15,11 @@ from fullconv.base.precision import full_float32
 from fullconv.data.loading import Batch
 from fullconv.net.rewrites.quicker_layers import quicken
 from fullconv.papers.patch_sampling import sampled_labels
-from fullconv.train.losses import overlap_loss
+from fullconv.train.losses import ClassWeights, image_losses, overlap_loss, valid_weights
 from fullconv.train.recipe import Recipe
 
 if TYPE_CHECKING:
-    from fullconv.net.fcn import FCN, Scores
-
-ClassWeights = Sequence[Tensor]  # float32 (classes,) of each head
+    from fullconv.net.fcn import FCN
 
 
 def made_ready(net: FCN, device: torch.device) -> FCN:
@@ -69,7 +66,7 @@ def take_step(
     labels = [
         _counted(part.labels.to(device, non_blocking=True), net, recipe) for part in batch.parts
     ]
-    weights = [_weights(each, net.ignore_index, class_weights) for each in labels]
+    weights = [valid_weights(each, net.ignore_index, class_weights) for each in labels]
     whole = torch.cat(weights).sum(0).clamp(min=1)
     total = torch.zeros((), device=device)
     optimizer.zero_grad()
@@ -93,46 +90,10 @@ def take_step(
     return float(total)
 
 
-def image_losses(
-    net: FCN, coarse: Scores, labels: Tensor, class_weights: ClassWeights | None = None
-) -> Tensor:
-    """Return each image's cross entropy for each head, summed over its valid pixels: float32 N,K.
-
-    Args:
-        net: whose heads enlarge the scores.
-        coarse: its scores N,C,h,w, of several heads by name.
-        labels: N,K,H,W.
-        class_weights: what a pixel counts by its class; None: all alike.
-    """
-    scores = net.by_head(coarse)
-    weights: Sequence[Tensor | None] = class_weights or [None] * len(scores)
-    losses = [
-        head.losses(scores[name], truth, net.ignore_index, weight)
-        for (name, head), truth, weight in zip(
-            net.labelled(), labels.unbind(1), weights, strict=True
-        )
-    ]
-    return torch.stack(losses, 1)
-
-
 def _counted(labels: Tensor, net: FCN, recipe: Recipe) -> Tensor:
     """Ignore what patch sampling leaves out of labels N,K,H,W."""
     stride = net.vertical.grids[0].stride // net.vertical.pixels.stride
     return sampled_labels(labels, recipe.sampled_cells, stride, net.ignore_index)
-
-
-def _weights(labels: Tensor, ignore_index: int, class_weights: ClassWeights | None) -> Tensor:
-    """Return what the valid pixels of labels N,K,H,W weigh together: float32 N,K."""
-    valid = labels != ignore_index
-    if class_weights is None:
-        return valid.sum((2, 3)).float()
-    weights = [
-        of_head[truth.where(known, 0).long()] * known
-        for of_head, truth, known in zip(
-            class_weights, labels.unbind(1), valid.unbind(1), strict=True
-        )
-    ]
-    return torch.stack([weight.sum((1, 2)) for weight in weights], 1)
 
 
 def _divisor(recipe: Recipe, weights: Tensor, whole: Tensor, images: int) -> Tensor | int:

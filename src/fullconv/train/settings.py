@@ -1,0 +1,66 @@
+"""What a run is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from fullconv.base.images import MAX_PIXELS, ImageReader
+from fullconv.papers.blueprint import NETS, Blueprint
+from fullconv.train.recipe import Recipe
+
+STRIDES = {name: blueprint.stride for name, blueprint in NETS.items()}
+
+
+def stride_of(model: str) -> int:
+    """Return the stride of a net by its name: 8 for fcn8s and for voc-fcn8s.
+
+    Raises:
+        FullconvError: no net is called so.
+    """
+    return Blueprint.named(model).stride
+
+
+class Settings(BaseModel):
+    """What a run was asked for.
+
+    Attributes:
+        data: the dataset folder.
+        model: fcn32s, fcn16s, fcn8s, fcn4s or fcn2s, or one of the paper's nets.
+        staged: whether the coarser nets are trained before it.
+        backbone: a classifier's name; None: the paper net's own, that of the model in `weights`,
+            or else mobilenet_v2.
+        weights: imagenet, none, a classifier's file (safetensors or caffemodel), a model, or one
+            for each input: ``color=MODEL,hha=MODEL``.
+        device: auto, cpu, cuda or mps.
+        max_pixels: larger images are refused.
+        inputs: what the nets see of each image, in their order; None, before the run has begun:
+            the paper net's own, those of the model in `weights`, or else color.
+        fusion: of several inputs, early or late; None, likewise: that of the same, or else early.
+        recipe: all other settings.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: Path
+    model: str = "fcn8s"
+    staged: bool = False
+    backbone: str | None = None
+    weights: str = "imagenet"
+    device: str = "auto"
+    max_pixels: int = MAX_PIXELS
+    inputs: tuple[str, ...] | None = None
+    fusion: Literal["early", "late"] | None = None
+    recipe: Recipe = Recipe()
+
+    @property
+    def reader(self) -> ImageReader:
+        """What reads the dataset's files."""
+        return ImageReader(self.max_pixels)
+
+    @property
+    def stride(self) -> int:
+        """The stride of the last net."""
+        return stride_of(self.model)
