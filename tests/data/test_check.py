@@ -207,6 +207,30 @@ def test_masks_of_0_and_255_and_the_remapping_that_is_advised(tmp_path, name):
         assert split.labels["labels"].pixels[:2].tolist() == [3 * 72, 3 * 8]
 
 
+@pytest.mark.parametrize("foreground", [0, 255])
+def test_one_class_is_an_error_that_says_how_to_have_two(tmp_path, foreground):
+    root = two_classes(tmp_path / "d", foreground)
+    write_yaml(root, ("it's",))
+    for quick in (True, False):
+        (line,) = check_folder(root, quick=quick).errors
+        assert f"{root}/dataset.yaml: key 'classes': \"it's\" is the only class" in line
+        assert "background is a class of its own: write [background, it's], with the ids 0" in line
+        assert ("python -c" in line) == (foreground == 255 and not quick)
+    write_yaml(root, ("background", "it's"))
+    if foreground == 255:
+        program = shlex.split(line[line.index("python -c") :])
+        subprocess.run([sys.executable, *program[1:]], check=True, timeout=60)
+        assert check_folder(root).errors == ()
+
+
+def test_one_class_of_one_of_several_heads_is_an_error(rich):
+    text = (rich / "dataset.yaml").read_text()
+    (rich / "dataset.yaml").write_text(text.replace(f"[{', '.join(GEOMETRY)}]", "[sky]"))
+    (line, *_) = check_folder(rich, quick=True).errors
+    assert "key 'heads.geo.classes': 'sky' is the only class" in line
+    assert check_folder(rich, quick=True, heads=["sem"]).errors == ()
+
+
 def test_two_classes_with_ignored_pixels_are_not_mistaken(tmp_path):
     root = two_classes(tmp_path / "d", 255)
     path = root / "masks/train/train0.png"

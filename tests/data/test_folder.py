@@ -156,6 +156,19 @@ NAMES_256 = [f"c{i}" for i in range(256)]
             "name: a\nclasses: [r]\nheads: {s: {masks: m, classes: [r]}}",
             "key 'classes': stands beside 'heads'; write it into each head instead",
         ),
+        (
+            "name: a\nclasses: [r, t]\nclasses: [t, r]",
+            "key 'classes' stands twice, in lines 2 and 3",
+        ),
+        ("name: a\nheads: {s: {masks: m, masks: n, classes: [r, t]}}", "key 'masks' stands twice"),
+        (f"name: a\nclasses: {'[' * 3000}", "nested deeper than"),
+        (f"name: a\nclasses: [{'x' * 9000}, {'x' * 9000}]", "names 'xxx"),
+        (f"name: a\nclasses: [a, b]\n{'x' * 900}: 3", "is unknown"),
+        (f"name: a\nclasses: [a, b]\ninputs: {{{'.' * 900}: 3}}", "may hold letters"),
+        ('name: a\nclasses: [r, "a\\eb"]', "key 'classes[1]': 'a\\x1bb' holds '\\x1b'"),
+        ('name: a\nclasses: [r, "a\\nb"]', "key 'classes[1]': 'a\\nb' holds '\\n'"),
+        ('name: a\nclasses: [r, "\\ud800"]', "key 'classes[1]': "),
+        ('name: "\\0"\nclasses: [r, t]', "key 'name': "),
     ],
 )
 def test_a_wrong_yaml_is_refused_by_file_key_and_problem(tmp_path, text, problem):
@@ -163,6 +176,7 @@ def test_a_wrong_yaml_is_refused_by_file_key_and_problem(tmp_path, text, problem
     message = refusal(DatasetFolder, tmp_path)
     assert str(tmp_path / "dataset.yaml") in message
     assert problem in message
+    assert len(message) < 800 and message.isprintable()
 
 
 def test_255_classes_and_a_palette_are_allowed(tmp_path):

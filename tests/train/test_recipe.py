@@ -101,6 +101,9 @@ def test_files(tmp_path: Path) -> None:
     [
         ("- lr", "a recipe is a list of `key: value` lines"),
         ("lr: [", "not YAML"),
+        ("lr: 1\nepochs: 3\nlr: 2", "key 'lr' stands twice, in lines 1 and 3"),
+        (f"lr: {'[' * 3000}", "nested deeper"),
+        (f"crop: &a [{'9, ' * 9000}]\nlr: [*a, *a]", "lr cannot be "),
         ("learning_rate: 1", "there is no setting 'learning_rate'"),
         ("lr: 0", "lr cannot be 0"),
         ("1: 2", "there is no setting '1'"),
@@ -111,7 +114,7 @@ def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
     path.write_text(text)
     with pytest.raises(FullconvError, match=message) as caught:
         read_recipe(str(path))
-    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).startswith(f"{path}: ") and len(str(caught.value)) < 700
 
 
 def test_unknown_recipe() -> None:

@@ -27,7 +27,7 @@ from fullconv.data.folder import (
     foreign_ids,
     require_same_size,
 )
-from fullconv.data.info import DatasetInfo
+from fullconv.data.info import LABELS, DatasetInfo
 from fullconv.data.listing import Listing, Sample
 from fullconv.data.thinness import pixels_by_id
 
@@ -128,9 +128,9 @@ def check_folder(
             channels = {each.name: each.channels for each in kinds}
             held_out = folder.held_out and name == "val"
             splits.append(Fingerprint(name, sizes, channels, held_out, labels))
-    if not quick:
-        for head in info.heads:
-            findings.add(_labels_used(folder, head, splits))
+    for head in info.heads:
+        findings.add(_only_class(folder, head, splits))
+        findings.add(_labels_used(folder, head, splits))
     return CheckReport(
         folder.root, info, kinds, tuple(splits), findings.errors(), findings.warnings(), quick
     )
@@ -334,14 +334,38 @@ def _repeated(split: str, seen: _Seen, before: dict[bytes, tuple[str, Path]]) ->
         )
 
 
+def _only_class(
+    folder: DatasetFolder, head: str, splits: Sequence[Fingerprint]
+) -> Iterator[Finding]:
+    """Judge whether there is anything to tell apart."""
+    known = folder.info.head(head)
+    if len(known.classes) > 1:
+        return
+    key = "classes" if LABELS in folder.info.heads else f"heads.{head}.classes"
+    name, masks = known.classes[0], folder.root / known.masks
+    line = (
+        f"{folder.root / 'dataset.yaml'}: key {key!r}: {name!r} is the only class, so that every "
+        f"pixel would be right; background is a class of its own: write [background, {name}], with "
+        "the ids 0 and 1 in the masks"
+    )
+    if set(np.flatnonzero(_pixels(splits, head))) == {0, 255}:
+        line += f"; to turn every 255 into 1: {_remapping(masks)}"
+    yield _error("heads of one class", line)
+
+
+def _pixels(splits: Sequence[Fingerprint], head: str) -> NDArray[np.int64]:
+    """Return the pixels per label id, int64 (256,), of all splits."""
+    counts = [each.labels[head].pixels for each in splits if head in each.labels]
+    return np.sum(counts, 0) if counts else np.zeros(_IDS, np.int64)
+
+
 def _labels_used(
     folder: DatasetFolder, head: str, splits: Sequence[Fingerprint]
 ) -> Iterator[Finding]:
     """Judge which label ids occur in all masks of a head."""
     known = folder.info.head(head)
     classes, masks = known.classes, folder.root / known.masks
-    total = sum((split.labels[head].pixels for split in splits), np.zeros(_IDS, np.int64))
-    if len(classes) == 2 and set(np.flatnonzero(total)) == {0, 255}:
+    if len(classes) == 2 and set(np.flatnonzero(_pixels(splits, head))) == {0, 255}:
         yield _error(
             "masks of 0 and 255",
             f"{masks}: the masks hold only 0 and 255, but {classes[1]!r} has the id 1 and 255 "
@@ -349,7 +373,7 @@ def _labels_used(
         )
         return
     for split in splits:
-        pixels = split.labels[head].pixels
+        pixels = _pixels([split], head)
         needed = classes if split.name == "train" else set(classes) - set(known.unscored)
         absent = [
             name for label, name in enumerate(classes) if name in needed and not pixels[label]

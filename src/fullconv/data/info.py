@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from pydantic import (
     AfterValidator,
@@ -26,6 +25,7 @@ from pydantic import (
 
 from fullconv.base.errors import FullconvError, nearest
 from fullconv.base.files import is_plain_name
+from fullconv.base.settings import Line, Mistake, first_mistake, read_yaml, shortened
 
 COLOR, LABELS = "color", "labels"  # the only input and the only head of a plain folder
 MAX_CLASSES = 255  # ids 0..254; masks are 8-bit and one value is left to mean "ignore"
@@ -41,7 +41,7 @@ def _is_name(name: str) -> str:
 
 def _is_folder(folder: str) -> str:
     if not folder.isprintable() or not re.fullmatch(r"[^\s./\\:][^/\\:]*", folder):
-        raise ValueError(f"{folder!r} should be the name of a folder beside dataset.yaml")
+        raise ValueError(f"{shortened(folder)} should be the name of a folder beside dataset.yaml")
     return folder
 
 
@@ -64,9 +64,9 @@ class HeadInfo(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     masks: _Folder
-    classes: tuple[StrictStr, ...]
+    classes: tuple[Line, ...]
     palette: _Palette | None = None
-    unscored: tuple[StrictStr, ...] = ()
+    unscored: tuple[Line, ...] = ()
 
     @field_validator("classes")
     @classmethod
@@ -79,7 +79,7 @@ class HeadInfo(BaseModel):
             raise ValueError("has an empty class name")
         twice = [name for i, name in enumerate(classes) if name in classes[:i]]
         if twice:
-            raise ValueError(f"names {twice[0]!r} twice")
+            raise ValueError(f"names {shortened(twice[0])} twice")
         return classes
 
     @field_validator("palette")
@@ -96,7 +96,9 @@ class HeadInfo(BaseModel):
         classes = info.data.get("classes", unscored)
         unknown = [name for name in unscored if name not in classes]
         if unknown:
-            raise ValueError(f"{unknown[0]!r} is none of the classes{nearest(unknown[0], classes)}")
+            raise ValueError(
+                f"{shortened(unknown[0])} is none of the classes{nearest(unknown[0], classes)}"
+            )
         if classes and set(unscored) == set(classes):
             raise ValueError("names every class; leave one to be scored")
         return unscored
@@ -118,7 +120,7 @@ class DatasetInfo(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: StrictStr
+    name: Line
     inputs: Mapping[_Name, _Folder] = Field(default={COLOR: "images"}, min_length=1)
     heads: Mapping[_Name, HeadInfo] = Field(min_length=1)
     ignore_index: _Byte = 255
@@ -264,45 +266,29 @@ def read_info(root: Path) -> DatasetInfo:
             "images/<split>/NAME.jpg and masks/<split>/NAME.png, split being train, val or test"
         )
     try:
-        values = yaml.safe_load(path.read_bytes())
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date, for one
-        raise FullconvError(f"{path}: is not valid YAML: {_yaml_problem(error)}") from None
+        values = read_yaml(path.read_bytes())
+    except ValueError as error:
+        raise FullconvError(f"{path}: is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise FullconvError(f"{path}: should be keys and values: name, classes and so on")
     try:
         return DatasetInfo.model_validate(values)
     except ValidationError as error:
-        problem = _validation_problem(error, plain="heads" not in values)
-        raise FullconvError(f"{path}: {problem}") from None
+        told = _told(first_mistake(error), plain="heads" not in values)
+        raise FullconvError(f"{path}: {told}") from None
 
 
-def _yaml_problem(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-    return " ".join(f"{getattr(error, 'problem', None) or error}{where}".split())
-
-
-def _validation_problem(error: ValidationError, *, plain: bool) -> str:
-    """Tell the first problem, by its key and in plain words."""
-    first: Any = error.errors()[0]
-    loc = tuple(part for part in first["loc"] if part != "[key]")
-    within = loc[:2] if len(loc) > 2 and loc[0] == "heads" else ()
-    shown = loc[2:] if plain and within == ("heads", LABELS) else loc
-    key = "".join(
-        f"[{part}]" if isinstance(part, int) else f".{part}" for part in shown
-    ).removeprefix(".")
-    fields = HeadInfo.model_fields if within else DatasetInfo.model_fields
-    known = [*fields, *_PLAIN_KEYS] if plain and not within else [*fields]
-    words = {
-        "extra_forbidden": f"is unknown{nearest(str(*loc[-1:]), known)} "
-        f"(known: {', '.join(known)})",
-        "missing": "is missing",
-        "tuple_type": "should be a list, written [a, b]",
-        "dict_type": "should be keys and values",
-        "model_type": "should be keys and values: masks, classes and so on",
-        "too_short": "is empty; name at least one",
-        "string_type": f"should be text but is {first['input']!r}; put it in quotes",
-    }
-    pydantics = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    message = words.get(first["type"], pydantics)
-    return f"key {key!r}: {message}" if key else message
+def _told(mistake: Mistake, *, plain: bool) -> str:
+    """Tell a mistake by its key, which in a plain folder's file stands outside any head."""
+    path = mistake.path
+    in_head = len(path) > 2 and path[0] == "heads"
+    if plain and path[:2] == ("heads", LABELS):
+        mistake = mistake._replace(path=path[2:])
+    fields = HeadInfo.model_fields if in_head else DatasetInfo.model_fields
+    known = [*fields, *_PLAIN_KEYS] if plain and not in_head else [*fields]
+    reason = mistake.reason
+    if mistake.kind == "extra_forbidden":
+        reason = f"is unknown{nearest(str(*path[-1:]), known)} (known: {', '.join(known)})"
+    elif mistake.kind == "model_type":
+        reason = "should be keys and values: masks, classes and so on"
+    return f"key {mistake.key!r}: {reason}" if mistake.key else reason

@@ -17,6 +17,7 @@ from torch import nn
 
 from fullconv.base.errors import FullconvError
 from fullconv.base.files import replacing, write_json
+from fullconv.base.settings import first_mistake
 from fullconv.geometry import MOST_PADDING
 from fullconv.net.fcn import COLOR, FCN, MOST_REDUCTION, ONLY_HEAD
 from fullconv.net.preprocessing import Preprocessing
@@ -266,10 +267,9 @@ def _read_config(path: Path) -> _Config:
             raise FullconvError(f"{path}: format {known} is no longer read; train or convert anew")
         return _Config.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        reason = first["msg"].removeprefix("Value error, ")
-        raise FullconvError(f"{path}: {where}: {reason}") from error
+        mistake = first_mistake(error)
+        where = ".".join(map(str, mistake.path)) or "the file"
+        raise FullconvError(f"{path}: {where}: {mistake.said}") from error
     except (ValueError, RecursionError) as error:
         raise FullconvError(f"{path}: not JSON ({error}); was it altered?") from error
 

@@ -8,7 +8,6 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -18,9 +17,9 @@ from pydantic import (
     field_serializer,
     field_validator,
 )
-from pydantic_core import ErrorDetails
 
 from fullconv.base.errors import FullconvError, nearest
+from fullconv.base.settings import Mistake, first_mistake, read_yaml
 
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -266,8 +265,8 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         if not equals:
             raise FullconvError(f"--set {override}: write --set key=value")
         try:
-            values[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
+            values[key] = read_yaml(text)
+        except ValueError:
             raise FullconvError(f"--set {override}: {text!r} is not YAML") from None
         sources[key] = f"--set {override}"
     return make_recipe(values, source, sources)
@@ -289,20 +288,19 @@ def make_recipe(
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        source = (sources or {}).get(str(first["loc"][0]), source)
-        raise FullconvError(f"{source}: {_complaint(first)}") from None
+        mistake = first_mistake(error)
+        source = (sources or {}).get(str(mistake.path[0]), source)
+        raise FullconvError(f"{source}: {_complaint(mistake)}") from None
 
 
-def _complaint(mistake: ErrorDetails) -> str:
+def _complaint(mistake: Mistake) -> str:
     """Say in one line what is wrong with a setting."""
-    key = str(mistake["loc"][0])
-    if mistake["type"] == "extra_forbidden":
+    key = str(mistake.path[0])
+    if mistake.kind == "extra_forbidden":
         near = nearest(key, Recipe.model_fields)
         return f"there is no setting {key!r}{near or '; see the keys of a recipe.yaml'}"
     wanted = Recipe.model_fields[key].description
-    reason = mistake["msg"].removeprefix("Value error, ")
-    return f"{key} cannot be {mistake['input']!r} ({reason}); {key}: {wanted}"
+    return f"{key} cannot be {mistake.given} ({mistake.reason}); {key}: {wanted}"
 
 
 def shipped_recipes() -> tuple[str, ...]:
@@ -326,18 +324,18 @@ def _read_file(name: str) -> tuple[dict[str, Any], str]:
     """Return the settings in the recipe `name` and what to call it in messages."""
     shipped = _shipped()
     if name in shipped:
-        text, source = shipped[name].read_text("utf-8"), f"recipe {name}"
+        content, source = shipped[name].read_bytes(), f"recipe {name}"
     elif Path(name).is_file():
-        text, source = Path(name).read_text("utf-8"), name
+        content, source = Path(name).read_bytes(), name
     else:
         raise FullconvError(
             f"recipe {name}: no such file, nor one of fullconv's ({', '.join(sorted(shipped))})"
             f"{nearest(name, shipped)}"
         )
     try:
-        values = yaml.safe_load(text) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise FullconvError(f"{source}: not YAML ({' '.join(str(error).split())})") from None
+        values = read_yaml(content) or {}
+    except ValueError as error:
+        raise FullconvError(f"{source}: not YAML ({error})") from None
     if isinstance(values, dict) and isinstance(values.get("recipe"), dict):
         values = values["recipe"]  # a run folder's recipe.yaml
     if not isinstance(values, dict):

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 import fullconv
 from fullconv.base.errors import FullconvError
 from fullconv.base.files import write_text
+from fullconv.base.settings import first_mistake, read_yaml
 from fullconv.train.checkpoint import saving_in
 from fullconv.train.settings import Settings, stride_of
 from fullconv.train.state import TrainingState
@@ -74,12 +75,13 @@ class Record:
     def _continued(cls, out: Path, asked: Mapping[str, Any]) -> Record:
         path = out / NAME
         try:
-            values = yaml.safe_load(path.read_text("utf-8"))
+            values = read_yaml(path.read_bytes())
             settings = Settings.model_validate({k: values[k] for k in Settings.model_fields})
             nets = {str(name): dict(net or {}) for name, net in values["nets"].items()}
-        except (yaml.YAMLError, ValidationError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            problem = first_mistake(error) if isinstance(error, ValidationError) else error
             raise FullconvError(
-                f"{path}: not the record of a run ({' '.join(str(error).split())}); was it edited?"
+                f"{path}: not the record of a run ({problem}); was it edited?"
             ) from error
         for key in asked.keys() - set(MAY_CHANGE):
             if asked[key] != getattr(settings, key):
