@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from fullconv.base.files import replacing, write_json, write_text
+from fullconv.base.errors import FullconvError
+from fullconv.base.files import files_below, replacing, write_json, write_text
 
 
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
@@ -37,3 +38,35 @@ def test_json_refuses_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "metrics.json", {"mean_iu": float("nan")})
     assert not list(tmp_path.iterdir())
+
+
+def test_folders_are_walked_once_each_whatever_leads_to_them(tmp_path: Path) -> None:
+    """By device and inode: links to the folder itself, in circles, and to one that comes later."""
+    root, aside = tmp_path / "root", tmp_path / "aside"
+    for path in ("root/b/x.png", "root/y.png", "aside/z.png", "root/.hidden/h.png", "root/.h.png"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    (root / "a").symlink_to(root / "b")  # a real folder goes before its links
+    (root / "itself").symlink_to(".")
+    (root / "b" / "up").symlink_to(root)
+    (root / "c").symlink_to(aside)  # followed: it was nowhere else
+    (aside / "back").symlink_to(root)
+    (root / "no.png").symlink_to("nowhere")
+    (root / "ring").symlink_to("ring")
+    again: list[Path] = []
+    found = [path.relative_to(root).as_posix() for path in files_below(root, again)]
+    assert sorted(found) == ["b/x.png", "c/z.png", "no.png", "ring", "y.png"]
+    shown = sorted(path.relative_to(root).as_posix() for path in again)
+    assert shown == ["a", "b/up", "c/back", "itself"]
+    assert list(files_below(tmp_path / "none")) == []
+
+
+def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "in").mkdir()
+
+    def refused(_: Path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(FullconvError, match=r"in: can't be searched \(Permission denied\)"):
+        list(files_below(tmp_path / "in"))

@@ -30,6 +30,7 @@ import fullconv.cli
 from fullconv.base.errors import FullconvError
 from fullconv.base.pipeline import ahead
 from fullconv.data.check import check_folder
+from fullconv.data.folder import DatasetFolder
 
 
 @pytest.fixture
@@ -109,6 +110,19 @@ def test_extra_masks_and_masks_of_another_kind(root):
     assert "masks/val/other.png: the mask belongs to no image" in line
     (root / "masks/val/other.png").rename(root / "masks/val/val0.tif")
     assert "val0.tif: the mask is no PNG" in one_error(root, quick_too=True)
+
+
+def test_masks_of_another_kind_are_told_as_such_by_all(root):
+    """Not that there is no mask: a person sees that there is one."""
+    mask, image = root / "masks/train/train1.tif", root / "images/train/train1.png"
+    Image.fromarray(labels(1)).save(mask)
+    mask.with_suffix(".png").unlink()
+    told = f"{mask}: the mask of {image} is no PNG; save it as 8-bit"
+    assert told in one_error(root, quick_too=True)
+    with pytest.raises(FullconvError, match=re.escape(told)):
+        DatasetFolder(root).split("train")
+    with pytest.raises(FullconvError, match=re.escape(told)):
+        check_folder(root, quick=True).require_sound()
 
 
 def test_many_errors_of_a_kind_are_counted(tmp_path):
@@ -343,6 +357,24 @@ def test_what_is_not_used_is_told(root):
     for path in ("images/validation", "masks/Train", "images/loose.jpg"):
         assert sum(f"{root / path}: is not used" in line for line in warnings) == 1
     assert "did you mean train?" in next(line for line in warnings if "Train" in line)
+
+
+def test_links_that_lead_back_are_passed_over_and_told(root):
+    for kind in ("images", "masks"):
+        for name in ("loop", "twin"):
+            (root / kind / "train" / name).symlink_to(root / kind / "train")
+    for quick in (True, False):
+        report = check_folder(root, quick=quick)
+        assert report.errors == () and report.split("train").images == 4
+        assert len(report.warnings) == 4
+        link = root / "images/train/loop"
+        assert f"{link}: leads to a folder that is searched already" in report.warnings[0]
+
+
+def test_a_folder_of_links_elsewhere_is_read(root, tmp_path):
+    (root / "images").rename(tmp_path / "elsewhere")
+    (root / "images").symlink_to(tmp_path / "elsewhere")
+    assert check_folder(root).errors == () == check_folder(root).warnings
 
 
 def test_require_sound_is_silent_or_tells_the_first_error(root):

@@ -99,6 +99,18 @@ def test_globs_keep_what_lies_below_their_fixed_part(tmp_path):
     assert names(plan([f"{tmp_path}/in/b/*/*"], out), out) == ["d/e.png"]
 
 
+@pytest.mark.parametrize("what", ["in", "in/**", "in/**/*.jpg"])
+def test_links_that_lead_back_give_no_image_twice(tmp_path, capsys, what):
+    for name in ("in/a.jpg", "in/b/c.jpg"):
+        touch(tmp_path / name)
+    for name in ("loop", "b/up", "b/twin"):  # with two of them, glob would not end
+        (tmp_path / "in" / name).symlink_to(tmp_path / "in")
+    out = tmp_path / "out"
+    assert names(plan([f"{tmp_path}/{what}"], out), out) == ["a.png", "b/c.png"]
+    notes = capsys.readouterr().err.splitlines()
+    assert len(notes) == 3 and all("is searched already: passed over" in line for line in notes)
+
+
 def test_relative_inputs(tmp_path, monkeypatch):
     picture(tmp_path / "in/b/c.jpg")
     monkeypatch.chdir(tmp_path)

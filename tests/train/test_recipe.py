@@ -103,7 +103,7 @@ def test_files(tmp_path: Path) -> None:
         ("lr: [", "not YAML"),
         ("lr: 1\nepochs: 3\nlr: 2", "key 'lr' stands twice, in lines 1 and 3"),
         (f"lr: {'[' * 3000}", "nested deeper"),
-        (f"crop: &a [{'9, ' * 9000}]\nlr: [*a, *a]", "lr cannot be "),
+        (f"crop: &a [{'9, ' * 9000}]\nlr: [*a, *a]", "crop cannot be "),
         ("learning_rate: 1", "there is no setting 'learning_rate'"),
         ("lr: 0", "lr cannot be 0"),
         ("1: 2", "there is no setting '1'"),

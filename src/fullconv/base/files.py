@@ -5,15 +5,54 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from fullconv.base.errors import FullconvError
+
 
 def is_plain_name(name: str) -> bool:
     """Tell whether a name may become part of a path: letters, digits, _ and -, a letter first."""
     return re.fullmatch("[A-Za-z][A-Za-z0-9_-]*", name) is not None
+
+
+def files_below(folder: Path, again: list[Path] | None = None) -> Iterator[Path]:
+    """Yield what lies below a folder and is none itself, hidden things left out.
+
+    Links are followed, but no folder is entered twice, by whatever name: links may lead back. Real
+    folders come before links to them. A folder that is not there holds nothing.
+
+    Args:
+        folder: where to look.
+        again: gets the paths by which folders were met again, and passed over.
+
+    Raises:
+        FullconvError: a folder may not be read.
+    """
+    seen: set[tuple[int, int]] = set()
+    folders, links = deque([folder] * folder.is_dir()), deque[Path]()
+    while folders or links:
+        here = (folders or links).popleft()
+        try:
+            about = here.stat()
+            inside = sorted(here.iterdir()) if (about.st_dev, about.st_ino) not in seen else None
+        except OSError as error:
+            raise FullconvError(f"{here}: can't be searched ({error.strerror})") from error
+        if inside is None:
+            if again is not None:
+                again.append(here)
+            continue
+        seen.add((about.st_dev, about.st_ino))
+        for path in inside:
+            if path.name.startswith("."):
+                continue
+            if path.is_dir():
+                (links if path.is_symlink() else folders).append(path)
+            else:
+                yield path
 
 
 @contextmanager

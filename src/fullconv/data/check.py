@@ -25,6 +25,7 @@ from fullconv.data.folder import (
     DatasetFolder,
     Input,
     foreign_ids,
+    not_png,
     require_same_size,
 )
 from fullconv.data.info import LABELS, DatasetInfo
@@ -210,14 +211,19 @@ def _pairing(folder: DatasetFolder, split: str, listing: Listing) -> Iterator[Fi
     if not (listing.samples or listing.missing or listing.twins):
         where = folder.images / split
         yield _error("empty splits", f"{where}: holds no images; put some there or remove it")
-    for path, lacking in listing.missing:
-        if lacking in inputs:
+    for path, lacking, instead in listing.missing:
+        if instead is not None and lacking not in inputs:
+            yield _error("masks that are no PNG", not_png(path, instead))
+        elif lacking in inputs:
             advice = f"add one of the same name to {lacking}/{split} or remove the image"
             yield _error("incomplete images", f"{path}: has no image in {lacking}; {advice}")
         else:
             advice = f"add {path.stem}.png to {lacking}/{split} or remove the image"
             yield _error("images without a mask", f"{path}: has no mask; {advice}")
+    told = {each.instead for each in listing.missing}
     for path in listing.orphans:
+        if path in told:
+            continue
         if path.relative_to(folder.root).parts[0] in inputs:
             advice = "name it as that, or remove it"
             problem = f"belongs to no image in {folder.images / split}; {advice}"
@@ -230,6 +236,9 @@ def _pairing(folder: DatasetFolder, split: str, listing: Listing) -> Iterator[Fi
         others = few_named([path.name for path in paths[1:]])
         problem = f"has the same name as {others}; rename or remove one"
         yield _error("files of the same name", f"{paths[0]}: {problem}")
+    for path in listing.again:
+        problem = "leads to a folder that is searched already, and is passed over; remove the link"
+        yield _warning("links that lead back", f"{path}: {problem}")
     for path in listing.strangers:
         problem = "is passed over: images are jpg, png, bmp, webp or tif files"
         yield _warning("files that are passed over", f"{path}: {problem}")

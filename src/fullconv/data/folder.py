@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.base.errors import FullconvError, few_named
+from fullconv.base.files import files_below
 from fullconv.base.images import IMAGE_SUFFIXES, ImageReader
 from fullconv.data.info import COLOR, DatasetInfo, HeadInfo, read_info
-from fullconv.data.listing import Listing, Sample, files_below, held_out_names, list_split
+from fullconv.data.listing import Listing, Sample, held_out_names, list_split
 
 SPLITS = ("train", "val", "test")
 
@@ -336,6 +337,14 @@ def require_same_size(file: tuple[Path, Sequence[int]], image: tuple[Path, Seque
         )
 
 
+def not_png(image: Path, mask: Path) -> str:
+    """Say in one line that the mask of an image is there, but no PNG."""
+    return (
+        f"{mask}: the mask of {image} is no PNG; save it as 8-bit grey or palette PNG, one label "
+        "id per pixel"
+    )
+
+
 def foreign_ids(
     mask: Path, counts: NDArray[np.int64], info: DatasetInfo, head: str | None = None
 ) -> str:
@@ -361,6 +370,9 @@ def _require_pairs(root: Path, split: str, listing: Listing, info: DatasetInfo) 
         raise FullconvError(
             f"{listing.twins[0][0].parent}: {names} have the same name; rename or remove one"
         )
+    for image, folder, instead in listing.missing:
+        if instead is not None and folder not in info.inputs.values():
+            raise FullconvError(not_png(image, instead))
     if listing.missing:
         folder = listing.missing[0].folder
         lacking = [each.image.name for each in listing.missing if each.folder == folder]

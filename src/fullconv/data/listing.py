@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from fullconv.base.files import files_below
 from fullconv.base.images import IMAGE_SUFFIXES
 
 _HELD_OUT_SHARE = 0.1
@@ -26,10 +26,14 @@ class Sample(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """An image of the first input that has no file of its name in `folder`, such as "masks"."""
+    """An image of the first input that has no file of its name in `folder`, such as "masks".
+
+    `instead` is one of its name that is not read, because of its suffix.
+    """
 
     image: Path
     folder: str
+    instead: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Listing:
         orphans: files of the other folders that belong to no image, and masks that are no PNG.
         strangers: files of the inputs' folders of no suffix that is read.
         twins: files of one name within the split; they are in no sample.
+        again: links to folders that are searched already; they are passed over.
     """
 
     samples: tuple[Sample, ...]
@@ -49,6 +54,7 @@ class Listing:
     orphans: tuple[Path, ...] = ()
     strangers: tuple[Path, ...] = ()
     twins: tuple[tuple[Path, ...], ...] = ()
+    again: tuple[Path, ...] = ()
 
 
 def list_split(split: str, images: Sequence[Path], masks: Sequence[Path], first: Path) -> Listing:
@@ -62,10 +68,15 @@ def list_split(split: str, images: Sequence[Path], masks: Sequence[Path], first:
     """
     found: dict[Path, dict[str, list[Path]]] = {}
     others: dict[Path, list[Path]] = {}
+    again: list[Path] = []
     for folder in dict.fromkeys((first, *images, *masks)):
         suffixes = {".png"} if folder in masks else IMAGE_SUFFIXES
-        found[folder], others[folder] = _by_name(folder / split, suffixes)
+        found[folder], others[folder] = _by_name(folder / split, suffixes, again)
     names = found[first]
+    unread = {
+        folder: {_name(path, folder / split): path for path in paths}
+        for folder, paths in others.items()
+    }
     further = [folder for folder in found if folder != first]
     return Listing(
         samples=tuple(
@@ -78,7 +89,7 @@ def list_split(split: str, images: Sequence[Path], masks: Sequence[Path], first:
             if all(len(paths.get(name, ())) == 1 for paths in found.values())
         ),
         missing=tuple(
-            Missing(paths[0], folder.name)
+            Missing(paths[0], folder.name, unread[folder].get(name))
             for folder in further
             for name, paths in names.items()
             if name not in found[folder]
@@ -97,27 +108,27 @@ def list_split(split: str, images: Sequence[Path], masks: Sequence[Path], first:
         twins=tuple(
             tuple(paths) for each in found.values() for paths in each.values() if len(paths) > 1
         ),
+        again=tuple(again),
     )
 
 
-def _by_name(folder: Path, suffixes: Collection[str]) -> tuple[dict[str, list[Path]], list[Path]]:
+def _by_name(
+    folder: Path, suffixes: Collection[str], again: list[Path]
+) -> tuple[dict[str, list[Path]], list[Path]]:
     """Find the files below `folder`: by name where the suffix is one of `suffixes`, and others."""
     found: dict[str, list[Path]] = {}
     others: list[Path] = []
-    for path in sorted(files_below(folder)):
+    for path in sorted(files_below(folder, again)):
         if path.suffix.lower() in suffixes:
-            name = path.relative_to(folder).with_suffix("").as_posix()
+            name = _name(path, folder)
             found.setdefault(name, []).append(path)
         else:
             others.append(path)
     return found, others
 
 
-def files_below(folder: Path) -> Iterator[Path]:
-    """Yield the files below `folder` except hidden ones, such as those that macOS leaves."""
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(parent, name) for name in files if not name.startswith("."))
+def _name(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).with_suffix("").as_posix()
 
 
 def held_out_names(names: Sequence[str]) -> set[str]:

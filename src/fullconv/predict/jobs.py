@@ -8,11 +8,14 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from fullconv.base.errors import FullconvError, few_named, nearest
+from fullconv.base.files import files_below
 from fullconv.base.images import IMAGE_SUFFIXES
+from fullconv.base.progress import SILENT, Reporter
 
 
 class Results(NamedTuple):
@@ -75,12 +78,13 @@ def plan(
     scores: bool = False,
     heads: Sequence[str] = (),
     further: Mapping[str, Path] | None = None,
+    reporter: Reporter = SILENT,
 ) -> tuple[Job, ...]:
     """Find the images that `inputs` mean and assign their outputs below `out`.
 
     An input is a file, a folder (searched recursively) or a glob pattern (``**`` too); images
     found below a folder, or below the fixed part of a pattern, keep their path relative to it.
-    What already lies in `out` is no input, unless named itself.
+    What already lies in `out` is no input, unless named itself. No folder is searched twice.
 
     Args:
         inputs: as typed.
@@ -89,16 +93,20 @@ def plan(
         heads: names of the net's heads if it has several.
         further: folders of the net's further inputs by name, whose files have the same relative
             paths as the images but for the suffix.
+        reporter: tells which links to folders are passed over.
 
     Raises:
         FullconvError: an input isn't there, no image was found, or an output would collide with
             another or overwrite an input; the message names both.
     """
-    found = dict.fromkeys(pair for text in inputs for pair in _expand(text, out))
+    again: list[Path] = []
+    found = dict.fromkeys(pair for text in inputs for pair in _expand(text, out, again))
     if not found:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise FullconvError(f"{few_named(inputs)}: no images found (looked for {suffixes})")
-    named = {of: _by_name(of, folder) for of, folder in (further or {}).items()}
+    named = {of: _by_name(of, folder, again) for of, folder in (further or {}).items()}
+    for link in dict.fromkeys(again):
+        reporter.warn(f"note: {link}: leads to a folder that is searched already: passed over")
     jobs = tuple(
         Job(
             source,
@@ -164,7 +172,7 @@ def make_folders(jobs: Sequence[Job]) -> None:
             ) from error
 
 
-def _expand(text: str, out: Path) -> Iterator[tuple[Path, str]]:
+def _expand(text: str, out: Path, again: list[Path]) -> Iterator[tuple[Path, str]]:
     """Yield each image that an input means, and its path below the folder searched, no suffix."""
     path = Path(text)
     if path.is_file():
@@ -178,26 +186,41 @@ def _expand(text: str, out: Path) -> Iterator[tuple[Path, str]]:
     else:
         raise FullconvError(f"{text}: no such file or folder")
     results = out.resolve() if base.resolve() != out.resolve() else None
-    for source, name in _images(base, pattern):
+    for source, name in _images(base, pattern, again):
         if results is None or results not in source.resolve().parents:
             yield source, name
 
 
-def _images(base: Path, pattern: str) -> Iterator[tuple[Path, str]]:
+def _images(base: Path, pattern: str, again: list[Path]) -> Iterator[tuple[Path, str]]:
     """Yield the images below `base` that match, and their relative paths without suffix."""
-    names = glob.glob(pattern, root_dir=base, recursive=True)  # noqa: PTH207 (skips hidden files)
-    for name in sorted(names):
+    parts = PurePath(pattern).parts
+    if "**" in parts:  # glob would follow links that lead back for ever
+        below = (path.relative_to(base) for path in files_below(base, again))
+        names = [path for path in below if _matches(path.parts, parts)]
+    else:
+        names = list(map(Path, glob.glob(pattern, root_dir=base)))  # noqa: PTH207 (no hidden files)
+    for name in sorted(names, key=Path.as_posix):
         source = base / name
         if source.suffix.lower() in IMAGE_SUFFIXES and source.is_file():
-            yield source, PurePath(name).with_suffix("").as_posix()
+            yield source, name.with_suffix("").as_posix()
 
 
-def _by_name(of: str, folder: Path) -> dict[str, list[Path]]:
+def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Tell whether a relative path is of a pattern, in which ** stands for any folders, or all."""
+    if not pattern:
+        return not path
+    first, *others = pattern
+    if first == "**":
+        return not others or any(_matches(path[at:], others) for at in range(len(path)))
+    return bool(path) and fnmatch(path[0], first) and _matches(path[1:], others)
+
+
+def _by_name(of: str, folder: Path, again: list[Path]) -> dict[str, list[Path]]:
     """Return the images below the folder of a further input by their relative path, no suffix."""
     if not folder.is_dir():
         raise FullconvError(f"--input {of}={folder}: no such folder")
     files: dict[str, list[Path]] = defaultdict(list)
-    for path, name in _images(folder, "**"):
+    for path, name in _images(folder, "**", again):
         files[name].append(path)
     return files
 
