@@ -16,7 +16,7 @@ from pathlib import Path
 
 import record
 from fullconv.demo.run import demonstrate, measure, settings
-from fullconv.report.page import Stage
+from fullconv.report.page import NetResult
 from fullconv.train.run import run
 
 METRICS = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu")
@@ -27,10 +27,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="See the docstring of benchmarks/demo.py.")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="the demo's run folder")
     out = parser.parse_args().out
-    stages = list(demonstrate(out).stages)
+    stages = list(demonstrate(out).nets)
     data, alone = out.with_name(f"{out.name}-streets"), out.with_name(f"{out.name}-32s-alone")
     run(alone, settings(data, staged=False, model="fcn32s"), resume=True)
-    long = measure(alone, data).stages[0]
+    long = measure(alone, data).nets[0]
     stages.append(replace(long, name="FCN-32s, as long as all three"))
     record.write([row(stage) for stage in stages], "demo")
     for stage in stages:
@@ -38,7 +38,7 @@ def main() -> None:
         print(f"{stage.name}: mean IU {mean_iu:.3f} after {minutes:.1f} minutes")
 
 
-def row(stage: Stage) -> dict[str, str]:
+def row(stage: NetResult) -> dict[str, str]:
     """Return a net's row of the results."""
     return {
         "net": stage.name,

@@ -13,6 +13,7 @@ from file_server import serving
 from fullconv.base import download
 from fullconv.base.download import Checksum, WebFile, fetch
 from fullconv.base.errors import FullconvError, WorkFailedError
+from fullconv.base.progress import Reporter
 
 BODY = random.Random(0).randbytes(3_000_000)
 MD5 = hashlib.md5(BODY).hexdigest()
@@ -28,7 +29,7 @@ def visible(folder) -> list[str]:
 
 
 def get(where: WebFile, folder) -> bytes:
-    path = fetch(where, folder, quiet=True, pauses=(0.0, 0.0))
+    path = fetch(where, folder, pauses=(0.0, 0.0))
     assert path == folder / "a.tar"
     assert [file.name for file in folder.iterdir()] == ["a.tar"]
     return path.read_bytes()
@@ -54,13 +55,13 @@ def test_any_checksum_that_hashlib_knows(tmp_path, server, algorithm):
     assert get(where, tmp_path) == BODY
     server.files["/a.tar"] = BODY[:-1]
     with pytest.raises(WorkFailedError, match=f"gave a file of {algorithm} "):
-        fetch(where, tmp_path / "other", quiet=True, pauses=())
+        fetch(where, tmp_path / "other", pauses=())
 
 
 def test_of_several_at_once_one_fetches(tmp_path, server):
     where = source(f"{server.address}/a.tar")
     with ThreadPoolExecutor(4) as pool:
-        paths = list(pool.map(lambda _: fetch(where, tmp_path, quiet=True), range(4)))
+        paths = list(pool.map(lambda _: fetch(where, tmp_path), range(4)))
     assert {path.read_bytes() for path in paths} == {BODY}
     assert server.requests == [("/a.tar", None, None)] and visible(tmp_path) == ["a.tar"]
 
@@ -71,7 +72,7 @@ def test_a_server_that_falls_silent_is_left(tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/a.tar"
         with pytest.raises(WorkFailedError, match="timed out"):
-            fetch(source(address), tmp_path, quiet=True, pauses=())
+            fetch(source(address), tmp_path, pauses=())
     assert visible(tmp_path) == []
 
 
@@ -93,7 +94,7 @@ def test_a_later_run_continues_too(tmp_path, server):
     server.breaks = [2_000_000, 0, 0, 0]
     where = source(f"{server.address}/a.tar")
     with pytest.raises(WorkFailedError) as caught:
-        fetch(where, tmp_path, quiet=True, pauses=(0.0, 0.0))
+        fetch(where, tmp_path, pauses=(0.0, 0.0))
     assert "2 MB of it are kept" in str(caught.value) and "same command" in str(caught.value)
     assert "broke off after 2,000,000 of 3,000,000 bytes" in str(caught.value)
     assert not (tmp_path / "a.tar").exists()
@@ -110,7 +111,7 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(tmp_path, server, validat
     server.breaks = [1_000_000, 0, 0, 0]
     where = source(f"{server.address}/a.tar", md5="")
     with pytest.raises(WorkFailedError):
-        fetch(where, tmp_path, quiet=True, pauses=(0.0, 0.0))
+        fetch(where, tmp_path, pauses=(0.0, 0.0))
     setattr(server, validator, new)
     server.files["/a.tar"] = BODY[::-1]
     assert get(where, tmp_path) == BODY[::-1]
@@ -143,7 +144,7 @@ def test_a_part_longer_than_the_file_is_dropped(tmp_path, server):
 def test_a_wrong_checksum_keeps_nothing(tmp_path, server):
     where = source(f"{server.address}/a.tar", md5="0" * 32)
     with pytest.raises(WorkFailedError) as caught:
-        fetch(where, tmp_path, quiet=True, pauses=())
+        fetch(where, tmp_path, pauses=())
     assert MD5 in str(caught.value) and "somebody states 000" in str(caught.value)
     assert visible(tmp_path) == []
 
@@ -152,7 +153,7 @@ def test_a_file_of_another_checksum_is_told_and_left(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"by hand")
     found = hashlib.md5(b"by hand").hexdigest()
     with pytest.raises(FullconvError) as caught:
-        fetch(source(), tmp_path, quiet=True)
+        fetch(source(), tmp_path)
     assert f"{tmp_path / 'a.tar'}: its md5 {found} is not the {MD5} that somebody states" in str(
         caught.value
     )
@@ -170,7 +171,7 @@ def test_the_next_address_is_tried(tmp_path, server):
 
 def test_what_to_do_where_no_address_works(tmp_path, server):
     with pytest.raises(WorkFailedError) as caught:
-        fetch(source(f"{server.address}/b"), tmp_path, quiet=True, pauses=())
+        fetch(source(f"{server.address}/b"), tmp_path, pauses=())
     message = str(caught.value)
     assert (
         f"{server.address}/b: 404" in message
@@ -189,13 +190,13 @@ def test_a_server_that_is_not_there(tmp_path):
     with serving() as gone:
         address = gone.address
     with pytest.raises(WorkFailedError, match="can't be reached"):
-        fetch(source(f"{address}/a.tar"), tmp_path, quiet=True, pauses=(0.0,))
+        fetch(source(f"{address}/a.tar"), tmp_path, pauses=(0.0,))
 
 
 def test_a_web_page_is_no_archive(tmp_path, server):
     server.content_type = "text/html; charset=utf-8"
     with pytest.raises(WorkFailedError, match="gives a web page instead"):
-        fetch(source(f"{server.address}/a.tar", md5=""), tmp_path, quiet=True, pauses=())
+        fetch(source(f"{server.address}/a.tar", md5=""), tmp_path, pauses=())
     assert visible(tmp_path) == []
 
 
@@ -207,7 +208,7 @@ def test_what_is_far_too_large_is_not_fetched(tmp_path, server, monkeypatch, len
         monkeypatch.setattr(download, "_chunks", None)
     where = WebFile("a.tar", (f"{server.address}/a.tar",))  # unknown size: the slack alone
     with pytest.raises(WorkFailedError, match=r"has more than the 1,500,000 bytes"):
-        fetch(where, tmp_path, quiet=True, pauses=())
+        fetch(where, tmp_path, pauses=())
     assert visible(tmp_path) == []
     monkeypatch.undo()
     assert get(WebFile("a.tar", where.addresses, 1), tmp_path / "larger") == BODY
@@ -215,6 +216,23 @@ def test_what_is_far_too_large_is_not_fetched(tmp_path, server, monkeypatch, len
 
 def test_progress_counts_from_where_it_broke_off(tmp_path, server, capsys):
     (tmp_path / "a.tar.part").write_bytes(BODY[:2_000_000])
-    fetch(source(f"{server.address}/a.tar"), tmp_path)
+    fetch(source(f"{server.address}/a.tar"), tmp_path, reporter=Reporter())
     told = capsys.readouterr().err
     assert "fetch a.tar: 3/3" in told and "check a.tar: 3/3" in told
+
+
+def test_a_body_of_untold_length_is_called_unverified(tmp_path, server, capsys):
+    """It may have ended early, and nothing tells; a quiet run says so as well."""
+    server.lengths, server.breaks = False, [1_000_000]
+    where = source(f"{server.address}/a.tar", md5="")
+    assert len(get(where, tmp_path / "early")) == 1_000_000
+    told = capsys.readouterr().err
+    assert "a.tar: unverified" in told and "1,000,000 bytes" in told
+    get(source(f"{server.address}/a.tar"), tmp_path / "checked")  # its checksum tells
+    assert capsys.readouterr().err == ""
+
+
+def test_chunks_tell_where_the_end_is(tmp_path, server, capsys):
+    server.lengths, server.chunked, server.breaks = False, True, [1_000_000]
+    assert get(source(f"{server.address}/a.tar", md5=""), tmp_path) == BODY
+    assert capsys.readouterr().err == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import shutil
@@ -33,7 +34,11 @@ def tar(path, entries, mode="w"):
 def zipped(path, entries):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         for name, content in entries:
-            file.writestr(name, content)
+            if name:
+                file.writestr(name, content)
+            else:  # which writestr can't
+                with file.open(zipfile.ZipInfo(""), "w") as member:
+                    member.write(content)
     return path
 
 
@@ -56,7 +61,7 @@ def refused(archive, tmp_path, *wanted, limits=LIMITS):
     shutil.rmtree(tmp_path / "sub", ignore_errors=True)
     before = contents(tmp_path)
     with pytest.raises(FullconvError) as caught:
-        unpack(archive, tmp_path / "sub" / "out", wanted or ("*",), limits=limits, quiet=True)
+        unpack(archive, tmp_path / "sub" / "out", wanted or ("*",), limits=limits)
     assert not (tmp_path / "sub" / "out").exists()
     after = contents(tmp_path)
     assert {k: v for k, v in after.items() if not k.startswith("sub/out.part/")} == before
@@ -75,19 +80,19 @@ ARCHIVES = {
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_honest_archives(tmp_path, name):
     archive = ARCHIVES[name](tmp_path / name, list(FILES.items()))
-    unpack(archive, tmp_path / "all", quiet=True)
+    unpack(archive, tmp_path / "all")
     assert contents(tmp_path / "all") == FILES
-    unpack(archive, tmp_path / "some", ("*.jpg", "top/a*"), quiet=True)
+    unpack(archive, tmp_path / "some", ("*.jpg", "top/a*"))
     assert contents(tmp_path / "some") == {k: FILES[k] for k in ("top/a.txt", "top/deep/b.jpg")}
     assert not list(tmp_path.glob("*.part"))
 
 
 def test_folders_dots_and_backslashes_in_names(tmp_path):
     entries = [special("./top", tarfile.DIRTYPE), ("./top/a.txt", b"alpha")]
-    unpack(tar(tmp_path / "a.tar", entries), tmp_path / "tar", quiet=True)
+    unpack(tar(tmp_path / "a.tar", entries), tmp_path / "tar")
     assert contents(tmp_path / "tar") == {"top/a.txt": b"alpha"}
     names = [("top/", b""), ("other\\", b""), ("top\\deep\\b.jpg", b"b")]
-    unpack(zipped(tmp_path / "a.zip", names), tmp_path / "zip", quiet=True)
+    unpack(zipped(tmp_path / "a.zip", names), tmp_path / "zip")
     assert contents(tmp_path / "zip") == {"top/deep/b.jpg": b"b"}
 
 
@@ -96,7 +101,7 @@ def test_an_interrupted_unpacking_begins_anew(tmp_path):
     left.mkdir(parents=True)
     (left / "a.txt").write_bytes(b"half")
     (left / "old.txt").write_bytes(b"of another archive")
-    unpack(tar(tmp_path / "a.tar", FILES.items()), tmp_path / "out", quiet=True)
+    unpack(tar(tmp_path / "a.tar", FILES.items()), tmp_path / "out")
     assert contents(tmp_path / "out") == FILES
 
 
@@ -120,7 +125,7 @@ def test_links_and_devices(tmp_path, kind):
     entries = [("b.txt", b"b"), special("x.jpg", kind, "b.txt")]
     archive = tar(tmp_path / "a.tar", entries)
     assert "is a link or a device" in refused(archive, tmp_path)
-    unpack(archive, tmp_path / "out", ("*.txt",), quiet=True)  # not wanted: passed over
+    unpack(archive, tmp_path / "out", ("*.txt",))  # not wanted: passed over
     assert contents(tmp_path / "out") == {"b.txt": b"b"}
 
 
@@ -129,7 +134,7 @@ def test_a_file_below_a_link(tmp_path):
     link = special("data", tarfile.SYMTYPE, str(tmp_path / "victim"))
     archive = tar(tmp_path / "a.tar", [link, ("data/x.jpg", b"x")])
     refused(archive, tmp_path)
-    unpack(archive, tmp_path / "out", ("*.jpg",), quiet=True)
+    unpack(archive, tmp_path / "out", ("*.jpg",))
     assert contents(tmp_path / "out") == {"data/x.jpg": b"x"}
     assert contents(tmp_path / "victim") == {}
 
@@ -165,11 +170,18 @@ def test_names_that_no_file_can_have(tmp_path, name, names, problem):
     assert problem in told and len(told) < len(str(archive)) + 200
 
 
+@pytest.mark.parametrize("nameless", ["", ".", "./."])
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_members_without_a_name(tmp_path, name, nameless):
+    archive = ARCHIVES[name](tmp_path / name, [("ok.txt", b""), (nameless, b"bad")])
+    assert "has a member without a name" in refused(archive, tmp_path)
+
+
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_bounds(tmp_path, name):
     """Passed-over members count as well: reading past them takes time."""
     archive = ARCHIVES[name](tmp_path / name, [(f"{i}.txt", bytes(1000)) for i in range(10)])
-    unpack(archive, tmp_path / "out", limits=Limits(10, 10_000), quiet=True)
+    unpack(archive, tmp_path / "out", limits=Limits(10, 10_000))
     for limits in (Limits(9, 10_000), Limits(10, 9_999)):
         assert "holds more than" in refused(archive, tmp_path, limits=limits)
         assert "holds more than" in refused(archive, tmp_path, "*.jpg", limits=limits)
@@ -223,3 +235,31 @@ def test_damaged_archives(tmp_path):
     data[40] ^= 0xFF
     archive.write_bytes(data)
     assert "is damaged" in refused(archive, tmp_path)
+
+
+@pytest.mark.parametrize("wanted", ["*", "*.jpg"])
+def test_a_member_of_negative_size(tmp_path, wanted):
+    """Its end lies before its header, which tarfile would then read for ever."""
+    data = bytearray(tar(tmp_path / "a.tar", [("a.txt", bytes(600))]).read_bytes())
+    data[124:136] = (-1024).to_bytes(12, "big", signed=True)
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    (tmp_path / "a.tar").write_bytes(data)
+    assert "a member of -1,024 bytes" in refused(tmp_path / "a.tar", tmp_path, wanted)
+
+
+@pytest.mark.parametrize(
+    "method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+)
+def test_whatever_byte_is_wrong_a_zip_file_is_read_or_refused(tmp_path, method):
+    """Each decoder has errors of its own, and a forged offset is one of the operating system."""
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w", method) as file:
+        file.writestr("a/x.txt", b"hello" * 20)
+    whole = archive.read_bytes()
+    for at in range(len(whole)):
+        for value in (0, 0x7F, 0xFF):
+            archive.write_bytes(whole[:at] + bytes([value]) + whole[at + 1 :])
+            with contextlib.suppress(FullconvError):
+                unpack(archive, tmp_path / "out")
+            shutil.rmtree(tmp_path / "out", ignore_errors=True)

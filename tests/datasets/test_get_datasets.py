@@ -47,7 +47,7 @@ def listed(folder):
 
 
 def get(dataset, folder, server, files, given=None):
-    return get_dataset(packed.served(dataset, server, files), folder, given, quiet=True)
+    return get_dataset(packed.served(dataset, server, files), folder, given)
 
 
 def read(folder, split, heads=None):
@@ -93,8 +93,8 @@ def trained_on_all_of_train(folder, notes, train):
 @pytest.mark.parametrize(("dataset", "archive"), [(VOC2011, VOC2011_TAR), (VOC2012, VOC2012_TAR)])
 def test_voc(tmp_path, server, command_line, dataset, archive):
     folder, file = tmp_path / "voc", dataset.sources[0].file
-    gotten = get(dataset, folder, server, {file: archive})
-    assert gotten.counts == {"train": 2, "val": 3}
+    result = get(dataset, folder, server, {file: archive})
+    assert result.counts == {"train": 2, "val": 3}
     for split, names in LISTS.items():
         has(folder, split, packed.voc_labels, names)
     info = DatasetFolder(folder).info
@@ -114,13 +114,13 @@ def test_sbd(tmp_path, server, command_line):
 
 
 def test_the_papers_split(tmp_path, server, command_line):
-    gotten = get(VOC_FCN, tmp_path / "voc", server, VOC_FILES)
-    assert gotten.counts == {"train": 3, "val": 2}
+    result = get(VOC_FCN, tmp_path / "voc", server, VOC_FILES)
+    assert result.counts == {"train": 3, "val": 2}
     has(tmp_path / "voc", "train", packed.sbd_labels, SBD_LISTS["train"])
     has(tmp_path / "voc", "val", packed.voc_labels, ["2007_000033", "2009_1"])
     assert command_line("data", "check", tmp_path / "voc", "--quiet") == 0
-    assert "note: val has 2 images; published are 736" in gotten.notes
-    assert not any("there is no val" in note for note in gotten.notes)
+    assert "note: val has 2 images; published are 736" in result.notes
+    assert not any("there is no val" in note for note in result.notes)
 
 
 def test_seg11valid_is_val_without_sbds_train_in_vals_order():
@@ -144,8 +144,8 @@ def test_siftflow(tmp_path, server, command_line, root):
     train = ["coast_art294", "coast_n1", "forest_1"]
     names = [*train, "highway_bost181", "mountain_7", "street_urb506"]
     archive = packed.siftflow_archive(names, ["mountain_7"], root)
-    gotten = get(SIFTFLOW, tmp_path / "sift", server, {"SiftFlowDataset.zip": archive})
-    assert gotten.counts == {"train": 3, "test": 1}
+    result = get(SIFTFLOW, tmp_path / "sift", server, {"SiftFlowDataset.zip": archive})
+    assert result.counts == {"train": 3, "test": 1}
     for split, expected in (("train", train), ("test", ["mountain_7"])):
         found = read(tmp_path / "sift", split, ["sem", "geo"])
         assert sorted(found) == expected
@@ -159,7 +159,7 @@ def test_siftflow(tmp_path, server, command_line, root):
     assert len(heads["sem"].classes) == 33 and heads["sem"].unscored == ("cow", "desert", "moon")
     assert heads["geo"].classes == ("sky", "horizontal", "vertical")
     assert command_line("data", "check", tmp_path / "sift", "--quiet") == 0
-    trained_on_all_of_train(tmp_path / "sift", gotten.notes, train)
+    trained_on_all_of_train(tmp_path / "sift", result.notes, train)
 
 
 def test_siftflows_split():
@@ -182,8 +182,8 @@ def test_context(tmp_path, server, command_line):
         "trainval.tar.gz": packed.context_archive(["2008_000002", "2008_3", "2008_4"], classes),
         "VOCtrainval_03-May-2010.tar": packed.voc_archive("VOCdevkit/VOC2010", LISTS, main),
     }
-    gotten = get(CONTEXT, tmp_path / "context", server, files)
-    assert gotten.counts == {"train": 2, "val": 1}
+    result = get(CONTEXT, tmp_path / "context", server, files)
+    assert result.counts == {"train": 2, "val": 1}
     spelled = [name.replace(" ", "") for name in classes]
 
     def labels(name):
@@ -273,9 +273,9 @@ def test_interrupted_anywhere_the_same_command_continues(tmp_path, server, monke
         else:
             patched.setattr("pathlib.Path.rename", stopping)
         with pytest.raises(Interrupted):
-            get_dataset(dataset, folder, quiet=True)
+            get_dataset(dataset, folder)
     assert not folder.exists()
-    get_dataset(dataset, folder, quiet=True)
+    get_dataset(dataset, folder)
     has(folder, "train", packed.sbd_labels, SBD_LISTS["train"])
     has(folder, "val", packed.voc_labels, ["2007_000033", "2009_1"])
     assert listed(tmp_path) == ["voc", "voc.downloads"]
@@ -288,7 +288,7 @@ def test_a_broken_download_continues(tmp_path, server):
     part = tmp_path / "voc.downloads" / "VOCtrainval_11-May-2012.tar.part"
     part.parent.mkdir()
     part.write_bytes(VOC2012_TAR[:half])
-    assert get_dataset(dataset, tmp_path / "voc", quiet=True).counts == {"train": 2, "val": 3}
+    assert get_dataset(dataset, tmp_path / "voc").counts == {"train": 2, "val": 3}
     assert server.sent == len(VOC2012_TAR) - half
 
 
@@ -318,7 +318,7 @@ def test_an_empty_folder_and_relative_paths(tmp_path, server, monkeypatch):
     monkeypatch.chdir(tmp_path)
     files = {"VOCtrainval_11-May-2012.tar": VOC2012_TAR}
     dataset = packed.served(VOC2012, server, files)
-    get_dataset(dataset, type(tmp_path)("voc"), quiet=True)
+    get_dataset(dataset, type(tmp_path)("voc"))
     assert DatasetFolder(tmp_path / "voc").splits == ("train", "val")
 
 
@@ -354,9 +354,9 @@ def test_files_fetched_by_hand(tmp_path):
     downloads = tmp_path / "voc.downloads"
     dataset = replace(VOC2012, sources=(replace(VOC2012.sources[0], addresses=(), checksum=None),))
     with pytest.raises(WorkFailedError, match="has no public address"):
-        get_dataset(dataset, tmp_path / "voc", quiet=True)
+        get_dataset(dataset, tmp_path / "voc")
     (downloads / "VOCtrainval_11-May-2012.tar").write_bytes(VOC2012_TAR)
-    assert get_dataset(dataset, tmp_path / "voc", quiet=True).counts == {"train": 2, "val": 3}
+    assert get_dataset(dataset, tmp_path / "voc").counts == {"train": 2, "val": 3}
 
 
 def broken(change):
@@ -427,7 +427,7 @@ def test_a_module_that_is_not_installed(tmp_path, server):
     """Told before anything is fetched, with what to install."""
     dataset = packed.served(replace(SBD, needs=("no_such_module",)), server, {"benchmark.tgz": b""})
     with pytest.raises(FullconvError, match=r"sbd: needs no_such_module.*fullconv\[datasets\]"):
-        get_dataset(dataset, tmp_path / "sbd", quiet=True)
+        get_dataset(dataset, tmp_path / "sbd")
     assert server.requests == [] and list(tmp_path.iterdir()) == []
 
 

@@ -65,8 +65,8 @@ def read(folder, split, inputs):
 
 
 def test_colour_depth_and_labels(tmp_path, nyud, command_line):
-    gotten = get_dataset(nyud, tmp_path / "nyud", quiet=True)
-    assert gotten.counts == {"train": 3, "test": 1}
+    result = get_dataset(nyud, tmp_path / "nyud")
+    assert result.counts == {"train": 3, "test": 1}
     for split, numbers in SPLITS.items():
         found = read(tmp_path / "nyud", split, ("color", "depth"))
         assert sorted(found) == [f"img_{5000 + number}" for number in numbers]
@@ -86,16 +86,14 @@ def test_colour_depth_and_labels(tmp_path, nyud, command_line):
 
 def test_the_note_on_val_names_the_folders_that_are_there(tmp_path, nyud):
     folder = tmp_path / "ny ud"
-    (told,) = [
-        note for note in get_dataset(nyud, folder, quiet=True).notes if "there is no val" in note
-    ]
+    (told,) = [note for note in get_dataset(nyud, folder).notes if "there is no val" in note]
     loop = "for kind in images depth masks; do ln -s test $kind/val; done"
     assert f"cd '{folder}' && {loop}" in told
 
 
 def test_what_to_do_about_hha(tmp_path, nyud):
     """It has no public address: say what to make, where to put it, and how to go on; then go on."""
-    notes = get_dataset(nyud, tmp_path / "nyud", quiet=True).notes
+    notes = get_dataset(nyud, tmp_path / "nyud").notes
     (told,) = [note for note in notes if "HHA" in note]
     assert "saveHHA.m" in told and str(tmp_path / "nyud.downloads" / "hha") in told
     assert "img_5001.png" in told and "same command" in told
@@ -112,8 +110,8 @@ def test_hha_images_of_ones_own(tmp_path, nyud, command_line, size):
     """Cropped as Gupta's, or whole as made from the published depths."""
     files, pictures = hha(size)
     packed.write_files(tmp_path / "nyud.downloads" / "hha", files)
-    gotten = get_dataset(nyud, tmp_path / "nyud", quiet=True)
-    assert not [note for note in gotten.notes if "HHA" in note]
+    result = get_dataset(nyud, tmp_path / "nyud")
+    assert not [note for note in result.notes if "HHA" in note]
     sample = read(tmp_path / "nyud", "test", ("color", "hha"))["img_5002"]
     colours, _, labels = expected(1)
     np.testing.assert_array_equal(sample.image[..., :3], colours)
@@ -129,10 +127,10 @@ def test_hha_images_that_do_not_fit(tmp_path, nyud):
     files, _ = hha((100, 100))
     folder = packed.write_files(tmp_path / "nyud.downloads" / "hha", files)
     with pytest.raises(FullconvError, match=r"img_5001: its image and masks differ in size"):
-        get_dataset(nyud, tmp_path / "nyud", quiet=True)
+        get_dataset(nyud, tmp_path / "nyud")
     (folder / "img_5001.png").unlink()
     with pytest.raises(FullconvError, match=r"hha/img_5001.png: is missing"):
-        get_dataset(nyud, tmp_path / "nyud", quiet=True)
+        get_dataset(nyud, tmp_path / "nyud")
 
 
 def test_hha_images_that_are_cut_short(tmp_path, nyud):
@@ -140,7 +138,7 @@ def test_hha_images_that_are_cut_short(tmp_path, nyud):
     files["img_5002.png"] = files["img_5002.png"][:5000]
     folder = packed.write_files(tmp_path / "nyud.downloads" / "hha", files)
     with pytest.raises(FullconvError) as caught:
-        get_dataset(nyud, tmp_path / "nyud", quiet=True)
+        get_dataset(nyud, tmp_path / "nyud")
     assert str(caught.value).startswith(f"{folder / 'img_5002.png'}: is damaged or truncated")
 
 
@@ -164,8 +162,8 @@ def authors(folder, *, lists=True):
 @pytest.mark.parametrize("lists", [True, False])
 def test_the_authors_layout(tmp_path, nyud, command_line, lists):
     given, pictures = authors(tmp_path / "own", lists=lists)
-    gotten = get_dataset(nyud, tmp_path / "nyud", given, quiet=True)
-    assert gotten.counts == {"train": 3, "test": 1}
+    result = get_dataset(nyud, tmp_path / "nyud", given)
+    assert result.counts == {"train": 3, "test": 1}
     fetched = {path.name for path in (tmp_path / "nyud.downloads").glob("*")}
     assert fetched == (set() if lists else {"splits.mat"})
     for split, numbers in SPLITS.items():
@@ -185,7 +183,7 @@ def test_a_list_that_is_none(tmp_path, nyud):
     given, _ = authors(tmp_path / "own")
     (given / "test.txt").write_text("5002 kitchen")
     with pytest.raises(FullconvError, match=r"test.txt: 'kitchen' is no number"):
-        get_dataset(nyud, tmp_path / "nyud", given, quiet=True)
+        get_dataset(nyud, tmp_path / "nyud", given)
 
 
 def written(path, content):
@@ -250,6 +248,6 @@ def test_a_labelled_set_that_is_damaged(tmp_path, content, problem):
     with serving() as server:
         nyud = packed.served(NYUD, server, {**FILES, "nyu_depth_v2_labeled.mat": content})
         with pytest.raises(FullconvError) as caught:
-            get_dataset(nyud, tmp_path / "nyud", quiet=True)
+            get_dataset(nyud, tmp_path / "nyud")
     assert problem in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "nyud").exists()

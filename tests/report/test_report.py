@@ -16,7 +16,7 @@ from PIL import Image
 from fullconv.measure.metrics import Metrics
 from fullconv.report.contact import side_by_side
 from fullconv.report.figures import HATCH, hatched
-from fullconv.report.page import DASH, Head, Report, Scene, Stage, write_report
+from fullconv.report.page import DASH, Example, Labelling, NetResult, Report, write_report
 
 CLASSES = ("sky", "road", "pole", "ghost")
 PALETTE = ((10, 20, 200), (120, 60, 130), (250, 250, 0), (0, 0, 0))
@@ -69,10 +69,10 @@ def a_log(epochs: int, top: float) -> tuple[dict[str, float | None], ...]:
     )
 
 
-def a_report(stages: int = 3, scenes: int = 2, size: tuple[int, int] = (40, 60)) -> Report:
-    """A report on noise, with the last `stages` of the three."""
+def a_report(nets: int = 3, examples: int = 2, size: tuple[int, int] = (40, 60)) -> Report:
+    """A report on noise, with the last `nets` of the three."""
     rng = np.random.default_rng(0)
-    names = list(CONFUSIONS)[-stages:]
+    names = list(CONFUSIONS)[-nets:]
 
     def labels(values: tuple[int, ...] = (0, 1, 2)) -> np.ndarray:
         return rng.choice(np.array(values, np.uint8), size)
@@ -80,10 +80,10 @@ def a_report(stages: int = 3, scenes: int = 2, size: tuple[int, int] = (40, 60))
     return Report(
         title="FCN on noise",
         intro="What it learnt.",
-        heads=(Head("labels", CLASSES, PALETTE),),
+        heads=(Labelling("labels", CLASSES, PALETTE),),
         ignore_index=255,
-        stages=tuple(
-            Stage(
+        nets=tuple(
+            NetResult(
                 name,
                 a_log(4 + 2 * i, 0.5 + i / 10),
                 Metrics.of(np.array(CONFUSIONS[name])).to_dict("test", 12, CLASSES),
@@ -92,15 +92,15 @@ def a_report(stages: int = 3, scenes: int = 2, size: tuple[int, int] = (40, 60))
             )
             for i, name in enumerate(names)
         ),
-        scenes=tuple(
-            Scene(
+        examples=tuple(
+            Example(
                 f"town/{i}",
                 f"scene {i}: mean IU 0.{i}",
                 rng.integers(0, 256, (*size, 3), np.uint8),
                 {"labels": labels((0, 1, 2, 255))},
                 tuple({"labels": labels()} for _ in names),
             )
-            for i in range(scenes)
+            for i in range(examples)
         ),
         facts=(("seed", "0"), ("machine", "2 cores")),
     )
@@ -189,7 +189,7 @@ def test_pictures_stand_in_order_with_the_right_colours(page: Page) -> None:
     assert [image.format for image in images] == (["JPEG"] + ["PNG"] * 4) * 2
     alts = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
     assert alts[:5] == [f"town/0: {head}" for head in ("photo", "truth", *CONFUSIONS)]
-    scene = report.scenes[0]
+    scene = report.examples[0]
     for image, labels in zip(images[1:5], scene.maps(report.heads[0]), strict=True):
         factor = image.width // labels.shape[1]
         assert image.size == (labels.shape[1] * factor, labels.shape[0] * factor)
@@ -202,8 +202,8 @@ def test_pictures_stand_in_order_with_the_right_colours(page: Page) -> None:
 def test_the_photo_is_shown_the_right_way_round(tmp_path: Path) -> None:
     photo = np.zeros((40, 60, 3), np.uint8)
     photo[:20, :, 0] = photo[:, 30:, 2] = 255
-    report = a_report(scenes=1)
-    report = replace(report, scenes=(replace(report.scenes[0], image=photo),))
+    report = a_report(examples=1)
+    report = replace(report, examples=(replace(report.examples[0], image=photo),))
     shown = np.asarray(written(tmp_path, report).images[0]).astype(int)
     assert np.abs(shown[10, 50] - (255, 0, 255)).max() < 20
     assert np.abs(shown[30, 10]).max() < 20
@@ -256,16 +256,16 @@ def test_the_figure_draws_with_the_pages_colours_only(page: Page) -> None:
 
 def test_names_are_text_whatever_they_hold(tmp_path: Path) -> None:
     evil = '</style><script>alert(1)</script><img src=x onerror="alert(1)">$\\frac$ &amp;'
-    report = a_report(stages=1)
-    stage = replace(report.stages[0], name=evil)
+    report = a_report(nets=1)
+    stage = replace(report.nets[0], name=evil)
     stage.metrics["iu"][evil] = stage.metrics["iu"].pop("sky")
     report = replace(
         report,
         title=evil,
         intro=evil,
         heads=(replace(report.heads[0], classes=(evil, *CLASSES[1:])),),
-        stages=(stage,),
-        scenes=tuple(replace(scene, name=evil, caption=evil) for scene in report.scenes),
+        nets=(stage,),
+        examples=tuple(replace(scene, name=evil, caption=evil) for scene in report.examples),
         facts=((evil, evil),),
     )
     page = written(tmp_path, report)
@@ -280,10 +280,9 @@ def test_what_was_not_measured_is_a_dash(tmp_path: Path) -> None:
     nothing = Metrics.of(np.zeros((4, 4), np.int64)).to_dict("val", 1, CLASSES)
     rows = ({"epoch": 1.0, "train_loss": float("nan"), "val_mean_iu": None},)
     stages = tuple(
-        replace(stage, metrics=nothing, log=rows, seconds=float("nan"))
-        for stage in a_report().stages
+        replace(stage, metrics=nothing, log=rows, seconds=float("nan")) for stage in a_report().nets
     )
-    page = written(tmp_path, replace(a_report(), stages=stages))
+    page = written(tmp_path, replace(a_report(), nets=stages))
     text = " ".join(page.words)
     assert not re.search(r"\b(nan|None|inf|null)\b", text, re.IGNORECASE)
     assert text.count(DASH) >= 2 + 3 * 5 + 3 * 4
@@ -291,8 +290,8 @@ def test_what_was_not_measured_is_a_dash(tmp_path: Path) -> None:
 
 
 def test_one_stage_without_scenes_log_or_facts(tmp_path: Path) -> None:
-    report = a_report(stages=1, scenes=0)
-    report = replace(report, stages=(replace(report.stages[0], log=()),), facts=())
+    report = a_report(nets=1, examples=0)
+    report = replace(report, nets=(replace(report.nets[0], log=()),), facts=())
     page = written(tmp_path, report)
     assert "0.958" in page.words
     assert "<strong>" not in page.source  # one net alone is not the best of several
@@ -301,8 +300,8 @@ def test_one_stage_without_scenes_log_or_facts(tmp_path: Path) -> None:
 
 
 def test_scenes_of_different_sizes(tmp_path: Path) -> None:
-    wide, tall = a_report(scenes=1, size=(30, 80)), a_report(scenes=1, size=(70, 1))
-    page = written(tmp_path, replace(wide, scenes=wide.scenes + tall.scenes))
+    wide, tall = a_report(examples=1, size=(30, 80)), a_report(examples=1, size=(70, 1))
+    page = written(tmp_path, replace(wide, examples=wide.examples + tall.examples))
     assert len(page.images) == 10
 
 
@@ -311,11 +310,11 @@ def test_many_classes_list_the_worst_confusions(tmp_path: Path) -> None:
     confusion = np.diag(np.full(150, 50))
     confusion[7, 30], confusion[9, 8] = 150, 50
     metrics = Metrics.of(confusion).to_dict("test", 1, classes)
-    report = a_report(stages=1, scenes=0)
+    report = a_report(nets=1, examples=0)
     report = replace(
         report,
-        heads=(Head("labels", classes, ((1, 2, 3),) * 150),),
-        stages=(replace(report.stages[0], metrics=metrics),),
+        heads=(Labelling("labels", classes, ((1, 2, 3),) * 150),),
+        nets=(replace(report.nets[0], metrics=metrics),),
     )
     page = written(tmp_path, report)
     start = page.words.index("predicted as")
@@ -325,13 +324,13 @@ def test_many_classes_list_the_worst_confusions(tmp_path: Path) -> None:
 
 
 def test_stays_small_even_for_noise(tmp_path: Path) -> None:
-    report = a_report(stages=1, scenes=8, size=(450, 720))
+    report = a_report(nets=1, examples=8, size=(450, 720))
     rng = np.random.default_rng(2)
     noise = rng.integers(0, 255, (450, 720), np.uint8)
     maps = {"labels": noise}
-    scenes = tuple(replace(s, truth=maps, predictions=(maps,)) for s in report.scenes)
+    scenes = tuple(replace(s, truth=maps, predictions=(maps,)) for s in report.examples)
     palette = tuple(tuple(colour) for colour in rng.integers(0, 256, (255, 3)).tolist())
-    report = replace(report, scenes=scenes, heads=(replace(report.heads[0], palette=palette),))
+    report = replace(report, examples=scenes, heads=(replace(report.heads[0], palette=palette),))
     write_report(tmp_path / "report.html", report)
     assert (tmp_path / "report.html").stat().st_size < 4_900_000
 
@@ -342,7 +341,7 @@ def test_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     before = path.read_bytes()
     broken = a_report()
     with pytest.raises(ValueError, match="zip"):
-        write_report(path, replace(broken, stages=broken.stages[:2]))
+        write_report(path, replace(broken, nets=broken.nets[:2]))
     assert path.read_bytes() == before
     occupied = tmp_path / "folder"
     occupied.mkdir()
@@ -362,7 +361,7 @@ def test_side_by_side_holds_every_picture_at_its_own_pixels(size: tuple[int, int
     sheet = side_by_side(report)
     assert sheet.dtype == np.uint8
     tops = []
-    for scene in report.scenes:
+    for scene in report.examples:
         places = [find(sheet, scene.image)]
         for labels in scene.maps(report.heads[0]):
             painted = hatched(labels, PALETTE, 255).convert("RGB")
@@ -393,12 +392,14 @@ def find(sheet: np.ndarray, picture: np.ndarray) -> tuple[int, int]:
 
 def test_side_by_side_without_scenes_is_refused() -> None:
     with pytest.raises(ValueError, match="without scenes"):
-        side_by_side(a_report(scenes=0))
+        side_by_side(a_report(examples=0))
 
 
 # Several heads
 
-GEO = Head("geo", ("far", "near", "water"), ((9, 200, 9), (200, 9, 200), (1, 1, 1)), ("water",))
+GEO = Labelling(
+    "geo", ("far", "near", "water"), ((9, 200, 9), (200, 9, 200), (1, 1, 1)), ("water",)
+)
 GEO_CONFUSION = [[30, 10, 0], [20, 40, 0], [0, 0, 0]]  # IUs 30/60, 40/70, none
 
 
@@ -412,8 +413,8 @@ def two_headed(stages: int = 2, scenes: int = 2, size: tuple[int, int] = (40, 60
 
     return replace(
         report,
-        heads=(Head("sem", CLASSES, PALETTE), GEO),
-        stages=tuple(
+        heads=(Labelling("sem", CLASSES, PALETTE), GEO),
+        nets=tuple(
             replace(
                 stage,
                 metrics={
@@ -422,9 +423,9 @@ def two_headed(stages: int = 2, scenes: int = 2, size: tuple[int, int] = (40, 60
                     "heads": {"sem": stage.metrics, "geo": geo},
                 },
             )
-            for stage in report.stages
+            for stage in report.nets
         ),
-        scenes=tuple(
+        examples=tuple(
             replace(
                 scene,
                 truth={"sem": scene.truth["labels"], "geo": noise()},
@@ -432,7 +433,7 @@ def two_headed(stages: int = 2, scenes: int = 2, size: tuple[int, int] = (40, 60
                     {"geo": noise(), "sem": labels["labels"]} for labels in scene.predictions
                 ),
             )
-            for scene in report.scenes
+            for scene in report.examples
         ),
     )
 
@@ -466,7 +467,7 @@ def test_every_head_has_its_pictures_beside_one_photo(tmp_path: Path) -> None:
     columns = ("truth", "FCN-16s", "FCN-8s")
     titles = ["photo", *(f"{column}, {head}" for head in ("sem", "geo") for column in columns)]
     assert alts == [f"town/{i}: {title}" for i in (0, 1) for title in titles]
-    for index, scene in enumerate(report.scenes):
+    for index, scene in enumerate(report.examples):
         shown = page.images[7 * index + 1 : 7 * index + 7]
         maps = [labels for head in report.heads for labels in scene.maps(head)]
         palettes = [head.palette for head in report.heads for _ in columns]
@@ -482,7 +483,7 @@ def test_every_head_has_its_pictures_beside_one_photo(tmp_path: Path) -> None:
 def test_side_by_side_has_a_line_for_each_head() -> None:
     report = two_headed(size=(70, 110))
     sheet = side_by_side(report)
-    for scene in report.scenes:
+    for scene in report.examples:
         photo = find(sheet, scene.image)
         for line, head in enumerate(report.heads):
             places = [

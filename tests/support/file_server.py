@@ -22,6 +22,7 @@ class FileServer:
     last_modified: str = ""
     ranges: bool = True
     lengths: bool = True
+    chunked: bool = False
     content_type: str = "application/octet-stream"
     breaks: list[int] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
@@ -62,11 +63,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", state.content_type)
         if state.lengths:
             self.send_header("Content-Length", str(len(body) - start))
+        elif state.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
         else:  # the end of the connection is that of the file
             self.send_header("Connection", "close")
         self.end_headers()
         stop = start + state.breaks.pop(0) if state.breaks else len(body)
+        if state.chunked:
+            self.wfile.write(f"{stop - start:x}\r\n".encode())
         self.wfile.write(body[start:stop])
+        if state.chunked and stop == len(body):
+            self.wfile.write(b"\r\n0\r\n\r\n")
         state.sent += len(body[start:stop])
         if stop < len(body):
             self.close_connection = True

@@ -77,12 +77,12 @@ def test_a_report_of_several_heads_and_inputs(folder, data):
     report = summarise(a_record(folder, data), dataset.info, split, {"fcn16s": measured})
     assert [(head.name, head.classes) for head in report.heads] == list(HEADS.items())
     assert [head.unscored for head in report.heads] == [("blue",), ()]
-    (stage,) = report.stages
+    (stage,) = report.nets
     for head in report.heads:
         expected = measured.heads[head.name].mean_iu
         assert stage.of(head)["mean_iu"] == pytest.approx(expected)
-    assert len(report.scenes) == 3
-    best = report.scenes[0]
+    assert len(report.examples) == 3
+    best = report.examples[0]
     assert best.caption == f"best: mean IU {max(iu for _, iu in measured.per_image):.2f}"
     sample = split[int(best.name)]
     assert (best.image == sample.image[..., :3]).all()

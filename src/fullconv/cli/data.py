@@ -29,11 +29,11 @@ def synth(
 
     The same seed gives the same scenes. DIR must not exist, or be empty.
     """
-    from fullconv.base.progress import progress
+    from fullconv.base.progress import Reporter
     from fullconv.demo.streets import write_synthetic
 
     height_and_width = parse_size(size)
-    with progress(train + val + test, "draw streets", unit="scenes", quiet=quiet) as bar:
+    with Reporter(quiet).bar(train + val + test, "draw streets", unit="scenes") as bar:
         write_synthetic(
             folder, train=train, val=val, test=test, size=height_and_width, seed=seed, bar=bar
         )
@@ -94,13 +94,13 @@ def bounds(
     from rich.markup import escape
     from rich.table import Table
 
-    from fullconv.base.progress import progress
+    from fullconv.base.progress import Reporter
     from fullconv.data.folder import DatasetFolder
     from fullconv.measure.bounds import PUBLISHED, upper_bounds
 
     sides = _factors(factors)
     images = DatasetFolder(folder, reader_of(max_pixels)).split(split)
-    with progress(len(images), f"coarsen {split}", quiet=quiet) as bar:
+    with Reporter(quiet).bar(len(images), f"coarsen {split}") as bar:
         found = upper_bounds(images, sides, bar)
     print(f"mean IU of coarsened truth, {split}: {len(images)} images")
     names = list(found) if len(found) > 1 else ["mean IU"]
@@ -148,11 +148,12 @@ def get_public(
     nyudv2 with --from also reads the layout of the FCN authors: data/images, data/depth and
     data/hha with img_NUMBER.png, segmentation/img_NUMBER.mat, trainval.txt and test.txt.
     """
+    from fullconv.base.progress import Reporter
     from fullconv.datasets.catalogue import public_dataset
     from fullconv.datasets.public import get_dataset
 
-    gotten = get_dataset(public_dataset(name), folder, given, quiet=quiet)
-    counts = " and ".join(f"{count:,} {split}" for split, count in gotten.counts.items())
+    result = get_dataset(public_dataset(name), folder, given, reporter=Reporter(quiet))
+    counts = " and ".join(f"{count:,} {split}" for split, count in result.counts.items())
     print(f"{folder}: {counts} images" if counts else f"{folder}: is there already")
-    for note in gotten.notes:
+    for note in result.notes:
         print(note)

@@ -21,12 +21,13 @@ def command(
 
     Takes about four minutes on two CPU cores and needs no internet.
     """
+    from fullconv.base.progress import Reporter
     from fullconv.demo.run import demonstrate
 
-    report = demonstrate(out, quiet=quiet)
+    report = demonstrate(out, Reporter(quiet))
     print(
         "mean IU on test: "
-        + ", ".join(f"{stage.name} {stage.metrics['mean_iu']:.3f}" for stage in report.stages)
+        + ", ".join(f"{net.name} {net.metrics['mean_iu']:.3f}" for net in report.nets)
     )
     print(f"look at {out / 'report.html'}")
     if shutil.which("fullconv") is None:

@@ -1,4 +1,10 @@
-"""Unpacking archives that nobody vouches for: what is written, where and how much is bounded."""
+"""Unpacking archives that nobody vouches for: what is written, where and how much is bounded.
+
+`tarfile` with ``filter="data"`` and `zipfile.extractall` would not do. They mend a name that leads
+outside, write links, let a second member overwrite the first, and take a tar file that ends early
+for whole (tests/datasets/test_get_archives.py: test_names_that_lead_outside,
+test_links_and_devices, test_nothing_is_overwritten, test_a_tar_file_cut_between_members).
+"""
 
 from __future__ import annotations
 
@@ -19,16 +25,16 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple, cast
 
 from fullconv.base.errors import FullconvError
-from fullconv.base.progress import progress
+from fullconv.base.progress import SILENT, Reporter
 
 _MEGABYTE = 1_000_000
 _MOST_AT_ONCE = 1 << 24  # tarfile reads its headers' extensions whole, whatever size they claim
 _IMPOSSIBLE_NAMES = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
+_NOT_OF_THE_DISK = (None, errno.EINVAL)  # errors of bz2 and gzip; a seek to a negative offset
 _LONGEST_SHOWN = 80  # letters of a name
 _DAMAGES = (
     tarfile.TarError,
     zipfile.BadZipFile,
-    gzip.BadGzipFile,
     zlib.error,
     lzma.LZMAError,
     EOFError,
@@ -64,7 +70,7 @@ def unpack(
     wanted: Sequence[str] = ("*",),
     *,
     limits: Limits = LIMITS,
-    quiet: bool = False,
+    reporter: Reporter = SILENT,
 ) -> None:
     """Unpack the regular files of a .zip, .tar or .tar.gz archive into a new folder.
 
@@ -72,23 +78,25 @@ def unpack(
     Permissions, owners and times are not restored.
 
     Args:
-        archive: The file.
-        folder: Made here; must not exist.
-        wanted: Patterns of the members' names; others are passed over. "*" also matches "/".
-        limits: The most that all members together may hold, those passed over included.
-        quiet: Show no progress.
+        archive: the file.
+        folder: is made; must not exist.
+        wanted: patterns of the members' names; others are passed over. "*" also matches "/".
+        limits: the most that all members together may hold, those passed over included.
+        reporter: shows progress.
 
     Raises:
-        FullconvError: The archive is damaged, exceeds `limits`, has an absolute name or one that
-            leads outside, or a wanted member is a link, a device or there twice.
+        FullconvError: the archive is damaged, exceeds `limits`, has an absolute name, one that
+            leads outside or an empty one, or a wanted member is a link, a device or there twice.
     """
     part = folder.with_name(f"{folder.name}.part")
     if part.exists():
         shutil.rmtree(part)
     part.mkdir(parents=True)
     try:
-        _unpack(archive, part, wanted, limits, quiet)
-    except _DAMAGES as error:
+        _unpack(archive, part, wanted, limits, reporter)
+    except (*_DAMAGES, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NOT_OF_THE_DISK:
+            raise
         reason = str(error) or type(error).__name__
         raise FullconvError(
             f"{archive}: is damaged or no archive ({reason}); remove the file and run the same "
@@ -98,34 +106,40 @@ def unpack(
 
 
 def _unpack(
-    archive: Path, folder: Path, wanted: Sequence[str], limits: Limits, quiet: bool
+    archive: Path, folder: Path, wanted: Sequence[str], limits: Limits, reporter: Reporter
 ) -> None:
     members = _zip_members if zipfile.is_zipfile(archive) else _tar_members
     count = size = 0
     total = -(-archive.stat().st_size // _MEGABYTE)
-    with progress(total, f"unpack {archive.name}", unit="MB", quiet=quiet) as bar:
+    with reporter.bar(total, f"unpack {archive.name}", unit="MB") as bar:
         for member in members(archive):
+            if member.size < 0:  # tarfile would read this header again and again
+                raise tarfile.ReadError(f"a member of {member.size:,} bytes")
             count, size = count + 1, size + member.size
             if count > limits.members or size > limits.size:
                 raise FullconvError(
                     f"{archive}: holds more than {limits.members:,} files or {limits.size:,} "
                     "bytes; it is not the archive it should be"
                 )
-            path = _inside(archive, member.name)
+            path = _inside(archive, member)
             if not member.is_folder and any(fnmatchcase(str(path), each) for each in wanted):
                 _write(archive, member, folder / path)
-            if steps := member.position // _MEGABYTE - bar.done:
+            if steps := min(member.position // _MEGABYTE, total) - bar.done:
                 bar.advance(steps)
 
 
-def _inside(archive: Path, name: str) -> PurePosixPath:
+def _inside(archive: Path, member: _Member) -> PurePosixPath:
     """Return a member's name as a relative path; backslashes separate too, as on Windows."""
-    plain = name.replace("\\", "/")
+    plain = member.name.replace("\\", "/")
     path = PurePosixPath(plain)
     if path.is_absolute() or ".." in path.parts or "\0" in plain or re.match(r"\w:", plain):
         raise FullconvError(
-            f"{archive}: has a member {_shortened(name)}, which leads outside the archive; it is "
-            "not the archive it should be"
+            f"{archive}: has a member {_shortened(member.name)}, which leads outside the archive; "
+            "it is not the archive it should be"
+        )
+    if not path.parts and not member.is_folder:
+        raise FullconvError(
+            f"{archive}: has a member without a name; it is not the archive it should be"
         )
     return path
 
@@ -170,7 +184,7 @@ def _zip_members(archive: Path) -> Iterator[_Member]:
                 info.filename,
                 info.file_size,  # ZipFile yields no byte more than this
                 is_file=kind in (0, stat.S_IFREG),
-                is_folder=info.is_dir() or info.filename.endswith("\\"),
+                is_folder=info.filename.endswith(("/", "\\")),
                 open=lambda info=info: opened.open(info),  # type: ignore[misc]
                 position=position,
             )

@@ -25,8 +25,7 @@ from fullconv.base.errors import FullconvError
 from fullconv.data.info import DatasetInfo
 from fullconv.datasets.mat import read_ids
 from fullconv.datasets.public import PublicDataset
-from fullconv.datasets.shelf import Shelf
-from fullconv.datasets.sources import Source
+from fullconv.datasets.sources import Source, Sources
 from fullconv.datasets.voc import VOC2010_ARCHIVE
 from fullconv.datasets.writing import Conversion, Item, listed_names
 from fullconv.papers.classes import PASCAL_CONTEXT
@@ -74,8 +73,8 @@ def read_labels(path: Path, ids: Mapping[int, int]) -> NDArray[np.uint8]:
     return table[stored]
 
 
-def _convert(shelf: Shelf) -> Conversion:
-    context, voc = shelf.provide("context"), shelf.provide("voc2010")
+def _convert(sources: Sources) -> Conversion:
+    context, voc = sources.provide("context"), sources.provide("voc2010")
     ids = class_ids((context / "labels.txt").read_text(encoding="utf-8"))
     names = {
         split: listed_names(voc / "ImageSets" / "Main" / f"{split}.txt")

@@ -36,8 +36,7 @@ from fullconv.base.images import ImageReader
 from fullconv.data.info import DatasetInfo, HeadInfo
 from fullconv.datasets.mat import opened_hdf5, read_ids, read_mat
 from fullconv.datasets.public import PublicDataset
-from fullconv.datasets.shelf import Shelf
-from fullconv.datasets.sources import Source
+from fullconv.datasets.sources import Source, Sources
 from fullconv.datasets.writing import IGNORE, Content, Conversion, Item, listed_names
 from fullconv.papers.classes import NYUD as NYUD_CLASSES
 
@@ -110,27 +109,28 @@ def read_split(path: Path) -> dict[int, str]:
     return found
 
 
-def _convert(shelf: Shelf) -> Conversion:
-    authors = shelf.find("authors")
+def _convert(sources: Sources) -> Conversion:
+    authors = sources.find("authors")
     split = _authors_split(authors) if authors else None
-    split = split or read_split(shelf.provide("splits"))
-    hha = shelf.find("hha")
+    split = split or read_split(sources.provide("splits"))
+    hha = sources.find("hha")
     if authors:
         items = _authors_items(authors, split, hha)
     else:
-        table = read_class_table(shelf.provide("mapping"))
-        items = _items(shelf.provide("labeled"), split, table, hha)
+        table = read_class_table(sources.provide("mapping"))
+        items = _items(sources.provide("labeled"), split, table, hha)
     if hha:
         return Conversion(len(split), items)
-    return Conversion(len(split), items, absent=("hha",), notes=(_how_to_get_hha(shelf),))
+    return Conversion(len(split), items, absent=("hha",), notes=(_how_to_get_hha(sources),))
 
 
-def _how_to_get_hha(shelf: Shelf) -> str:
+def _how_to_get_hha(sources: Sources) -> str:
     return (
         "note: without HHA images, which have no public address. Make them from the depths by "
         "rcnn/saveHHA.m of github.com/s-gupta/rcnn-depth or by "
-        "github.com/charlesCXK/Depth2HHA-python, name them img_5001.png to img_6449.png, put them "
-        f"into {shelf.downloads / 'hha'}, remove the dataset folder and run the same command again"
+        "github.com/charlesCXK/Depth2HHA-python, name them img_5001.png to img_6449.png, put "
+        f"them into {sources.downloads / 'hha'}, remove the dataset folder and run the same "
+        "command again"
     )
 
 

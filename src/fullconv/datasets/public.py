@@ -12,10 +12,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fullconv.base.errors import FullconvError
+from fullconv.base.progress import SILENT, Reporter
 from fullconv.data.info import DatasetInfo, read_info
 from fullconv.datasets.mat import require_readers
-from fullconv.datasets.shelf import Shelf
-from fullconv.datasets.sources import Source
+from fullconv.datasets.sources import Source, Sources
 from fullconv.datasets.writing import Conversion, write_dataset
 
 
@@ -27,7 +27,7 @@ class PublicDataset:
         name: what the command line calls it.
         info: the contents of its dataset.yaml.
         sources: the files it is made of.
-        convert: says what goes into the dataset folder, asking the shelf for what it needs.
+        convert: says what goes into the dataset folder, given the sources.
         expected: how many images each split should have.
         also: further names for it.
         needs: modules that its conversion imports.
@@ -36,14 +36,14 @@ class PublicDataset:
     name: str
     info: DatasetInfo
     sources: tuple[Source, ...]
-    convert: Callable[[Shelf], Conversion]
+    convert: Callable[[Sources], Conversion]
     expected: Mapping[str, int]
     also: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Gotten:
+class Result:
     """A dataset folder that is there now.
 
     Attributes:
@@ -56,18 +56,22 @@ class Gotten:
 
 
 def get_dataset(
-    dataset: PublicDataset, folder: Path, given: Path | None = None, *, quiet: bool = False
-) -> Gotten:
+    dataset: PublicDataset,
+    folder: Path,
+    given: Path | None = None,
+    *,
+    reporter: Reporter = SILENT,
+) -> Result:
     """Make the dataset folder of a public dataset; interrupted, the next call continues.
 
     Beside `folder`, fetched files are kept in NAME.downloads. Unfinished work is in
     .NAME.unfinished, which becomes the folder or is removed.
 
     Args:
-        dataset: What to get.
-        folder: Made here; may exist if it is empty, or is this very dataset.
-        given: A folder of files that were fetched before, packed or unpacked.
-        quiet: Show no progress.
+        dataset: what to get.
+        folder: is made; may exist if it is empty, or is this very dataset.
+        given: a folder of files that were fetched before, packed or unpacked.
+        reporter: shows progress, and warns of what could not be verified.
 
     Raises:
         FullconvError: `folder` holds something else, a module is missing, a file is not what it
@@ -81,18 +85,18 @@ def get_dataset(
         raise FullconvError(f"{given}: is no folder; --from names one with files already fetched")
     if _is_there(dataset, folder):
         shutil.rmtree(unfinished, ignore_errors=True)
-        return Gotten({}, _about_downloads(downloads))
+        return Result({}, _about_downloads(downloads))
     require_readers(dataset.name, dataset.needs)
-    shelf = Shelf(dataset.sources, downloads, unfinished / "unpacked", given, quiet)
+    sources = Sources(dataset.sources, downloads, unfinished / "unpacked", given, reporter)
     with _alone_in(unfinished):
-        conversion, made = dataset.convert(shelf), unfinished / "dataset"
-        counts = write_dataset(dataset.info, conversion, made, shelf.unpacked, quiet=quiet)
+        conversion, made = dataset.convert(sources), unfinished / "dataset"
+        counts = write_dataset(dataset.info, conversion, made, sources.unpacked, reporter)
         if folder.exists():
             folder.rmdir()
         made.rename(folder)
     shutil.rmtree(unfinished)
     notes = (*_surprises(dataset, counts), *conversion.notes, *_about_val(dataset, folder))
-    return Gotten(counts, (*notes, *_about_downloads(downloads)))
+    return Result(counts, (*notes, *_about_downloads(downloads)))
 
 
 def _is_there(dataset: PublicDataset, folder: Path) -> bool:

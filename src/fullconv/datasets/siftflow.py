@@ -24,8 +24,7 @@ from fullconv.base.errors import FullconvError
 from fullconv.data.info import DatasetInfo, HeadInfo
 from fullconv.datasets.mat import read_ids
 from fullconv.datasets.public import PublicDataset
-from fullconv.datasets.shelf import Shelf
-from fullconv.datasets.sources import Source
+from fullconv.datasets.sources import Source, Sources
 from fullconv.datasets.writing import IGNORE, Conversion, Item, listed_names
 from fullconv.papers.classes import ABSENT_FROM_SIFT_FLOW_TEST, GEOMETRY, SIFT_FLOW
 
@@ -67,8 +66,8 @@ def read_labels(path: Path) -> NDArray[np.int64]:
     return np.where(stored > 0, stored - 1, IGNORE)
 
 
-def _convert(shelf: Shelf) -> Conversion:
-    root = shelf.provide("siftflow")
+def _convert(sources: Sources) -> Conversion:
+    root = sources.provide("siftflow")
     images = sorted((root / "Images" / FOLDER).glob("*.jpg"))
     if not images:
         raise FullconvError(f"{root}: has no images in Images/{FOLDER}; the archive is incomplete")

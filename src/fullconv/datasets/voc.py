@@ -25,8 +25,7 @@ from fullconv.base.palette import voc_palette
 from fullconv.data.info import DatasetInfo
 from fullconv.datasets.mat import read_ids
 from fullconv.datasets.public import PublicDataset
-from fullconv.datasets.shelf import Shelf
-from fullconv.datasets.sources import Source
+from fullconv.datasets.sources import Source, Sources
 from fullconv.datasets.writing import Conversion, Item, listed_names
 from fullconv.papers.classes import VOC
 
@@ -90,22 +89,22 @@ def seg11valid(voc_val: Iterable[str], sbd_train: Collection[str]) -> tuple[str,
     return tuple(name for name in voc_val if name not in known)
 
 
-def _convert_voc(key: str, shelf: Shelf) -> Conversion:
-    root = shelf.provide(key)
+def _convert_voc(key: str, sources: Sources) -> Conversion:
+    root = sources.provide(key)
     names = {split: _segmented(root, split) for split in ("train", "val")}
     items = (_voc_item(root, split, name) for split in names for name in names[split])
     return _conversion(names, items)
 
 
-def _convert_sbd(shelf: Shelf) -> Conversion:
-    root = shelf.provide("sbd")
+def _convert_sbd(sources: Sources) -> Conversion:
+    root = sources.provide("sbd")
     names = {split: listed_names(root / f"{split}.txt") for split in ("train", "val")}
     items = (_sbd_item(root, split, name) for split in names for name in names[split])
     return _conversion(names, items)
 
 
-def _convert_fcn(shelf: Shelf) -> Conversion:
-    sbd, voc = shelf.provide("sbd"), shelf.provide("voc2011")
+def _convert_fcn(sources: Sources) -> Conversion:
+    sbd, voc = sources.provide("sbd"), sources.provide("voc2011")
     train = listed_names(sbd / "train.txt")
     val = seg11valid(_segmented(voc, "val"), train)
 

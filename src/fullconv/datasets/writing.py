@@ -20,7 +20,7 @@ from fullconv.base import files
 from fullconv.base.errors import FullconvError
 from fullconv.base.images import ImageReader
 from fullconv.base.palette import palette_image, voc_palette
-from fullconv.base.progress import progress
+from fullconv.base.progress import SILENT, Reporter
 from fullconv.data.info import DatasetInfo
 
 IGNORE = 255
@@ -31,9 +31,12 @@ Content = Path | Callable[[], NDArray[Any]]
 class Item(NamedTuple):
     """One image with its masks.
 
-    `images` and `masks` map the names of the dataset's folders ("images", "masks", …) to a file
-    that is taken as it is, or to a function that makes the pixels: images uint8 (H, W, 3) or
-    uint16 (H, W), masks uint8 (H, W) label ids.
+    Attributes:
+        split: train, val or test.
+        name: without suffix.
+        images: content by the name of a folder of the dataset ("images", "depth", …): a file, which
+            stays as it is, or a function that makes the pixels, uint8 (H, W, 3) or uint16 (H, W).
+        masks: the same for "masks" and so on; the pixels are integer label ids (H, W).
     """
 
     split: str
@@ -47,8 +50,8 @@ class Conversion:
     """What goes into a dataset folder.
 
     Attributes:
-        count: how many items there will be.
-        items: them.
+        count: how many items there are.
+        items: one an image, made as they are asked for.
         absent: inputs of the dataset that no item has.
         notes: lines to tell the user at the end.
     """
@@ -64,18 +67,17 @@ def write_dataset(
     conversion: Conversion,
     folder: Path,
     linkable: Path,
-    *,
-    quiet: bool = False,
+    reporter: Reporter = SILENT,
 ) -> Counter[str]:
     """Write a dataset folder, dataset.yaml last.
 
     Args:
-        info: The contents of dataset.yaml.
-        conversion: The images and masks.
-        folder: Where; emptied first.
-        linkable: Files below this folder are hard-linked where the file system can, others
-            copied, so that changing the dataset never changes a user's own file.
-        quiet: Show no progress.
+        info: the contents of dataset.yaml.
+        conversion: the images and masks.
+        folder: where; it is emptied first.
+        linkable: a folder whose files are hard-linked where the file system can. Others are copied,
+            so that a change of the dataset never changes a user's own file.
+        reporter: shows progress.
 
     Returns:
         How many images each split has.
@@ -90,7 +92,7 @@ def write_dataset(
     info = info.model_copy(update={"inputs": inputs})
     classes = {head.masks: len(head.classes) for head in info.heads.values()}
     counts: Counter[str] = Counter()
-    with progress(conversion.count, "convert", quiet=quiet) as bar:
+    with reporter.bar(conversion.count, "convert") as bar:
         for item in conversion.items:
             _write_item(item, folder, linkable, classes)
             counts[item.split] += 1

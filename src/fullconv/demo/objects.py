@@ -426,9 +426,9 @@ class Pole:
 
 
 # Layers of a sign from back to front: colour, corners of the polygon (0 a bar), share of the size.
-Layer = tuple[tuple[int, int, int], int, float]
+SignPart = tuple[tuple[int, int, int], int, float]
 RED, WHITE, BLUE, BLACK = (190, 32, 36), (236, 236, 232), (32, 84, 168), (36, 36, 38)
-SIGNS: tuple[tuple[Layer, ...], ...] = (
+SIGNS: tuple[tuple[SignPart, ...], ...] = (
     ((WHITE, 8, 1.0), (RED, 8, 0.9), (WHITE, 0, 0.6)),
     ((RED, 16, 1.0), (WHITE, 16, 0.74), (BLACK, 0, 0.5)),
     ((RED, 3, 1.0), (WHITE, 3, 0.62)),
@@ -456,7 +456,7 @@ class Sign:
     z: float
     up: float
     radius: float
-    layers: tuple[Layer, ...]
+    layers: tuple[SignPart, ...]
 
     def cast(self, shadows: Shadows) -> None:
         """Add the plate's shadow."""

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from fullconv.base.files import replacing
-from fullconv.base.progress import progress
+from fullconv.base.progress import SILENT, Reporter
 from fullconv.data.folder import DatasetFolder
 from fullconv.demo.streets import write_synthetic
 from fullconv.measure.evaluation import evaluate
@@ -25,14 +25,14 @@ SIZE = (128, 192)
 BACKBONE = "regnet_x_400mf"  # learns from nothing, and fast on a CPU
 
 
-def demonstrate(out: Path, quiet: bool = False) -> Report:
+def demonstrate(out: Path, reporter: Reporter = SILENT) -> Report:
     """Draw streets, train FCN-32s, 16s and 8s on them from nothing, and measure each on test.
 
     What an earlier call left in `out` serves again; a training cut short continues.
 
     Args:
         out: becomes the run folder; the streets go into a folder beside it.
-        quiet: show no progress.
+        reporter: shows progress.
 
     Returns:
         What is written to ``out/report.html``: the paper's figure (also as ``out/scenes.png``),
@@ -42,19 +42,19 @@ def demonstrate(out: Path, quiet: bool = False) -> Report:
         FullconvError: `out` or the folder beside it holds something else.
     """
     data = out.with_name(f"{out.name}-streets")
-    draw_streets(data, quiet)
-    run(out, settings(data), resume=True, quiet=quiet)
-    report = measure(out, data, quiet)
+    draw_streets(data, reporter)
+    run(out, settings(data), resume=True, quiet=reporter.quiet)
+    report = measure(out, data, reporter)
     write_report(out / "report.html", report)
     with replacing(out / "scenes.png") as temporary:
         Image.fromarray(side_by_side(report)).save(temporary, "PNG")
     return report
 
 
-def draw_streets(data: Path, quiet: bool = False) -> None:
+def draw_streets(data: Path, reporter: Reporter = SILENT) -> None:
     """Make the demo's dataset in the folder `data`, unless it is there."""
     if not (data / "dataset.yaml").exists():
-        with progress(TRAIN + VAL + TEST, "draw streets", unit="scenes", quiet=quiet) as bar:
+        with reporter.bar(TRAIN + VAL + TEST, "draw streets", unit="scenes") as bar:
             write_synthetic(data, train=TRAIN, val=VAL, test=TEST, size=SIZE, bar=bar)
 
 
@@ -70,12 +70,12 @@ def settings(data: Path, **changes: Any) -> dict[str, Any]:
     return {**asked, **changes}
 
 
-def measure(out: Path, data: Path, quiet: bool = False) -> Report:
+def measure(out: Path, data: Path, reporter: Reporter = SILENT) -> Report:
     """Measure every net of the run `out` on the scenes of test, which none has seen."""
     folder = DatasetFolder(data)
     test = folder.split("test")
     record = Record.open(out, {}, resume=True)
-    with progress(len(test) * len(record.names), "measure on test", quiet=quiet) as bar:
+    with reporter.bar(len(test) * len(record.names), "measure on test") as bar:
         measured = {
             name: evaluate(load(record.folder(name)), test, bar=bar) for name in record.names
         }

@@ -20,7 +20,7 @@ from fullconv.base.palette import palette_image
 from fullconv.data.folder import SPLITS
 from fullconv.data.info import DatasetInfo
 from fullconv.demo.canvas import IGNORE, Canvas, Floats, Kind, Labels, Shadows
-from fullconv.demo.plan import choose_camera, choose_light, choose_street, furnish
+from fullconv.demo.choices import choose_camera, choose_light, choose_street, furnish
 from fullconv.demo.scenery import paint_ground, paint_sky, paint_skyline, pick
 
 if TYPE_CHECKING:

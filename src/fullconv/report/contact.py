@@ -1,4 +1,4 @@
-"""The paper's figure as one picture: scenes in rows; photo, truth and each stage in columns."""
+"""The paper's figure as one picture: examples in rows; photo, truth and each net in columns."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from PIL.ImageFont import FreeTypeFont
 
 from fullconv.base.palette import Colour
 from fullconv.report.figures import hatched
-from fullconv.report.page import Head, Report, Scene, legend
+from fullconv.report.page import Example, Labelling, Report, legend
 
 PAPER, INK, MUTED = (255, 255, 255), (27, 33, 39), (88, 97, 106)
 
 
 def side_by_side(report: Report) -> NDArray[np.uint8]:
-    """Draw a report's scenes at their own resolution, with titles and a legend of classes.
+    """Draw a report's examples at their own resolution, with titles and a legend of classes.
 
     Each head has its line of pictures, the photo being in the first one.
 
@@ -26,29 +27,29 @@ def side_by_side(report: Report) -> NDArray[np.uint8]:
         A uint8 RGB array (H, W, 3).
 
     Raises:
-        ValueError: the report has no scenes.
+        ValueError: the report has no examples.
     """
-    if not report.scenes:
-        raise ValueError("a report without scenes has nothing to show side by side")
-    width = max(scene.image.shape[1] for scene in report.scenes)
+    if not report.examples:
+        raise ValueError("a report without examples has nothing to show side by side")
+    width = max(example.image.shape[1] for example in report.examples)
     font = _font(max(11, width // 17))
     parts = [] if len(report.heads) > 1 else [_titles(report.columns, width, font)]
-    body = [_scene(report, scene, width, font) for scene in report.scenes]
+    body = [_example(report, example, width, font) for example in report.examples]
     parts.append(_stack(body, _gap(width)))
     parts += [_legend(report, head, parts[-1].width, font) for head in report.heads]
     return np.asarray(_framed(parts, _gap(width)))
 
 
-def _scene(report: Report, scene: Scene, width: int, font: ImageFont.FreeTypeFont) -> Image.Image:
-    """Draw a scene's pictures in a line for each head; of several heads each has its titles."""
+def _example(report: Report, example: Example, width: int, font: FreeTypeFont) -> Image.Image:
+    """Draw an example's pictures in a line for each head; of several heads each has its titles."""
     lines = []
     for head in report.heads:
         maps = [
             hatched(labels, head.palette, report.ignore_index).convert("RGB")
-            for labels in scene.maps(head)
+            for labels in example.maps(head)
         ]
         first = head is report.heads[0]
-        photo = Image.fromarray(scene.image) if first else _blank(width, 1)
+        photo = Image.fromarray(example.image) if first else _blank(width, 1)
         if len(report.heads) > 1:
             titles = [report.titled(title, head) for title in report.columns[1:]]
             lines.append(_titles([report.columns[0] if first else "", *titles], width, font))
@@ -57,7 +58,7 @@ def _scene(report: Report, scene: Scene, width: int, font: ImageFont.FreeTypeFon
 
 
 def _line(pictures: Sequence[Image.Image], width: int) -> Image.Image:
-    """Put one scene's pictures side by side in columns of `width` pixels."""
+    """Put one example's pictures side by side in columns of `width` pixels."""
     gap = _gap(width)
     line = _blank(len(pictures) * (width + gap) - gap, max(p.height for p in pictures))
     for i, picture in enumerate(pictures):
@@ -65,7 +66,7 @@ def _line(pictures: Sequence[Image.Image], width: int) -> Image.Image:
     return line
 
 
-def _titles(names: Sequence[str], width: int, font: ImageFont.FreeTypeFont) -> Image.Image:
+def _titles(names: Sequence[str], width: int, font: FreeTypeFont) -> Image.Image:
     """Write the columns' names where `_line` puts the columns."""
     gap = _gap(width)
     titles = _blank(len(names) * (width + gap) - gap, round(font.size * 1.3))
@@ -74,7 +75,7 @@ def _titles(names: Sequence[str], width: int, font: ImageFont.FreeTypeFont) -> I
     return titles
 
 
-def _legend(report: Report, head: Head, width: int, font: ImageFont.FreeTypeFont) -> Image.Image:
+def _legend(report: Report, head: Labelling, width: int, font: FreeTypeFont) -> Image.Image:
     """Name the colours that occur, in as many lines as `width` pixels need."""
     entries = [_entry(name, colour, font) for name, colour in legend(report, head)]
     if len(report.heads) > 1:
@@ -93,7 +94,7 @@ def _legend(report: Report, head: Head, width: int, font: ImageFont.FreeTypeFont
     return strip
 
 
-def _entry(name: str, colour: Colour | None, font: ImageFont.FreeTypeFont) -> Image.Image:
+def _entry(name: str, colour: Colour | None, font: FreeTypeFont) -> Image.Image:
     """Draw one swatch and its name, with room to the next."""
     size = round(font.size)
     side = round(0.8 * size)
@@ -130,7 +131,7 @@ def _gap(width: int) -> int:
     return max(3, width // 40)
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def _font(size: int) -> FreeTypeFont:
     """Return matplotlib's own sans serif, which is there on every machine."""
     return ImageFont.truetype(
         Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size

@@ -33,7 +33,7 @@ METRICS = {
 
 
 @dataclass(frozen=True)
-class Head:
+class Labelling:
     """One labelling that the nets learn.
 
     Attributes:
@@ -50,7 +50,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Stage:
+class NetResult:
     """One net trained.
 
     Attributes:
@@ -67,22 +67,22 @@ class Stage:
     seconds: float
     parameters: int
 
-    def of(self, head: Head) -> dict[str, Any]:
+    def of(self, head: Labelling) -> dict[str, Any]:
         """Return the metrics of one head."""
         of_head: dict[str, Any] = self.metrics.get("heads", {}).get(head.name, self.metrics)
         return of_head
 
 
 @dataclass(frozen=True)
-class Scene:
-    """A photograph with its truth and every stage's prediction, both by the heads' names.
+class Example:
+    """A photograph with its truth and every net's prediction, both by the heads' names.
 
     Attributes:
         name: the sample's name.
         caption: why it is shown, such as "best: mean IU 0.81".
         image: uint8 RGB array (H, W, 3).
         truth: uint8 class ids (H, W) of each head.
-        predictions: the same for each stage.
+        predictions: the same for each net.
     """
 
     name: str
@@ -91,44 +91,44 @@ class Scene:
     truth: Mapping[str, NDArray[np.uint8]]
     predictions: tuple[Mapping[str, NDArray[np.uint8]], ...]
 
-    def maps(self, head: Head) -> list[NDArray[np.uint8]]:
+    def maps(self, head: Labelling) -> list[NDArray[np.uint8]]:
         """Return truth and predictions of one head."""
         return [labels[head.name] for labels in (self.truth, *self.predictions)]
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page shows; the last stage is the result.
+    """All that the page shows; the last net is the result.
 
     Attributes:
         title, intro: plain text.
         heads: what the nets label; one as a rule.
         ignore_index: the label id that is no class.
-        stages: in the order of training, at least one.
-        scenes: the rows of the figure; may be empty.
+        nets: in the order of training, at least one.
+        examples: the rows of the figure; may be empty.
         facts: name and value of settings and circumstances.
     """
 
     title: str
     intro: str
-    heads: tuple[Head, ...]
+    heads: tuple[Labelling, ...]
     ignore_index: int
-    stages: tuple[Stage, ...]
-    scenes: tuple[Scene, ...]
+    nets: tuple[NetResult, ...]
+    examples: tuple[Example, ...]
     facts: tuple[tuple[str, str], ...]
 
     @property
     def columns(self) -> tuple[str, ...]:
         """What the figure's columns show."""
-        return ("photo", "truth", *(stage.name for stage in self.stages))
+        return ("photo", "truth", *(net.name for net in self.nets))
 
-    def titled(self, text: str, head: Head) -> str:
+    def titled(self, text: str, head: Labelling) -> str:
         """Add a head's name to `text`, where there are several."""
         return f"{text}, {head.name}" if len(self.heads) > 1 else text
 
 
 class ClassRow(NamedTuple):
-    """A class in the list of IUs: one value a stage, and its share of the true pixels."""
+    """A class in the list of IUs: one value a net, and its share of the true pixels."""
 
     name: str
     colour: Colour
@@ -139,7 +139,7 @@ class ClassRow(NamedTuple):
 class HeadView(NamedTuple):
     """What the page shows of one head; `matrix` holds shares of its rows, or is None."""
 
-    head: Head
+    head: Labelling
     best: dict[str, float | None]
     legend: list[tuple[str, Colour | None]]
     class_rows: list[ClassRow]
@@ -178,9 +178,9 @@ def render(report: Report) -> str:
     environment.filters |= {f.__name__: f for f in (fraction, percent, minutes, count)}
     return environment.get_template("report.html.j2").render(
         report=report,
-        final=report.stages[-1],
+        final=report.nets[-1],
         metric_names=METRICS,
-        duration=duration(sum(finite(stage.seconds) or 0.0 for stage in report.stages)),
+        duration=duration(sum(finite(net.seconds) or 0.0 for net in report.nets)),
         scenes=_pictures(report),
         curves=_curves(report),
         views=[_view(report, head) for head in report.heads],
@@ -214,13 +214,13 @@ def count(value: float) -> str:
     return f"{value:.0f}"
 
 
-def _view(report: Report, head: Head) -> HeadView:
-    matrix = np.array(report.stages[-1].of(head).get("confusion") or [], dtype=np.int64)
+def _view(report: Report, head: Labelling) -> HeadView:
+    matrix = np.array(report.nets[-1].of(head).get("confusion") or [], dtype=np.int64)
     class_rows = _class_rows(report, head, matrix)
     shown = len(head.classes) <= MOST_CLASSES_IN_MATRIX and matrix.size > 0
     return HeadView(
         head=head,
-        best={key: _best([stage.of(head) for stage in report.stages], key) for key in METRICS},
+        best={key: _best([net.of(head) for net in report.nets], key) for key in METRICS},
         legend=legend(report, head),
         class_rows=class_rows,
         has_absent=any(None in row.values for row in class_rows),
@@ -230,31 +230,31 @@ def _view(report: Report, head: Head) -> HeadView:
 
 
 def _best(metrics: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    """Return the best of several stages; None for one alone, which needs no mark."""
+    """Return the best of several nets; None for one alone, which needs no mark."""
     values = [v for each in metrics if (v := finite(each.get(key))) is not None]
     return max(values, default=None) if len(metrics) > 1 else None
 
 
-def _pictures(report: Report) -> list[tuple[Scene, list[tuple[str, str]]]]:
-    """Return for each scene its pictures as (title, data URI): the photo, then head by head."""
+def _pictures(report: Report) -> list[tuple[Example, list[tuple[str, str]]]]:
+    """Return for each example its pictures as (title, data URI): the photo, then head by head."""
     pictures = 1 + len(report.heads) * (len(report.columns) - 1)
-    pixels = PICTURE_PIXELS // max(1, len(report.scenes) * pictures)
+    pixels = PICTURE_PIXELS // max(1, len(report.examples) * pictures)
     rows = []
-    for scene in report.scenes:
-        row = [(report.columns[0], photo_uri(scene.image, pixels))]
+    for example in report.examples:
+        row = [(report.columns[0], photo_uri(example.image, pixels))]
         for head in report.heads:
-            for title, labels in zip(report.columns[1:], scene.maps(head), strict=True):
+            for title, labels in zip(report.columns[1:], example.maps(head), strict=True):
                 uri = labels_uri(labels, head.palette, report.ignore_index, pixels)
                 row.append((report.titled(title, head), uri))
-        rows.append((scene, row))
+        rows.append((example, row))
     return rows
 
 
-def legend(report: Report, head: Head) -> list[tuple[str, Colour | None]]:
-    """Return what some scene shows of a head: its classes and their colours, "ignored" and None."""
+def legend(report: Report, head: Labelling) -> list[tuple[str, Colour | None]]:
+    """Return the classes of a head that examples show, and their colours; "ignored" has None."""
     seen: set[int] = set()
-    for scene in report.scenes:
-        for labels in scene.maps(head):
+    for example in report.examples:
+        for labels in example.maps(head):
             seen.update(np.unique(labels).tolist())
     known = seen & set(range(len(head.classes))) - {report.ignore_index}
     named: list[tuple[str, Colour | None]] = [
@@ -265,7 +265,7 @@ def legend(report: Report, head: Head) -> list[tuple[str, Colour | None]]:
 
 def _curves(report: Report) -> list[tuple[str, str, list[tuple[str, str]]]]:
     """Return (title, SVG, key of (colour, name)) of each plot that has something to show."""
-    logs = [(stage.name, stage.log) for stage in report.stages]
+    logs = [(net.name, net.log) for net in report.nets]
     loss = [Line("train_loss", "train", "training")]
     if any(finite(row.get("val_loss")) is not None for _, log in logs for row in log):
         loss.append(Line("val_loss", "val", "validation"))
@@ -278,10 +278,10 @@ def _curves(report: Report) -> list[tuple[str, str, list[tuple[str, str]]]]:
     ]
 
 
-def _class_rows(report: Report, head: Head, matrix: NDArray[np.int64]) -> list[ClassRow]:
-    """Return the classes by falling IU of the last stage, those without one last."""
+def _class_rows(report: Report, head: Labelling, matrix: NDArray[np.int64]) -> list[ClassRow]:
+    """Return the classes by falling IU of the last net, those without one last."""
     total = int(matrix.sum())
-    ius = [stage.of(head).get("iu") or {} for stage in report.stages]
+    ius = [net.of(head).get("iu") or {} for net in report.nets]
     rows = [
         ClassRow(
             name=name,

@@ -21,7 +21,7 @@ from fullconv.net.fcn import FCN
 from fullconv.net.folder import load
 from fullconv.predict.labels import Labels, head_labels
 from fullconv.predict.scenes import photograph
-from fullconv.report.page import Head, Report, Scene, Stage
+from fullconv.report.page import Example, Labelling, NetResult, Report
 from fullconv.train import checkpoint
 from fullconv.train.record import Record
 
@@ -51,9 +51,9 @@ def summarise(
         shown.append(_shown(record, name, load(record.folder(name)), chosen, measured))
         gc.collect()  # torch.fx's graphs refer to themselves: nets are not freed without
     net = load(record.folder(last))
-    stages, predictions = zip(*shown, _shown(record, last, net, chosen, measured), strict=True)
-    scenes = (
-        Scene(
+    results, predictions = zip(*shown, _shown(record, last, net, chosen, measured), strict=True)
+    examples = (
+        Example(
             sample.name,
             caption,
             photograph(sample.image, net.inputs),
@@ -63,18 +63,18 @@ def summarise(
         for (caption, sample), *labelled in zip(chosen, *predictions, strict=True)
     )
     course = (
-        "stages, each started from the one before" if len(stages) > 1 else "net, trained at once"
+        "stages, each started from the one before" if len(results) > 1 else "net, trained at once"
     )
     return Report(
         title=f"{_title(last)} on {info.name}",
-        intro=f"{len(stages)} {course}; measured on {split.name}, {len(split)} images.",
+        intro=f"{len(results)} {course}; measured on {split.name}, {len(split)} images.",
         heads=tuple(
-            Head(name, head.classes, head.palette, own.unscored)
+            Labelling(name, head.classes, head.palette, own.unscored)
             for (name, head), own in zip(net.labelled(), split.heads.values(), strict=True)
         ),
         ignore_index=net.ignore_index,
-        stages=stages,
-        scenes=tuple(scenes),
+        nets=results,
+        examples=tuple(examples),
         facts=_facts(record, net),
     )
 
@@ -98,19 +98,19 @@ def _shown(
     net: FCN,
     chosen: Sequence[tuple[str, LabelledImage]],
     measured: Mapping[str, Evaluation] | None,
-) -> tuple[Stage, list[dict[str, Labels]]]:
-    """Return a net as a stage of the report, and what it makes of the chosen images."""
+) -> tuple[NetResult, list[dict[str, Labels]]]:
+    """Return the result of a net, and what it makes of the chosen images."""
     labels = [head_labels(net, sample.image) for _, sample in chosen]
-    return _stage(record, name, net, measured[name] if measured else None), labels
+    return _result(record, name, net, measured[name] if measured else None), labels
 
 
-def _stage(record: Record, name: str, net: FCN, measured: Evaluation | None) -> Stage:
+def _result(record: Record, name: str, net: FCN, measured: Evaluation | None) -> NetResult:
     folder = record.folder(name)
     if measured is None:
         metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
     else:
         metrics = measured.to_dict(net)
-    return Stage(
+    return NetResult(
         name=_title(name),
         log=read_log(folder / "log.csv"),
         metrics=metrics,

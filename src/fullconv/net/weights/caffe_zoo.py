@@ -9,6 +9,7 @@ import torch
 
 from fullconv.base.download import Checksum, WebFile, fetch
 from fullconv.base.errors import FullconvError, WorkFailedError
+from fullconv.base.progress import Reporter
 
 PAUSES = (1.0,)  # seconds; a training waits for this: who has no network is to know soon
 
@@ -53,7 +54,7 @@ def pretrained(name: str) -> Path:
         )
     try:
         cache = Path(torch.hub.get_dir()) / "checkpoints"
-        return fetch(ZOO[name], cache, pauses=PAUSES)
+        return fetch(ZOO[name], cache, reporter=Reporter(), pauses=PAUSES)
     except (OSError, WorkFailedError) as error:
         raise FullconvError(
             f"no pretrained weights of {name}: {error}, or pass --weights FILE.caffemodel"
