@@ -30,7 +30,7 @@ def side_by_side(report: Report) -> NDArray[np.uint8]:
         ValueError: the report has no examples.
     """
     if not report.examples:
-        raise ValueError("a report without examples has nothing to show side by side")
+        raise ValueError("a report without scenes has nothing to show side by side")
     width = max(example.image.shape[1] for example in report.examples)
     font = _font(max(11, width // 17))
     parts = [] if len(report.heads) > 1 else [_titles(report.columns, width, font)]
