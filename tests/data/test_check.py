@@ -29,6 +29,7 @@ from PIL import Image
 import fullconv.cli
 from fullconv.base.errors import FullconvError
 from fullconv.base.pipeline import ahead
+from fullconv.base.progress import Reporter
 from fullconv.data.check import check_folder
 from fullconv.data.folder import DatasetFolder
 
@@ -80,6 +81,33 @@ def test_the_command_prints_tables_and_exits_with_0(root, monkeypatch, capsys):
     assert max(map(len, tables)) <= 80
     assert conclusion == f"{root}: no errors"
     assert ": no errors" in out
+
+
+@pytest.mark.parametrize("name", ["[/]", "[void]", "[bold]sky", ":car:", "$x", "[link=a]", "[[x]]"])
+def test_names_like_markup_are_shown_as_they_are(root, monkeypatch, capsys, name):
+    """Of classes, of the dataset and of folders, in tables, findings and bars."""
+    text = f"name: 'set {name}'\nclasses: ['{name}', tree, sky]\n"
+    (root / "dataset.yaml").write_text(text)
+    root = root.rename(root.with_name("data[old] :car: [b]x"))
+    (root / "images/train/[b]list.txt").write_text("")
+    monkeypatch.setenv("COLUMNS", "30")
+    code, out, err = run(monkeypatch, capsys, "data", "check", root)
+    assert code == 0
+    assert f"set {name}\n" in out.replace(" \n", "\n") or f"set {name} " in out
+    assert re.search(rf"0 +{re.escape(name)} +\d+ +4 ", out)
+    assert f"warning: {root}/images/train/[b]list.txt: is passed over" in out
+    assert out.splitlines()[-1] == f"{root}: no errors"
+    assert f"checking {root}: " in err
+
+
+def test_a_bar_shows_names_like_markup(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with Reporter().bar(3, "checking data[old] [/] :car:") as bar:
+        bar.advance(note="[/] [void] :car:")
+        bar.say("a line [/] :car:")
+    err = capsys.readouterr().err
+    assert "checking data[old] [/] :car:" in err and "[/] [void] :car:" in err
+    assert "a line [/] :car:" in err
 
 
 def test_errors_exit_with_2_and_warnings_with_0(root, monkeypatch, capsys):

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+
+from fullconv.base.console import plain_console
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -76,13 +77,13 @@ class _Bar(Progress):
     def __init__(self, total: int, what: str, unit: str, done: int = 0) -> None:
         super().__init__(total, what, unit, done)
         self._rich = RichProgress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[rate]}", markup=False),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", style="cyan"),
-            console=Console(stderr=True),
+            TextColumn("{task.fields[note]}", style="cyan", markup=False),
+            console=plain_console(stderr=True),
         )
         self._task = self._rich.add_task(what, total=total, completed=done, note="", rate="")
         self._rich.start()
@@ -94,7 +95,7 @@ class _Bar(Progress):
         )
 
     def say(self, line: str) -> None:
-        self._rich.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._rich.console.print(line, soft_wrap=True)
 
     def close(self) -> None:
         self._rich.stop()

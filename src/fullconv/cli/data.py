@@ -53,25 +53,25 @@ def check(
     Prints what is in each split and class, then errors (exit code 2) and warnings (exit code 0),
     one a line.
     """
-    from rich.console import Console
+    from rich.text import Text
 
+    from fullconv.base.console import plain_console
     from fullconv.base.progress import Reporter
     from fullconv.data.check import check_folder
 
     report = check_folder(folder, reader_of(max_pixels), reporter=Reporter(quiet))
     for table in report.tables():
         show(table)
-    console = Console()
+    console = plain_console()
     for style, what, lines in (
         ("bold red", "error", report.errors),
         ("yellow", "warning", report.warnings),
     ):
         for line in lines:
-            console.print(f"[{style}]{what}:[/]", end=" ")
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.print(Text(f"{what}: ", style) + Text(line), soft_wrap=True)
     if report.errors:
         raise typer.Exit(2)
-    console.print(f"{folder}: no errors", highlight=False, soft_wrap=True)
+    console.print(f"{folder}: no errors", soft_wrap=True)
 
 
 @app.command()
@@ -91,7 +91,6 @@ def bounds(
     Truth is taken at the centre of each cell, enlarged back and scored against itself. Beside it
     stands what the paper found on PASCAL VOC.
     """
-    from rich.markup import escape
     from rich.table import Table
 
     from fullconv.base.progress import Reporter
@@ -104,7 +103,7 @@ def bounds(
         found = upper_bounds(images, sides, bar)
     print(f"mean IU of coarsened truth, {split}: {len(images)} images")
     names = list(found) if len(found) > 1 else ["mean IU"]
-    table = Table("factor", *map(escape, names), "on VOC, by the paper")
+    table = Table("factor", *names, "on VOC, by the paper")
     for column in table.columns:
         column.justify = "right"
     for side in sides:

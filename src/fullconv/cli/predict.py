@@ -103,9 +103,10 @@ def _tell(line: str) -> None:
 
 def _show_classes(name: str | None, head: Head, pixels: NDArray[np.int64]) -> None:
     """Print which classes of a head were found, in order of their share."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from fullconv.base.console import plain_console
 
     table = Table("class", "share of pixels", box=None, title=name, title_justify="left")
     shares = pixels / pixels.sum()
@@ -113,7 +114,7 @@ def _show_classes(name: str | None, head: Head, pixels: NDArray[np.int64]) -> No
         if pixels[label]:
             bar = Text("█" * round(40 * shares[label]), style=f"rgb{head.palette[label]}")
             table.add_row(Text(head.classes[label]), Text(f"{shares[label]:6.1%}  ") + bar)
-    Console().print(table)
+    plain_console().print(table)
     absent = [each for each, count in zip(head.classes, pixels, strict=True) if not count]
     if absent:
         print(f"not found: {', '.join(absent)}")

@@ -16,8 +16,8 @@ def show(table: Table) -> None:
     Rich would shorten cells to fit 80 columns, or the terminal; half a number is worse than a line
     that goes on in the next one.
     """
-    from rich.console import Console
+    from fullconv.base.console import plain_console
 
-    console = Console(width=_UNBOUNDED)
+    console = plain_console(width=_UNBOUNDED)
     console.width = console.measure(table).maximum
     console.print(table)

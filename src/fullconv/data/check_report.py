@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from fullconv.base.errors import FullconvError
 from fullconv.data.fingerprint import Fingerprint, LabelCounts
@@ -60,7 +61,7 @@ class CheckReport:
 
 
 def _split_table(report: CheckReport) -> Table:
-    table = Table(title=report.info.name, title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=Text(report.info.name), title_justify="left", box=SIMPLE_HEAD)
     table.add_column("split", no_wrap=True)
     heads = report.info.heads
     ignored = ("ignored",) if len(heads) == 1 else (f"{head}\nignored" for head in heads)
@@ -80,7 +81,9 @@ def _split_table(report: CheckReport) -> Table:
 def _input_table(report: CheckReport) -> Table:
     table = Table("input", "folder", "channels", box=SIMPLE_HEAD)
     for name, folder, channels in report.inputs:
-        table.add_row(name, folder, "1 (16-bit distances)" if channels == 1 else str(channels))
+        table.add_row(
+            name, Text(folder), "1 (16-bit distances)" if channels == 1 else str(channels)
+        )
     return table
 
 
@@ -105,7 +108,7 @@ def _class_table(report: CheckReport, head: str) -> Table:
     counts = [split.labels[head] for split in report.splits]
     for label, name in enumerate(report.info.heads[head].classes):
         cells = ((_compact(each.pixels[label]), f"{each.images[label]:,}") for each in counts)
-        table.add_row(str(label), name, *(cell for pair in cells for cell in pair))
+        table.add_row(str(label), Text(name), *(cell for pair in cells for cell in pair))
     return table
 
 
