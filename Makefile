@@ -2,6 +2,7 @@
 # make test    every test
 # make check   what every commit must pass: ruff, mypy --strict, the fast tests
 # make bench   the benchmarks that need nothing but minutes; leave the machine alone meanwhile
+# make docs-pictures   draw what the docs describe, into build/docs
 # make setup   only install, with what development needs
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # A worker a core, with a thread each: two threads on a busy core cost far more than they give.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-.PHONY: demo setup check test bench clean
+.PHONY: demo setup check test bench docs-pictures clean
 
 demo: $(VENV)/.fullconv
 	$(BIN)/fullconv demo
@@ -34,6 +35,10 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/cost.py
 	$(BIN)/python benchmarks/training.py --rounds 1
 
+docs-pictures: $(VENV)/.fullconv
+	$(BIN)/python docs/drawing.py voc-fcn8s build/docs/voc-fcn8s.svg
+	$(BIN)/python docs/drawing.py voc-fcn32s build/docs/voc-fcn32s.svg
+
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "fullconv needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..."; exit 2; }
@@ -50,4 +55,4 @@ $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
 	touch $@ $(VENV)/.fullconv
 
 clean:
-	rm -rf $(VENV) runs dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) runs dist build .mypy_cache .ruff_cache .pytest_cache

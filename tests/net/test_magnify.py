@@ -112,8 +112,7 @@ def test_it_is_kept_in_the_model_folder(tmp_path):
 
 def test_describe_tells(tmp_path, capsys, command_line):
     magnified_net("mobilenet_v2", 2).save_pretrained(tmp_path)
-    drawing = tmp_path / "net.svg"
-    assert not command_line("describe", tmp_path, "--size", "40x64", "--drawing", drawing)
+    assert not command_line("describe", tmp_path, "--size", "40x64")
     told = capsys.readouterr().out
     assert "magnified to 80x128, whose pixels" in told and "padded" not in told
 

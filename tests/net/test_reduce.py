@@ -104,8 +104,7 @@ def test_describe_tells(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command_line: Callable[..., int]
 ) -> None:
     reduced_net("mobilenet_v2", 2).save_pretrained(tmp_path)
-    drawing = tmp_path / "net.svg"
-    assert not command_line("describe", tmp_path, "--size", "80x128", "--drawing", drawing)
+    assert not command_line("describe", tmp_path, "--size", "80x128")
     told = capsys.readouterr().out
     assert "reduced to 40x64, means of 2x2 pixels" in told
     assert "x16 to stride 1" in told and "x2 to stride 32" in told

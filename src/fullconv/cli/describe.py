@@ -32,10 +32,6 @@ def command(
         str, typer.Option("--model", help="With a backbone: fcn32s, fcn16s, fcn8s, fcn4s, fcn2s.")
     ] = "fcn8s",
     classes: Annotated[int, typer.Option(help="With a backbone: number of classes.")] = 21,
-    drawing: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Draw it to scale, as .svg, .png or .pdf, besides."),
-    ] = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -48,11 +44,6 @@ def command(
     _show(described, describe(described, _size(size)))
     if published and published.released:
         print(f"the authors' weights, for fullconv convert --net {model}: {published.released}")
-    if drawing is not None:
-        from fullconv.report.drawing import draw, save
-
-        title = model if published else f"FCN-{described.stride}s on {Path(model).name}"
-        save(draw(described, _size(size), title), drawing)
 
 
 def _net(model: str, kind: str, classes: int) -> FCN:

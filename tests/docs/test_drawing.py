@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
-from collections.abc import Callable
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +17,10 @@ from nets import NarrowVGG
 from fullconv.base.errors import FullconvError
 from fullconv.net.description import describe
 from fullconv.net.fcn import FCN
-from fullconv.report.drawing import draw, joins, save, stages
+
+sys.path.append(str(Path(__file__).parents[2] / "docs"))
+drawing = importlib.import_module("drawing")
+draw, joins, save = drawing.draw, drawing.joins, drawing.save
 
 SIZE = (200, 150)
 
@@ -76,7 +80,7 @@ def test_what_is_kept_of_each_map_lies_on_what_it_is_added_to(name: str) -> None
 
 def test_layers_on_one_grid_share_a_column() -> None:
     seen = describe(_net("padded"), SIZE)
-    columns = stages(seen.layers, seen.scored)
+    columns = drawing.columns(seen.layers, seen.scored)
     assert [len(column.names) for column in columns] == [2, 3, 4, 4, 4, 1, 2]
     assert sum(len(column.names) for column in columns) == len(seen.layers)
     assert [column.grid.stride for column in columns] == [1, 2, 4, 8, 16, 32, 32]
@@ -86,7 +90,7 @@ def test_layers_on_one_grid_share_a_column() -> None:
 def test_a_column_of_branches_has_the_channels_of_what_joins_them() -> None:
     seen = describe(_net("squeezenet1_0"), SIZE)
     scored = {layer.grid.stride: layer.channels for layer in seen.scored}
-    for column in stages(seen.layers, seen.scored):
+    for column in drawing.columns(seen.layers, seen.scored):
         if column.grid.stride in (8, 16):
             assert column.channels == scored[column.grid.stride]
 
@@ -115,7 +119,7 @@ def test_words_are_all_there_inside_the_paper_and_apart(name: str) -> None:
         assert f"{a.kernel} × {a.kernel}" in words
         assert all(f"crop {crop}" in words for crop in (a.crop, a.finer_crop) if crop)
         assert row.layer[-15:] in words
-    for column in stages(seen.layers, seen.scored):
+    for column in drawing.columns(seen.layers, seen.scored):
         assert f"{column.channels} channels\nstride {column.grid.stride}" in words
 
 
@@ -148,9 +152,9 @@ def test_another_suffix_is_refused(tmp_path: Path) -> None:
         save(Figure(), tmp_path / "net.txt")
 
 
-def test_command(tmp_path: Path, command_line: Callable[..., int]) -> None:
+@pytest.mark.parametrize("words", [("fcn16s", "--backbone", "squeezenet1_0"), ("voc-fcn-alexnet",)])
+def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
     path = tmp_path / "net.svg"
-    words = ("describe", "squeezenet1_0", "--model", "fcn16s", "--size", "64x64")
-    assert command_line(*words, "--drawing", path) == 0
+    monkeypatch.setattr(sys, "argv", ["drawing.py", words[0], str(path), *words[1:]])
+    drawing.main()
     assert path.stat().st_size > 10_000
-    assert command_line(*words, "--drawing", tmp_path / "net.gif") == 2

@@ -1,4 +1,9 @@
+#!/usr/bin/env python3
 """A net drawn to scale, from its own geometry: where the cells of every map lie on the image.
+
+    python docs/drawing.py voc-fcn8s net.svg
+    python docs/drawing.py fcn16s net.png --backbone vgg16 --size 360x480
+    python docs/drawing.py runs/street/fcn8s net.pdf
 
 Every map is cut along the height and stands as a column of cells, each at the pixels that it is
 centred on. The trunk runs along the top from fine to coarse; the scores come back below it, so that
@@ -7,6 +12,7 @@ a skip is a straight way down from the layer it scores, and a crop is what hangs
 
 from __future__ import annotations
 
+import argparse
 import math
 import textwrap
 from collections.abc import Sequence
@@ -25,7 +31,9 @@ from fullconv.base.errors import FullconvError
 from fullconv.base.files import replacing
 from fullconv.geometry import Grid, Window
 from fullconv.net.description import Description, Layer, ScoredLayer, describe
-from fullconv.net.fcn import FCN
+from fullconv.net.fcn import FCN, ONLY_HEAD
+from fullconv.net.folder import load
+from fullconv.papers.blueprint import DEFAULT_BACKBONE, Blueprint
 
 # Lengths are inches, but for those of maps, which are pixels of the image.
 PITCH = 1.68  # between neighbouring columns
@@ -41,7 +49,7 @@ SKIP = "#2c8a66"
 
 
 @dataclass(frozen=True)
-class Stage:
+class Column:
     """Neighbouring layers of the trunk whose cells lie on the same grid.
 
     Attributes:
@@ -104,7 +112,7 @@ class Join:
     result: Strip
 
 
-def stages(layers: Sequence[Layer], scored: Sequence[ScoredLayer] = ()) -> list[Stage]:
+def columns(layers: Sequence[Layer], scored: Sequence[ScoredLayer] = ()) -> list[Column]:
     """Group the sliding layers of a trunk by their grids, into the drawing's columns."""
     places: dict[tuple[object, ...], list[Layer]] = {}
     for layer in layers:
@@ -112,7 +120,7 @@ def stages(layers: Sequence[Layer], scored: Sequence[ScoredLayer] = ()) -> list[
     names = {layer.name for layer in layers}
     joined = {_place(each): each.channels for each in scored if each.layer not in names}
     return [
-        Stage(
+        Column(
             names=tuple(layer.name for layer in group),
             channels=joined.get(place, group[-1].channels),
             size=group[-1].size,
@@ -122,7 +130,7 @@ def stages(layers: Sequence[Layer], scored: Sequence[ScoredLayer] = ()) -> list[
     ]
 
 
-def _place(layer: Layer | ScoredLayer | Stage) -> tuple[object, ...]:
+def _place(layer: Layer | ScoredLayer | Column) -> tuple[object, ...]:
     return layer.size, layer.grid.stride, layer.grid.offset
 
 
@@ -168,7 +176,7 @@ def draw(net: FCN, size: tuple[int, int], name: str) -> Figure:
         notes.append(f"Drawn is {first}; there is a trunk for each of {', '.join(net.trunks)}.")
     if len(net.heads) > 1:
         notes.append(f"Drawn is {head_name}; there are scores for each of {', '.join(net.heads)}.")
-    sheet = _Sheet(stages(own, described.scored), joined, described, " ".join(notes))
+    sheet = _Sheet(columns(own, described.scored), joined, described, " ".join(notes))
     sheet.title(f"{name} at {size[0]} × {size[1]} pixels")
     sheet.image(net.inputs[first] if first else sum(net.inputs.values()))
     sheet.trunk()
@@ -189,7 +197,7 @@ class _Sheet:
     """The paper that a net is drawn on: inches, from the lower left."""
 
     def __init__(
-        self, columns: Sequence[Stage], joined: Sequence[Join], described: Description, notes: str
+        self, columns: Sequence[Column], joined: Sequence[Join], described: Description, notes: str
     ) -> None:
         self.columns, self.joined, self.described = columns, joined, described
         strips = [self._strip(column) for column in columns]
@@ -343,7 +351,7 @@ class _Sheet:
     def _column_of(self, scored: ScoredLayer) -> int:
         return [_place(column) for column in self.columns].index(_place(scored))
 
-    def _strip(self, column: Stage) -> Strip:
+    def _strip(self, column: Column) -> Strip:
         grid = column.grid
         return Strip(column.size[0], grid.stride, float(grid.offset), column.channels)
 
@@ -398,3 +406,31 @@ def save(figure: Figure, path: Path) -> None:
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     with replacing(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "fullconv"}):
         figure.savefig(temporary, format=kind, dpi=144, metadata=metadata)
+
+
+def main() -> None:
+    """Draw the net that the command line names."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="a model folder, a net of the paper, or fcn32s to fcn2s")
+    parser.add_argument("out", type=Path, help="a .svg, .png or .pdf file")
+    parser.add_argument("--size", default="500x500", help="HxW of the image in pixels")
+    parser.add_argument("--backbone", default=DEFAULT_BACKBONE, help="of fcn32s to fcn2s")
+    parser.add_argument("--classes", type=int, default=21, help="of fcn32s to fcn2s")
+    options = parser.parse_args()
+    height, width = map(int, options.size.split("x"))
+    if Path(options.model).is_dir():
+        net, name = load(options.model), Path(options.model).name
+    else:
+        blueprint = Blueprint.named(options.model)
+        if blueprint.fixed:
+            net, name = blueprint.build(), blueprint.name
+        else:
+            net = blueprint.build({ONLY_HEAD: options.classes}, trunk=options.backbone)
+            name = f"FCN-{net.stride}s on {options.backbone}"
+    save(draw(net, (height, width), name), options.out)
+
+
+if __name__ == "__main__":
+    main()
