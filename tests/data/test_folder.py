@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from PIL import Image
 
 from fullconv.base.errors import FullconvError
 from fullconv.base.images import ImageReader
+from fullconv.data.check import check_folder
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.info import DatasetInfo, HeadInfo, read_info
 
@@ -165,6 +167,9 @@ NAMES_256 = [f"c{i}" for i in range(256)]
         (f"name: a\nclasses: [{'x' * 9000}, {'x' * 9000}]", "names 'xxx"),
         (f"name: a\nclasses: [a, b]\n{'x' * 900}: 3", "is unknown"),
         (f"name: a\nclasses: [a, b]\ninputs: {{{'.' * 900}: 3}}", "may hold letters"),
+        ("name: a\nclasses: [r, t]\noffset: 255", "key 'offset': makes 256 the value of the last"),
+        ("name: a\nclasses: [r, t]\noffset: -1", "key 'offset'"),
+        ("name: a\nclasses: [r, t]\nignore_index: 0", "if 'r' has 1 in the masks, offset: 1"),
         ('name: a\nclasses: [r, "a\\eb"]', "key 'classes[1]': 'a\\x1bb' holds '\\x1b'"),
         ('name: a\nclasses: [r, "a\\nb"]', "key 'classes[1]': 'a\\nb' holds '\\n'"),
         ('name: a\nclasses: [r, "\\ud800"]', "key 'classes[1]': "),
@@ -185,6 +190,60 @@ def test_255_classes_and_a_palette_are_allowed(tmp_path):
     info = DatasetFolder(tmp_path).info
     assert info.palette[254] == (254, 0, 255) and len(info.classes) == 255
     assert not info.foreign(np.arange(256, dtype=np.uint8)).any()
+
+
+def shifted(root: Path, by: int) -> None:
+    """Store every class id of a dataset's masks as `by` more, and half of what is ignored as 0."""
+    for path in (root / "masks").rglob("*.png"):
+        ids = np.asarray(Image.open(path)).astype(int)
+        stored = np.where(ids == 255, np.where(np.arange(ids.shape[1]) % 2, 0, 255), ids + by)
+        Image.fromarray(stored.astype(np.uint8)).save(path)
+
+
+@pytest.mark.parametrize("keys", ["offset: 1\n", "offset: 1\nignore_index: 0\n"])
+def test_masks_whose_classes_begin_at_1_as_ade20ks(tmp_path, keys):
+    """0 is ignored and 1 is the first class, by what trains, measures and checks alike."""
+    plain, other = write_dataset(tmp_path / "a"), write_dataset(tmp_path / "b")
+    shifted(other, 1)
+    with (other / "dataset.yaml").open("a") as file:
+        file.write(keys)
+    expected, split = DatasetFolder(plain).split("train"), DatasetFolder(other).split("train")
+    for index in range(len(split)):
+        assert (split[index].labels == expected[index].labels).all()
+        assert (split.labels(index) == expected.labels(index)).all()
+    info = DatasetFolder(other).info
+    assert info.ignore_index == 255 and info.to_dict()["offset"] == 1
+    assert info.describe_ids() == "3 classes (1..3, 0 and 255 = ignore)"
+    found, known = check_folder(other), check_folder(plain)
+    assert found.errors == found.warnings == ()
+    for one, two in zip(found.splits, known.splits, strict=True):
+        assert (one.labels["labels"].pixels == two.labels["labels"].pixels).all()
+        assert (one.labels["labels"].beside == two.labels["labels"].beside).all()
+    Image.fromarray(np.full((8, 10), 4, np.uint8)).save(other / "masks/train/train0.png")
+    told = "value 4 (80 pixels) but the dataset has 3 classes (1..3, 0 and 255 = ignore)"
+    assert told in refusal(split.__getitem__, 0)
+    assert told in check_folder(other).errors[0]
+
+
+def test_an_offset_by_head(tmp_path):
+    root = write_rich(tmp_path)
+    text = (root / "dataset.yaml").read_text()
+    (root / "dataset.yaml").write_text(text.replace("{masks: masks,", "{masks: masks, offset: 5,"))
+    shifted(root, 5)
+    split = DatasetFolder(root).split("train")
+    assert (split.labels(0)[0] == labels(0)).all()
+    assert (split.labels(0)[1] == labels(200, count=len(GEOMETRY))).all()
+    info = DatasetFolder(root).info
+    assert info.describe_ids("sem") == "3 classes (5..7, 0..4 and 255 = ignore)"
+    assert DatasetInfo.model_validate(info.to_dict()) == info
+
+
+def test_255_classes_that_begin_at_1():
+    info = DatasetInfo(name="a", classes=tuple(NAMES_256[:255]), offset=1)
+    values = np.arange(256, dtype=np.uint8)
+    assert not info.foreign(values).any()
+    assert info.label_ids(values).tolist() == [255, *range(255)]
+    assert info.describe_ids() == "255 classes (1..255, 0 = ignore)"
 
 
 def test_foreign_ids_are_those_that_mean_nothing():

@@ -271,7 +271,7 @@ def _inspect(
             findings.append(_error("masks that can't be read", str(problem)))
             continue
         if counts is not None:
-            pixels[head] = counts
+            pixels[head] = _by_label_id(counts, info, head)
             findings += _foreign(path, counts, info, head)
     image = sample.images[0]
     findings += _misfits(image, sizes, reader)
@@ -299,6 +299,15 @@ def _look_at_mask(
         return reader.mask_size(path), None
     labels = reader.mask(path)
     return (labels.shape[0], labels.shape[1]), pixels_by_id(labels)
+
+
+def _by_label_id(counts: NDArray[np.int64], info: DatasetInfo, head: str) -> NDArray[np.int64]:
+    """Turn pixels per value in a mask into those per label id; foreign values stay as they are."""
+    values = np.arange(_IDS, dtype=np.uint8)
+    ids = np.where(info.foreign(values, head), values, info.label_ids(values, head))
+    found = np.zeros(_IDS, np.int64)
+    np.add.at(found, ids, counts)
+    return found
 
 
 def _misfits(image: Path, sizes: Mapping[Path, Size], reader: ImageReader) -> Iterator[Finding]:
@@ -374,7 +383,11 @@ def _labels_used(
     """Judge which label ids occur in all masks of a head."""
     known = folder.info.head(head)
     classes, masks = known.classes, folder.root / known.masks
-    if len(classes) == 2 and set(np.flatnonzero(_pixels(splits, head))) == {0, 255}:
+    if (
+        len(classes) == 2
+        and not known.offset
+        and set(np.flatnonzero(_pixels(splits, head))) == {0, 255}
+    ):
         yield _error(
             "masks of 0 and 255",
             f"{masks}: the masks hold only 0 and 255, but {classes[1]!r} has the id 1 and 255 "

@@ -165,7 +165,8 @@ class Split:
             wrong = labels[self._info.foreign(labels, head)]
             if wrong.size:
                 raise FullconvError(foreign_ids(path, np.bincount(wrong), self._info, head))
-        return np.stack(masks)
+        ids = zip(self.heads, masks, strict=True)
+        return np.stack([self._info.label_ids(values, head) for head, values in ids])
 
     def size(self, index: int) -> tuple[int, int]:
         """Return the (height, width) of sample `index`, from the header of its first image."""

@@ -29,8 +29,9 @@ from fullconv.base.settings import Line, Mistake, first_mistake, read_yaml, shor
 
 COLOR, LABELS = "color", "labels"  # the only input and the only head of a plain folder
 MAX_CLASSES = 255  # ids 0..254; masks are 8-bit and one value is left to mean "ignore"
+_MOST_IN_MASKS = 255
 
-_PLAIN_KEYS = ("classes", "palette", "unscored")
+_PLAIN_KEYS = ("classes", "palette", "unscored", "offset")
 
 
 def _is_name(name: str) -> str:
@@ -59,6 +60,8 @@ class HeadInfo(BaseModel):
         classes: class names; the index is the label id.
         palette: one (red, green, blue) in 0..255 per class, or None.
         unscored: names of classes that the means of the metrics leave out.
+        offset: the value of the first class in the files of its masks: 1 where 0 means "ignore"
+            and classes begin at 1, as in ADE20K. Everywhere else ids begin at 0.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +70,7 @@ class HeadInfo(BaseModel):
     classes: tuple[Line, ...]
     palette: _Palette | None = None
     unscored: tuple[Line, ...] = ()
+    offset: _Byte = 0
 
     @field_validator("classes")
     @classmethod
@@ -103,6 +107,14 @@ class HeadInfo(BaseModel):
             raise ValueError("names every class; leave one to be scored")
         return unscored
 
+    @field_validator("offset")
+    @classmethod
+    def _fits_bytes(cls, offset: int, info: ValidationInfo) -> int:
+        last = offset + len(info.data.get("classes", ())) - 1
+        if last > _MOST_IN_MASKS:
+            raise ValueError(f"makes {last} the value of the last class, but masks are 8-bit")
+        return offset
+
 
 class DatasetInfo(BaseModel):
     """The contents of dataset.yaml.
@@ -115,7 +127,8 @@ class DatasetInfo(BaseModel):
         inputs: folders of images by the names of the inputs. The first one decides which images
             there are; each other one holds an image of the same name and size for each.
         heads: the labellings of the images.
-        ignore_index: the label id that counts nowhere, in any head.
+        ignore_index: the label id that counts nowhere, in any head, and its value in masks. Values
+            below a head's `offset` count nowhere either, and become it when masks are read.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -132,6 +145,8 @@ class DatasetInfo(BaseModel):
         if not isinstance(values, Mapping):
             return values
         own = {key: values[key] for key in _PLAIN_KEYS if key in values}
+        if values.get("ignore_index") == 0 and _begins_after_0(values):  # as its offset says too
+            values = {key: value for key, value in values.items() if key != "ignore_index"}
         if "heads" not in values:
             others = {key: value for key, value in values.items() if key not in own}
             return {**others, "heads": {LABELS: {"masks": "masks", **own}}}
@@ -144,11 +159,12 @@ class DatasetInfo(BaseModel):
     def _consistent(self) -> DatasetInfo:
         for name, head in self.heads.items():
             if self.ignore_index < len(head.classes):
+                begins = f"; or, if {head.classes[0]!r} has 1 in the masks, offset: 1"
                 whose = "" if len(self.heads) == 1 else f" of head {name!r}"
                 raise ValueError(
                     f"key 'ignore_index': {self.ignore_index} is also the id of class "
                     f"{head.classes[self.ignore_index]!r}{whose}; use {len(head.classes)} or "
-                    "more, 255 as a rule"
+                    f"more, 255 as a rule{begins if self.ignore_index == 0 else ''}"
                 )
         folders = Counter(folder.casefold() for folder in self.folders)
         (folder, times), *_ = folders.most_common(1)
@@ -225,16 +241,30 @@ class DatasetInfo(BaseModel):
             f"{name!r}{nearest(name, self.inputs)}; see its dataset.yaml"
         )
 
-    def foreign(self, labels: NDArray[np.uint8], head: str | None = None) -> NDArray[np.bool_]:
-        """Mark, in an array of any shape, the ids that are no class of `head`, nor ignored."""
-        count = len(self.head(head).classes)
-        found: NDArray[np.bool_] = (labels >= count) & (labels != self.ignore_index)
+    def foreign(self, values: NDArray[np.uint8], head: str | None = None) -> NDArray[np.bool_]:
+        """Mark, in masks of any shape, the values that are no class of `head`, nor ignored."""
+        known = self.head(head)
+        last = known.offset + len(known.classes) - 1
+        found: NDArray[np.bool_] = (values > last) & (values != self.ignore_index)
         return found
 
+    def label_ids(self, values: NDArray[np.uint8], head: str | None = None) -> NDArray[np.uint8]:
+        """Turn the values of masks, uint8 of any shape and none foreign, into label ids."""
+        known = self.head(head)
+        if not known.offset:
+            return values
+        table = np.full(_MOST_IN_MASKS + 1, self.ignore_index, np.uint8)
+        table[known.offset :][: len(known.classes)] = np.arange(len(known.classes))
+        ids: NDArray[np.uint8] = table[values]
+        return ids
+
     def describe_ids(self, head: str | None = None) -> str:
-        """Say which ids are valid: "11 classes (0..10, 255 = ignore)"."""
-        count = len(self.head(head).classes)
-        return f"{count} classes (0..{count - 1}, {self.ignore_index} = ignore)"
+        """Say which values masks may have: "11 classes (0..10, 255 = ignore)"."""
+        known = self.head(head)
+        first, last = known.offset, known.offset + len(known.classes) - 1
+        below = ["0"] if first == 1 else [f"0..{first - 1}"] * (first > 1)
+        ignored = [*below, *([str(self.ignore_index)] * (self.ignore_index > last))]
+        return f"{len(known.classes)} classes ({first}..{last}, {' and '.join(ignored)} = ignore)"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the contents of dataset.yaml, a plain folder's in the plain form."""
@@ -250,6 +280,14 @@ class DatasetInfo(BaseModel):
         else:
             values["heads"] = heads
         return {**values, "ignore_index": self.ignore_index}
+
+
+def _begins_after_0(values: Mapping[Any, Any]) -> bool:
+    """Tell of the unchecked contents of dataset.yaml whether 0 is no class in any head's masks."""
+    heads = values.get("heads", {LABELS: values})
+    return isinstance(heads, Mapping) and all(
+        isinstance(head, Mapping) and head.get("offset") for head in heads.values()
+    )
 
 
 def read_info(root: Path) -> DatasetInfo:
@@ -288,7 +326,8 @@ def _told(mistake: Mistake, *, plain: bool) -> str:
     known = [*fields, *_PLAIN_KEYS] if plain and not in_head else [*fields]
     reason = mistake.reason
     if mistake.kind == "extra_forbidden":
-        reason = f"is unknown{nearest(str(*path[-1:]), known)} (known: {', '.join(known)})"
+        usual = ", ".join(key for key in known if key != "offset")
+        reason = f"is unknown{nearest(str(*path[-1:]), known)} (known: {usual})"
     elif mistake.kind == "model_type":
         reason = "should be keys and values: masks, classes and so on"
     return f"key {mistake.key!r}: {reason}" if mistake.key else reason
