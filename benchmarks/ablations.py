@@ -20,6 +20,7 @@ import csv
 from pathlib import Path
 
 import record
+from fullconv.base.progress import Reporter
 from fullconv.net.folder import load
 from fullconv.train.recipe import read_recipe
 from fullconv.train.run import run
@@ -80,7 +81,8 @@ def trained(given: argparse.Namespace, change: str, seed: int) -> Row:
         "model": model,
         "recipe": read_recipe("default", [*PLAIN, *settings, f"seed={seed}"]),
     }
-    folder = run(given.out / f"{change.replace(' ', '-')}-{seed}", asked, resume=True)
+    out = given.out / f"{change.replace(' ', '-')}-{seed}"
+    folder = run(out, asked, resume=True, reporter=Reporter()).folder
     plain, flipped = (on_test(folder, given.data, change, tta=tta) for tta in (False, True))
     log = list(csv.DictReader((folder / "log.csv").open()))[-1]
     row = {

@@ -25,10 +25,11 @@ import argparse
 from pathlib import Path
 
 import record
+from fullconv.base.progress import Reporter
 from fullconv.net.folder import load
+from fullconv.train.outcome import read_log
 from fullconv.train.recipe import read_recipe
 from fullconv.train.run import run
-from fullconv.train.summary import read_log
 from measuring import on_test, val_mean_iu
 
 NETS = ("fcn8s", "fcn4s")
@@ -52,7 +53,7 @@ def main() -> None:
             "weights": given.weights,
             "recipe": read_recipe("default", given.set),
         }
-        folder = run(out, asked, resume=True)
+        folder = run(out, asked, resume=True, reporter=Reporter()).folder
         row = {"net": net, "settings": " ".join(given.set)}
         others = [other for other in record.read("camvid") if not row.items() <= other.items()]
         record.write([*others, row | measured(folder, given.data)], "camvid")

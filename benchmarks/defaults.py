@@ -23,11 +23,12 @@ import numpy as np
 
 import record
 from fullconv.base.files import replacing
+from fullconv.base.progress import Reporter
 from fullconv.measure.metrics import Metrics
 from fullconv.net.folder import load
+from fullconv.train.outcome import read_log
 from fullconv.train.recipe import read_recipe
 from fullconv.train.run import run
-from fullconv.train.summary import read_log
 from measuring import on_test, val_mean_iu
 from unlike_sets import unlike_sets, write_missing
 
@@ -55,7 +56,7 @@ def main() -> None:
     rows, curves = [], {}
     for name, folder in data.items():
         asked = {"data": folder, "weights": given.weights, "recipe": recipe}
-        model = run(given.out / name, asked, resume=True)
+        model = run(given.out / name, asked, resume=True, reporter=Reporter()).folder
         rows.append(measure(name, model, folder))
         curves[name] = curve(model)
         record.write(rows, "defaults")

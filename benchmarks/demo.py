@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import record
+from fullconv.base.progress import Reporter
 from fullconv.demo.run import demonstrate, measure, settings
 from fullconv.report.page import NetResult
 from fullconv.train.run import run
@@ -27,10 +28,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="See the docstring of benchmarks/demo.py.")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="the demo's run folder")
     out = parser.parse_args().out
-    stages = list(demonstrate(out).nets)
+    stages = list(demonstrate(out, Reporter()).nets)
     data, alone = out.with_name(f"{out.name}-streets"), out.with_name(f"{out.name}-32s-alone")
-    run(alone, settings(data, staged=False, model="fcn32s"), resume=True)
-    long = measure(alone, data).nets[0]
+    outcome = run(alone, settings(data, staged=False, model="fcn32s"), resume=True)
+    long = measure(outcome).nets[0]
     stages.append(replace(long, name="FCN-32s, as long as all three"))
     record.write([row(stage) for stage in stages], "demo")
     for stage in stages:

@@ -40,6 +40,7 @@ import record
 from fullconv.base.errors import FullconvError
 from fullconv.base.files import replacing
 from fullconv.base.memory import keep_freed_memory
+from fullconv.base.progress import Reporter
 from fullconv.data.folder import DatasetFolder, evenly_chosen
 from fullconv.measure.evaluation import evaluate
 from fullconv.measure.metrics import Metrics
@@ -169,7 +170,7 @@ def trained_fullconv(given: argparse.Namespace) -> Row:
         "device": "cpu",
         "recipe": read_recipe("default", [f"minutes={given.minutes}", f"seed={given.seed}"]),
     }
-    model = run(out, asked, resume=True)
+    model = run(out, asked, resume=True, reporter=Reporter()).folder
     net = load(model)
     log = list(csv.DictReader((model / "log.csv").open()))
     return as_row(

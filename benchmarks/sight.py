@@ -25,13 +25,14 @@ from typing import NamedTuple
 from PIL import Image
 
 import record
+from fullconv.base.progress import Reporter
 from fullconv.data.folder import DatasetFolder
 from fullconv.net.folder import load
+from fullconv.train.outcome import read_log
 from fullconv.train.recipe import read_recipe
 from fullconv.train.run import run
 from fullconv.train.scale import sight
 from fullconv.train.settings import Settings
-from fullconv.train.summary import read_log
 from measuring import on_test, val_mean_iu
 from unlike_sets import unlike_sets, write_missing
 
@@ -112,7 +113,7 @@ def trained(given: argparse.Namespace, way: Way) -> Row:
         "recipe": read_recipe("default", [f"minutes={given.minutes:g}", *way.settings]),
     }
     out = given.out / f"{way.dataset}-{way.name}".replace(",", "").replace(" ", "-")
-    folder = run(out, asked, resume=True)
+    folder = run(out, asked, resume=True, reporter=Reporter()).folder
     metrics, net = on_test(folder, data, out.name), load(folder)
     default = Settings(data=data, recipe=read_recipe("default"))
     chosen = default.stride, sight(default, DatasetFolder(data))

@@ -22,9 +22,10 @@ from pathlib import Path
 
 import record
 from fullconv.base.files import replacing
+from fullconv.base.progress import Reporter
+from fullconv.train.outcome import read_log
 from fullconv.train.recipe import read_recipe
 from fullconv.train.run import run
-from fullconv.train.summary import read_log
 from measuring import on_test, val_mean_iu
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -71,7 +72,7 @@ def trained(given: argparse.Namespace, row: Row) -> Row:
         "recipe": read_recipe("default", [f"epochs={row['epochs']}"]),
     }
     out = given.out / "-".join(row.values()).replace(" ", "-")
-    folder = run(out, asked, resume=True)
+    folder = run(out, asked, resume=True, reporter=Reporter()).folder
     metrics = on_test(folder, given.data, out.name)
     seconds = [read_log(path)[-1]["seconds"] or 0 for path in out.glob("fcn*s/log.csv")]
     measured = {

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -36,11 +37,11 @@ from fullconv.data.loading import Batch, CachedSplit, cached_splits, default_wor
 from fullconv.measure.evaluation import evaluate
 from fullconv.measure.metrics import ConfusionMatrix
 from fullconv.predict.labels import coarse_scores, inference
-from fullconv.train.loop import Task, batches
 from fullconv.train.nets import target_net
 from fullconv.train.plan import make_plan
 from fullconv.train.recipe import Recipe, read_recipe
 from fullconv.train.settings import Settings
+from fullconv.train.stage import Stage, TrainingData
 from fullconv.train.state import make_optimizer
 from fullconv.train.step import made_ready, take_step
 from training import plain_loss
@@ -96,8 +97,10 @@ def train(variant: str, data: Path, weights: str, epochs: int) -> list[Row]:
         group["fused"] = None  # torch's default
     rows, losses, spent, waited = [], [], 0.0, 0.0
     with TemporaryDirectory() as out:
-        task = Task("", split, val, recipe, Path(out), CPU, quiet=True)
-        feed = batches(task, net.train(), plan)
+        feed_of = TrainingData(folder.info, split, val)
+        stage = Stage("", feed_of, recipe, Path(out), CPU, start=lambda: net)
+        feed = stage.batches(net.train(), plan)
+        objective = stage.objective(net, replace(plan, precision="bf16"))
         for step in range(plan.steps):
             for group in optimizer.param_groups:
                 group["lr"] = plan.learning_rate(recipe, step)
@@ -105,7 +108,7 @@ def train(variant: str, data: Path, weights: str, epochs: int) -> list[Row]:
             batch = next(feed)
             waited += time.perf_counter() - begun
             if own:
-                loss = take_step(net, optimizer, batch, recipe, precision="bf16")
+                loss = take_step(objective, optimizer, batch)
             else:
                 loss = plain_step(net, optimizer, batch, recipe, low=low)
             spent += time.perf_counter() - begun

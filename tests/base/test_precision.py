@@ -20,7 +20,7 @@ from fullconv.measure.evaluation import evaluate
 from fullconv.net.fcn import FCN
 from fullconv.train.recipe import Recipe
 from fullconv.train.state import make_optimizer
-from fullconv.train.step import take_step
+from fullconv.train.step import Objective, take_step
 
 EXACT = ("ieee",) * 3
 
@@ -65,9 +65,8 @@ def test_a_step_computes_in_full_float32_unless_in_bf16(precision: str) -> None:
     score.weight.register_hook(lambda _: seen.append(settings()))  # in the backward pass
     part = Part(torch.randint(256, (2, 3, 8, 8)).byte(), torch.zeros(2, 1, 8, 8).byte())
     recipe = Recipe()
-    take_step(
-        net, make_optimizer(net, recipe), Batch([part], ["a", "b"]), recipe, precision=precision
-    )
+    objective = Objective(net, recipe, precision)
+    take_step(objective, make_optimizer(net, recipe), Batch([part], ["a", "b"]))
     assert seen == [EXACT if precision == "fp32" else ("tf32",) * 3] * 2
     assert settings() == ("tf32",) * 3
 

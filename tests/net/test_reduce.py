@@ -24,8 +24,8 @@ from fullconv.data.folder import DatasetFolder
 from fullconv.data.transforms import default_crop, default_reductions, training_transform
 from fullconv.measure.evaluation import evaluate
 from fullconv.train.recipe import read_recipe
-from fullconv.train.run import run
 from fullconv.train.scale import few_masks
+from training import trained
 
 TRUNKS = ("mobilenet_v2", "squeezenet1_1", "narrow vgg")
 
@@ -174,7 +174,7 @@ def asked(data: Path, *overrides: str) -> dict[str, Any]:
 @pytest.mark.usefixtures("one_thread")
 def test_a_reduced_net_is_trained_and_measured_on_the_images_own_pixels(tmp_path: Path) -> None:
     data = write_scenes(tmp_path / "data", train=2, val=2, size=(150, 201))
-    folder = run(tmp_path / "run", asked(data, "reduce=2"), resume=False, quiet=True)
+    folder = trained(tmp_path / "run", asked(data, "reduce=2"))
     net = load(folder)
     assert net.arguments["reduce"] == 2
     record = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
@@ -184,9 +184,9 @@ def test_a_reduced_net_is_trained_and_measured_on_the_images_own_pixels(tmp_path
     again = evaluate(net, DatasetFolder(data).split("val")).metrics.mean_iu
     assert kept == pytest.approx(again, abs=1e-6)
     longer = asked(data, "reduce=2")
-    assert run(tmp_path / "run", longer, resume=True, quiet=True) == folder
+    assert trained(tmp_path / "run", longer, resume=True) == folder
     with pytest.raises(FullconvError, match="not both"):
-        run(tmp_path / "two", asked(data, "reduce=2", "magnify=2"), resume=False, quiet=True)
+        trained(tmp_path / "two", asked(data, "reduce=2", "magnify=2"))
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -201,5 +201,5 @@ def test_photographs_are_reduced_unless_what_their_masks_hold_is_small(
         Image.fromarray(mask).save(path)
     assert len(few_masks(DatasetFolder(data).split("train"))) == 1
     settings = asked(data, "crop=96", "steps=1", "batch_size=1")
-    folder = run(tmp_path / "run", settings, resume=False, quiet=True)
+    folder = trained(tmp_path / "run", settings)
     assert load(folder).arguments["reduce"] == factor

@@ -9,7 +9,12 @@ import torch
 from torch import nn
 
 from fullconv import FCN
-from fullconv.net.rewrites.quicker_layers import FrugalReLU6, StridedDepthwise, quicken
+from fullconv.net.rewrites.quicker_layers import (
+    FrugalReLU6,
+    StridedDepthwise,
+    plain_layers,
+    quicken,
+)
 
 
 def gradients(layer, features, bf16):
@@ -36,7 +41,8 @@ def test_values_and_gradients(kernel, stride, padding, dilation, size, bias):
     exact, ours, theirs = (deepcopy(layer) for _ in range(3))
     features = torch.randn(2, 6, *size)
     expected = gradients(exact.double(), features.double(), bf16=False)
-    actual = gradients(quicken(nn.Sequential(ours)), features, bf16=True)
+    ours = quicken(nn.Sequential(ours))[0]
+    actual = gradients(ours, features, bf16=True)
     plain = gradients(theirs, features, bf16=True)
     assert type(ours) is StridedDepthwise and actual[0].dtype == plain[0].dtype == torch.bfloat16
     assert actual[0].equal(plain[0])
@@ -119,3 +125,31 @@ def test_a_whole_net_learns_the_same_with_its_layers_exchanged():
     for own, their in zip(ours.parameters(), plain.parameters(), strict=True):
         assert (own.grad is None) == (their.grad is None)
         assert own.grad is None or torch.equal(own.grad, their.grad)
+
+
+def test_plain_layers_stand_in_their_places_while_a_net_is_stored(tmp_path):
+    net = quicken(FCN("mobilenet_v2", 8, 3))
+    parameters = dict(net.named_parameters())
+    with plain_layers(net):
+        kinds = {type(layer) for layer in net.modules()}
+        assert not kinds & {StridedDepthwise, FrugalReLU6}
+        net.save_pretrained(tmp_path)
+    assert sum(isinstance(layer, StridedDepthwise) for layer in net.modules()) == 4
+    assert all(own is parameters[name] for name, own in net.named_parameters())
+    stored = (tmp_path / "config.json").read_text()
+    assert "Conv2d" in stored and "StridedDepthwise" not in stored and "FrugalReLU6" not in stored
+
+
+def test_what_is_not_plain_is_not_stored_as_if_it_were(tmp_path):
+    """A twin has no hidden way to pass for the plain layer: without the swap there is no graph."""
+    quicken(FCN("mobilenet_v2", 8, 3)).save_pretrained(tmp_path)
+    assert "ReLU6" not in (tmp_path / "config.json").read_text()
+
+
+def test_a_layer_in_two_places_and_one_with_a_hook():
+    twice = nn.ReLU6(inplace=True)
+    watched, seen = nn.ReLU6(inplace=True), []
+    watched.register_forward_hook(lambda *_: seen.append(0))
+    net = quicken(nn.Sequential(twice, nn.Sequential(twice), watched))
+    assert net[0] is net[1][0] and type(net[0]) is FrugalReLU6
+    assert net[2] is watched

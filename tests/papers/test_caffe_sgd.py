@@ -18,7 +18,7 @@ from fullconv.net.preprocessing import Preprocessing
 from fullconv.train.plan import Plan
 from fullconv.train.recipe import Recipe, read_recipe
 from fullconv.train.state import TrainingState
-from fullconv.train.step import take_step
+from fullconv.train.step import Objective, take_step
 
 Array = NDArray[np.float64]
 Weights = dict[str, Array]
@@ -183,7 +183,7 @@ def trained(net: FCN, recipe: Recipe, batches: list[Batch]) -> None:
     state = TrainingState.start(net, recipe, plan)
     for step, each in enumerate(batches):
         state.set_learning_rate(plan.learning_rate(recipe, step))
-        take_step(net, state.optimizer, each, recipe)
+        take_step(Objective(net, recipe), state.optimizer, each)
 
 
 @pytest.mark.parametrize(

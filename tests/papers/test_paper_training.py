@@ -29,8 +29,8 @@ from fullconv.train import checkpoint, loop
 from fullconv.train.advice import about_stages
 from fullconv.train.nets import grown_net, take_over
 from fullconv.train.recipe import Recipe, read_recipe, shipped_recipes
-from fullconv.train.run import run
 from fullconv.train.settings import Settings
+from training import trained
 
 CLASSES = {"sem": ("bed", "chair", "lamp"), "geo": ("flat", "steep")}
 
@@ -289,7 +289,7 @@ def test_late_fusion_from_two_models_and_resumed(
         "weights": f"color={tmp_path / 'color'},hha={tmp_path / 'hha'}",
         "recipe": recipe,
     }
-    whole = run(tmp_path / "whole", asked, resume=False, quiet=True)
+    whole = trained(tmp_path / "whole", asked)
     real, made = loop.take_step, []
 
     def take_step(*args: Any, **options: Any) -> float:
@@ -301,9 +301,9 @@ def test_late_fusion_from_two_models_and_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "take_step", take_step)
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "cut", asked, resume=False, quiet=True)
+            trained(tmp_path / "cut", asked)
     (tmp_path / "color" / "config.json").unlink()
-    cut = run(tmp_path / "cut", {}, resume=True, quiet=True)
+    cut = trained(tmp_path / "cut", {}, resume=True)
     one, other = (load_file(folder / "model.safetensors") for folder in (whole, cut))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
     assert fullconv.load(cut).inputs == {"color": 3, "hha": 3}
@@ -371,7 +371,7 @@ def test_the_other_trunks_as_they_are(tmp_path: Path, name: str) -> None:
     data = write_rooms(tmp_path / "data")
     recipe = read_recipe(name, ["steps=2", "accumulate=2", "lr=0.01"])
     asked = {"data": data, "model": name, "weights": "none", "recipe": recipe}
-    folder = run(tmp_path / "run", asked, resume=False, quiet=True)
+    folder = trained(tmp_path / "run", asked)
     state = checkpoint.load(folder / "last.pt")
     torch.manual_seed(recipe.seed)
     before = Blueprint.of_paper(name).build({"labels": CLASSES["sem"]}).state_dict()
@@ -387,16 +387,16 @@ import fullconv
 from fullconv.data.loading import Batch, Part
 from fullconv.train.recipe import read_recipe
 from fullconv.train.state import make_optimizer
-from fullconv.train.step import take_step
+from fullconv.train.step import Objective, take_step
 
 net = fullconv.paper("voc-fcn32s").to(memory_format=torch.channels_last).train()
 recipe = read_recipe("voc-fcn32s")
 images = torch.randint(256, (1, 3, 500, 500)).byte()
 labels = torch.randint(21, (1, 1, 500, 500)).byte()
 batch = Batch([Part(images, labels)], ["one"])
-optimizer = make_optimizer(net, recipe)
+optimizer, objective = make_optimizer(net, recipe), Objective(net, recipe)
 for _ in range(2):  # the momentum is there from the second on
-    take_step(net, optimizer, batch, recipe)
+    take_step(objective, optimizer, batch)
 peak = next(l for l in open("/proc/self/status") if l.startswith("VmHWM"))
 print(peak.split()[1])  # getrusage would tell the peak of the process that begot this one
 """

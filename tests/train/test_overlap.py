@@ -14,7 +14,7 @@ from fullconv.data.loading import Batch, Part
 from fullconv.train import losses as overlap
 from fullconv.train.losses import cell_labels, dice_loss, lovasz_loss, overlap_loss
 from fullconv.train.recipe import Recipe
-from fullconv.train.step import take_step
+from fullconv.train.step import Objective, take_step
 
 torch.manual_seed(0)
 
@@ -136,7 +136,8 @@ def test_a_step_adds_it_with_its_weight_in_however_many_parts(part):
     def gradients(weight):
         batch = Batch([Part(*each) for each in zip(images, labels, strict=True)], ["", ""])
         optimizer = torch.optim.SGD(learnt, 0.0)
-        take_step(net, optimizer, batch, Recipe(lovasz=weight, dice=2 * weight, clip=None))
+        recipe = Recipe(lovasz=weight, dice=2 * weight, clip=None)
+        take_step(Objective(net, recipe), optimizer, batch)
         return [parameter.grad.clone() for parameter in learnt]
 
     recipe = Recipe(lovasz=1.0, dice=2.0)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from fullconv.base.errors import FullconvError
 from fullconv.train import checkpoint, loop
 from fullconv.train.recipe import read_recipe
-from fullconv.train.run import run
+from training import trained
 
 SETTINGS = ["epochs=6", "batch_size=2", "precision=fp32", "workers=0", "lr=0.003"]
 
@@ -125,15 +125,15 @@ def test_resumed_within_an_epoch(
     settings: tuple[str, ...],
 ) -> None:
     wanted = asked(data, "save_minutes=0.000001", *settings, **options)
-    whole = run(tmp_path / "whole", wanted, resume=False, quiet=True)
+    whole = trained(tmp_path / "whole", wanted)
     with monkeypatch.context() as patch:
         stop_at(5, patch)
         with pytest.raises(StopError):
-            run(tmp_path / "cut", wanted, resume=False, quiet=True)
+            trained(tmp_path / "cut", wanted)
     state = checkpoint.load(tmp_path / "cut" / whole.name / "last.pt")
     assert state["step"] == 4
     assert state["plan"]["steps_per_epoch"] in (1, 3)
-    resumed = run(tmp_path / "cut", {}, resume=True, quiet=True)
+    resumed = trained(tmp_path / "cut", {}, resume=True)
     assert_same_result(whole, resumed)
 
 
@@ -142,23 +142,21 @@ def test_resumed_from_the_last_save_though_more_was_done(
 ) -> None:
     """A better model may already have been kept by steps that are done again."""
     wanted = asked(data, backbone="squeezenet1_1", model="fcn16s")
-    whole = run(tmp_path / "whole", wanted, resume=False, quiet=True)
+    whole = trained(tmp_path / "whole", wanted)
     with monkeypatch.context() as patch:
         stop_at(12, patch)
         with pytest.raises(StopError):
-            run(tmp_path / "cut", wanted, resume=False, quiet=True)
+            trained(tmp_path / "cut", wanted)
     assert checkpoint.load(tmp_path / "cut" / "fcn16s" / "last.pt")["step"] == 0
-    assert_same_result(whole, run(tmp_path / "cut", {}, resume=True, quiet=True))
+    assert_same_result(whole, trained(tmp_path / "cut", {}, resume=True))
 
 
 def test_two_runs_are_equal_and_workers_change_nothing(data: Path, tmp_path: Path) -> None:
     options = {"backbone": "squeezenet1_1", "model": "fcn16s"}
     one, two, three = (
-        run(
+        trained(
             tmp_path / f"w{index}",
             asked(data, workers, "epochs=3", **options),
-            resume=False,
-            quiet=True,
         )
         for index, workers in enumerate(("workers=0", "workers=0", "workers=2"))
     )
@@ -169,7 +167,7 @@ def test_two_runs_are_equal_and_workers_change_nothing(data: Path, tmp_path: Pat
 def test_another_seed_gives_another_model(data: Path, tmp_path: Path) -> None:
     options = {"backbone": "squeezenet1_1", "model": "fcn16s"}
     one, two = (
-        run(tmp_path / seed, asked(data, seed, "epochs=1", **options), resume=False, quiet=True)
+        trained(tmp_path / seed, asked(data, seed, "epochs=1", **options))
         for seed in ("seed=0", "seed=1")
     )
     states = [checkpoint.load(folder / "last.pt")["net"] for folder in (one, two)]
@@ -193,8 +191,8 @@ def test_killed_at_random_moments(data: Path, tmp_path: Path) -> None:
     context.set_forkserver_preload(["fullconv.train.run"])
 
     def begin(out: Path, settings: dict[str, Any]) -> Any:
-        options = {"resume": True, "quiet": True}
-        process = context.Process(target=run, args=(out, settings), kwargs=options)
+        options = {"resume": True}
+        process = context.Process(target=trained, args=(out, settings), kwargs=options)
         process.start()
         return process
 
@@ -241,19 +239,19 @@ def test_killed_command_with_workers(data: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_resumed(data: Path, tmp_path: Path) -> None:
     wanted = asked(data, "epochs=1", backbone="squeezenet1_1", model="fcn16s")
     with pytest.raises(FullconvError, match="holds no run to resume; --data"):
-        run(tmp_path / "none", {}, resume=True, quiet=True)
-    run(tmp_path / "run", wanted, resume=False, quiet=True)
+        trained(tmp_path / "none", {}, resume=True)
+    trained(tmp_path / "run", wanted)
     with pytest.raises(FullconvError, match="holds a run already; continue it with --resume"):
-        run(tmp_path / "run", wanted, resume=False, quiet=True)
+        trained(tmp_path / "run", wanted)
     with pytest.raises(FullconvError, match="begun with another model"):
-        run(tmp_path / "run", {"model": "fcn8s"}, resume=True, quiet=True)
+        trained(tmp_path / "run", {"model": "fcn8s"}, resume=True)
     with pytest.raises(FullconvError, match="is not empty and holds no run"):
-        run(data, wanted, resume=True, quiet=True)
+        trained(data, wanted, resume=True)
     (tmp_path / "run" / "fcn16s" / "last.pt").write_bytes(b"PK\x03\x04 half of it")
     text = (tmp_path / "run" / "recipe.yaml").read_text()
     (tmp_path / "run" / "recipe.yaml").write_text(text.replace("    seconds: ", "    second: "))
     with pytest.raises(FullconvError, match=r"last\.pt: not a training state .* remove it"):
-        run(tmp_path / "run", {}, resume=True, quiet=True)
+        trained(tmp_path / "run", {}, resume=True)
     (tmp_path / "run" / "recipe.yaml").write_text("epochs: 3\n")
     with pytest.raises(FullconvError, match=r"recipe\.yaml: not the record of a run"):
-        run(tmp_path / "run", {}, resume=True, quiet=True)
+        trained(tmp_path / "run", {}, resume=True)

@@ -22,10 +22,10 @@ from fullconv.net.fcn import FCN
 from fullconv.train.advice import about_details, about_magnification, hints
 from fullconv.train.nets import target_net
 from fullconv.train.recipe import Recipe, read_recipe
-from fullconv.train.run import run
 from fullconv.train.settings import Settings
 from fullconv.train.state import make_optimizer
-from fullconv.train.step import set_to_train, take_step
+from fullconv.train.step import Objective, take_step
+from training import trained
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -50,7 +50,7 @@ def test_small_images_are_magnified(
     tmp_path: Path, size: tuple[int, int], model: str, overrides: tuple[str, ...], factor: int
 ) -> None:
     data = write_scenes(tmp_path / "data", train=2, val=1, size=size)
-    folder = run(tmp_path / "run", asked(data, *overrides, model=model), resume=False, quiet=True)
+    folder = trained(tmp_path / "run", asked(data, *overrides, model=model))
     assert fullconv.load(folder).arguments["magnify"] == factor
     record = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
     assert record["nets"][model]["magnify"] == factor
@@ -81,7 +81,7 @@ def test_what_is_too_thin_for_the_cells_is_magnified(
 
 def test_a_model_s_magnification_lasts_unless_another_is_asked_for(tmp_path: Path) -> None:
     data = write_scenes(tmp_path / "data", train=2, val=1, size=(40, 60))
-    first = run(tmp_path / "first", asked(data, "magnify=2"), resume=False, quiet=True)
+    first = trained(tmp_path / "first", asked(data, "magnify=2"))
     for overrides, factor in (((), 2), (("magnify=4",), 4)):
         settings = Settings(**asked(data, *overrides, weights=str(first), backbone=None))
         assert target_net(settings, DatasetFolder(data)).arguments["magnify"] == factor
@@ -115,12 +115,12 @@ def test_the_trunk_has_a_rate_of_its_own() -> None:
 @pytest.mark.parametrize("batch_norm", ["learned", "frozen"])
 def test_frozen_normalisation_keeps_its_statistics(batch_norm: str) -> None:
     net, recipe = small_net(), Recipe.model_validate({"batch_norm": batch_norm})
-    set_to_train(net, recipe)
+    objective = Objective(net, recipe).train()
     norms = [part for part in net.modules() if isinstance(part, nn.BatchNorm2d)]
     before = [norm.running_mean.clone() for norm in norms if norm.running_mean is not None]
     images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
     batch = Batch([Part(images, torch.zeros(2, 1, 64, 64, dtype=torch.uint8))], ["a", "b"])
-    take_step(net, make_optimizer(net, recipe), batch, recipe)
+    take_step(objective, make_optimizer(net, recipe), batch)
     after = [norm.running_mean for norm in norms if norm.running_mean is not None]
     same = [torch.equal(one, other) for one, other in zip(before, after, strict=True)]
     assert all(same) if batch_norm == "frozen" else not any(same)

@@ -6,7 +6,6 @@ import gc
 import json
 import shutil
 import weakref
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +19,9 @@ from fullconv.measure.evaluation import evaluate, split_for
 from fullconv.report.contact import side_by_side
 from fullconv.report.page import render
 from fullconv.train import summary
-from fullconv.train.recipe import Recipe
+from fullconv.train.outcome import Outcome, Trained, read_log
+from fullconv.train.plan import Plan
+from fullconv.train.settings import Settings
 from fullconv.train.summary import _title, summarise
 
 HEADS = {"sem": ("red", "green", "blue"), "geo": ("near", "far")}
@@ -60,13 +61,16 @@ def folder(tmp_path, two_headed_model):
     return tmp_path / "run/fcn16s"
 
 
-def a_record(folder, data):
-    plan = {"steps": 6, "steps_per_epoch": 2, "crop": "whole", "precision": "fp32"}
-    return SimpleNamespace(
-        names=("fcn16s",),
-        nets={"fcn16s": {"plan": plan, "seconds": 9.0}},
-        folder=lambda name: folder.parent / name,
-        settings=SimpleNamespace(data=data, weights="none", recipe=Recipe()),
+def an_outcome(folder, data, metrics=None, names=("fcn16s",)):
+    plan, rows = Plan(6, 2, 1, "whole"), read_log(folder / "log.csv")
+    return Outcome(
+        folder.parent,
+        Settings(data=data, weights="none", inputs=("color", "depth")),
+        DatasetFolder(data).splits,
+        tuple(
+            Trained(name, folder.parent / name, plan, 9.0, rows, metrics or {}, ())
+            for name in names
+        ),
     )
 
 
@@ -74,7 +78,7 @@ def test_a_report_of_several_heads_and_inputs(folder, data):
     net, dataset = fullconv.load(folder), DatasetFolder(data)
     split = split_for(net, dataset, "val")
     measured = evaluate(net, split)
-    report = summarise(a_record(folder, data), dataset.info, split, {"fcn16s": measured})
+    report = summarise(an_outcome(folder, data), dataset.info, split, {"fcn16s": measured})
     assert [(head.name, head.classes) for head in report.heads] == list(HEADS.items())
     assert [head.unscored for head in report.heads] == [("blue",), ()]
     (stage,) = report.nets
@@ -108,9 +112,7 @@ def test_a_training_ends_with_a_line_for_each_head(folder, data, capsys):
         "sem": dict(zip(numbers, (0.125, 0.25, 0.5, 0.75), strict=True)),
         "geo": dict(zip(numbers, (0.5, None, 0.5, 0.5), strict=True)),
     }
-    (folder / "metrics.json").write_text(json.dumps({"split": "val", "images": 4, "heads": heads}))
-    (folder.parent / "recipe.yaml").write_text(f"data: {data}\n")
-    _conclude(folder)
+    _conclude(an_outcome(folder, data, {"split": "val", "images": 4, "heads": heads}))
     sem, geo, *others = capsys.readouterr().out.splitlines()
     assert sem == (
         f"{folder}: sem on val mean IU 0.125, pixel accuracy 0.250, mean accuracy 0.500, "
@@ -122,21 +124,17 @@ def test_a_training_ends_with_a_line_for_each_head(folder, data, capsys):
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_a_training_names_a_split_to_measure_that_there_is(folder, data, capsys, split):
-    (folder / "metrics.json").write_text(json.dumps({"heads": {}}))
-    (folder.parent / "recipe.yaml").write_text(f"data: {data}\n")
     if split == "test":
         for kind in ("images", "depth", "masks", "masks_geo"):
             shutil.copytree(data / kind / "val", data / kind / "test")
-    _conclude(folder)
+    _conclude(an_outcome(folder, data, {"heads": {}}))
     assert f"evaluate {folder} --data {data} --split {split}\n" in capsys.readouterr().out
 
 
 def test_nets_are_loaded_in_turn(folder, data, monkeypatch):
     """Of two trained nets only one is in memory at a time."""
     shutil.copytree(folder, folder.parent / "fcn8s")
-    record = a_record(folder, data)
-    record.names = ("fcn16s", "fcn8s")
-    record.nets["fcn8s"] = record.nets["fcn16s"]
+    outcome = an_outcome(folder, data, names=("fcn16s", "fcn8s"))
     loaded = []
 
     def load(path):
@@ -151,7 +149,7 @@ def test_nets_are_loaded_in_turn(folder, data, monkeypatch):
     monkeypatch.setattr(summary, "load", load)
     gc.disable()
     try:
-        summarise(record, dataset.info, split, {"fcn16s": measured, "fcn8s": measured})
+        summarise(outcome, dataset.info, split, {"fcn16s": measured, "fcn8s": measured})
     finally:
         gc.enable()
     assert len(loaded) == 2

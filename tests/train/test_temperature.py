@@ -17,12 +17,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import fullconv
+from fullconv.base.progress import SILENT, Reporter
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import CachedSplit
 from fullconv.train import evaluators as temperature
 from fullconv.train.evaluators import calibrate_kept, fit_temperatures, told
 from fullconv.train.recipe import read_recipe
-from fullconv.train.run import run
+from training import trained
 
 CPU = torch.device("cpu")
 KNOWN = 2.5
@@ -113,7 +114,7 @@ def test_a_model_gets_its_temperature_and_nothing_else(
     model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, before = copied(model, tmp_path), contents(model)
-    calibrate_kept("fcn4s", folder, val_of(data), CPU, quiet=False)
+    calibrate_kept("fcn4s", folder, val_of(data), CPU, METRICS, reporter=Reporter())
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("fcn4s: probabilities calibrated on 4608 pixels of val: temperature 2.")
     after = contents(folder)
@@ -122,7 +123,7 @@ def test_a_model_gets_its_temperature_and_nothing_else(
     assert configs[1].pop("temperature") == pytest.approx(KNOWN, rel=0.06)
     assert configs[0].pop("temperature") == 1.0
     assert configs[0] == configs[1]
-    calibrate_kept("fcn4s", folder, val_of(data), CPU, quiet=True)
+    calibrate_kept("fcn4s", folder, val_of(data), CPU, METRICS, reporter=SILENT)
     assert contents(folder) == after
     assert capsys.readouterr().err == ""
 
@@ -187,7 +188,7 @@ def test_what_a_run_keeps_is_calibrated_also_when_it_was_killed_before(
         "backbone": "squeezenet1_1",
         "recipe": read_recipe("default", ["epochs=1", "batch_size=2", "workers=0"]),
     }
-    last = run(tmp_path / "run", asked, resume=False, quiet=True)
+    last = trained(tmp_path / "run", asked)
     whole = contents(last)
     assert json.loads(whole["config.json"])["temperature"] != 1.0
     assert json.loads(whole["config.json"])["metrics"] == json.loads(whole["metrics.json"])
@@ -200,6 +201,6 @@ def test_what_a_run_keeps_is_calibrated_also_when_it_was_killed_before(
     net.save_pretrained(last, json.loads(whole["metrics.json"]))
     assert contents(last) != whole
     monkeypatch.setattr("fullconv.train.loop.take_step", None)  # would fail if it were called
-    run(tmp_path / "run", {}, resume=True, quiet=True)
+    trained(tmp_path / "run", {}, resume=True)
     assert contents(last) == whole
     assert "    seconds: " in record.read_text()

@@ -25,8 +25,8 @@ from fullconv.train import run as run_module
 from fullconv.train.advice import about_unseen
 from fullconv.train.nets import joined_preprocessing, preprocessing_for, target_net
 from fullconv.train.recipe import read_recipe
-from fullconv.train.run import run
 from fullconv.train.settings import Settings
+from training import trained
 
 BACKBONE = "squeezenet1_1"
 SETTINGS = ("epochs=1", "batch_size=2", "crop=64", "workers=0", "precision=fp32")
@@ -212,9 +212,9 @@ def test_the_command_trains_on_them_and_resumes(
     words += ["--inputs", "color, depth", "--fusion", "late"]
     words += [word for each in SETTINGS for word in ("--set", each)]
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "_state", None)
+        patch.setattr(run_module, "train", None)
         with pytest.raises(TypeError):
-            run(tmp_path / "cut", asked(data), resume=False, quiet=True)
+            trained(tmp_path / "cut", asked(data))
     assert command_line("train", *words, "--out", tmp_path / "whole") == 0
     assert "note: the net sees color, depth of each scene, not hha\n" in capfd.readouterr().err
     for name in ("whole", "cut"):
@@ -248,7 +248,7 @@ def test_a_later_stage_has_the_inputs_and_the_earlier_net_is_freed(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     others: list[weakref.ref[nn.Parameter]] = []  # a parameter of each net
-    real_train, real_load = loop.train, run_module.load
+    real_learn, real_load = loop.learn, run_module.load
 
     def load(folder: Path) -> FCN:
         assert all(weight() is None for weight in others)
@@ -256,17 +256,17 @@ def test_a_later_stage_has_the_inputs_and_the_earlier_net_is_freed(
         others.append(weakref.ref(next(net.parameters())))
         return net
 
-    def train(task: Any, state: Any) -> None:
+    def learn(stage: Any, state: Any) -> None:
         assert all(weight() is None for weight in others)
         others.append(weakref.ref(next(state.net.parameters())))
-        real_train(task, state)
+        real_learn(stage, state)
 
-    monkeypatch.setattr(run_module, "train", train)
+    monkeypatch.setattr(loop, "learn", learn)
     monkeypatch.setattr(run_module, "load", load)
     wanted = asked(data, model="fcn8s", staged=True, fusion="early")
     gc.disable()  # nets are freed only where that is asked for
     try:
-        folder = run(tmp_path / "run", wanted, resume=False, quiet=True)
+        folder = trained(tmp_path / "run", wanted)
     finally:
         gc.enable()
     assert len(others) == 3

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fullconv.cli.options import Debug, MaxPixels, Quiet
+
+if TYPE_CHECKING:
+    from fullconv.train.outcome import Outcome
 
 
 def command(
@@ -90,6 +93,7 @@ def command(
 
     Example: fullconv train --data street --out runs/street --set minutes=45
     """
+    from fullconv.base.progress import Reporter
     from fullconv.papers.blueprint import DEFAULT_NET, Blueprint
     from fullconv.train.recipe import read_recipe
     from fullconv.train.run import run
@@ -111,11 +115,11 @@ def command(
     }
     asked = {key: value for key, value in given.items() if value is not None}
     try:
-        folder = run(out, asked, resume=resume, quiet=quiet)
+        outcome = run(out, asked, resume=resume, reporter=Reporter(quiet))
     except KeyboardInterrupt:
         print(f"continue with: fullconv train --out {out} --resume", file=sys.stderr)
         raise
-    _conclude(folder)
+    _conclude(outcome)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
@@ -128,24 +132,16 @@ def _fusion(text: str | None) -> str | None:
     return text
 
 
-def _conclude(folder: Path) -> None:
+def _conclude(outcome: Outcome) -> None:
     """Say where the model is, how good, and what to type next."""
-    import json
-
-    import yaml
-
-    from fullconv.data.folder import DatasetFolder
-
-    metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
-    inputs = json.loads((folder / "config.json").read_text("utf-8"))["net"]["inputs"]
-    data = yaml.safe_load((folder.parent / "recipe.yaml").read_text("utf-8"))["data"]
+    folder, metrics, data = outcome.folder, outcome.last.metrics, outcome.settings.data
     for name, of_head in metrics.get("heads", {"": metrics}).items():
         print(f"{folder}: {f'{name} ' if name else ''}on val {_figures(of_head)}")
-    print(f"report: {folder.parent / 'report.html'}")
+    print(f"report: {outcome.report}")
     print("next:")
-    split = "test" if "test" in DatasetFolder(data).splits else "val"
+    split = "test" if "test" in outcome.splits else "val"
     print(f"  fullconv evaluate {folder} --data {data} --split {split}")
-    further = "".join(f" --input {name}=DIR" for name in list(inputs)[1:])
+    further = "".join(f" --input {name}=DIR" for name in (outcome.settings.inputs or ())[1:])
     print(f"  fullconv predict {folder} PHOTO...{further} --out labelled")
 
 

@@ -15,8 +15,8 @@ from fullconv.measure.evaluation import evaluate
 from fullconv.net.folder import load
 from fullconv.report.contact import side_by_side
 from fullconv.report.page import Report, write_report
+from fullconv.train.outcome import Outcome
 from fullconv.train.recipe import read_recipe
-from fullconv.train.record import Record
 from fullconv.train.run import run
 from fullconv.train.summary import summarise
 
@@ -32,7 +32,7 @@ def demonstrate(out: Path, reporter: Reporter = SILENT) -> Report:
 
     Args:
         out: becomes the run folder; the streets go into a folder beside it.
-        reporter: shows progress.
+        reporter: is told how it goes.
 
     Returns:
         What is written to ``out/report.html``: the paper's figure (also as ``out/scenes.png``),
@@ -43,8 +43,7 @@ def demonstrate(out: Path, reporter: Reporter = SILENT) -> Report:
     """
     data = out.with_name(f"{out.name}-streets")
     draw_streets(data, reporter)
-    run(out, settings(data), resume=True, quiet=reporter.quiet)
-    report = measure(out, data, reporter)
+    report = measure(run(out, settings(data), resume=True, reporter=reporter), reporter)
     write_report(out / "report.html", report)
     with replacing(out / "scenes.png") as temporary:
         Image.fromarray(side_by_side(report)).save(temporary, "PNG")
@@ -70,13 +69,13 @@ def settings(data: Path, **changes: Any) -> dict[str, Any]:
     return {**asked, **changes}
 
 
-def measure(out: Path, data: Path, reporter: Reporter = SILENT) -> Report:
-    """Measure every net of the run `out` on the scenes of test, which none has seen."""
-    folder = DatasetFolder(data)
+def measure(outcome: Outcome, reporter: Reporter = SILENT) -> Report:
+    """Measure every net of a run on the scenes of test, which none has seen."""
+    folder = DatasetFolder(outcome.settings.data)
     test = folder.split("test")
-    record = Record.open(out, {}, resume=True)
-    with reporter.bar(len(test) * len(record.names), "measure on test") as bar:
+    with reporter.bar(len(test) * len(outcome.stages), "measure on test") as bar:
         measured = {
-            name: evaluate(load(record.folder(name)), test, bar=bar) for name in record.names
+            trained.name: evaluate(load(trained.folder), test, bar=bar)
+            for trained in outcome.stages
         }
-    return summarise(record, folder.info, test, measured)
+    return summarise(outcome, folder.info, test, measured)

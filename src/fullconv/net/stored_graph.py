@@ -229,7 +229,7 @@ def _layers(module: fx.GraphModule) -> dict[str, _Layer]:
 
 
 def _encoded_layer(layer: nn.Module) -> _Layer:
-    own = getattr(layer, "computes_as", type(layer))  # a faster twin of a torch layer says whose
+    own = type(layer)
     kind = own.__name__
     if kind not in CLASSES or own is not getattr(nn, kind):
         raise StoredGraphError(f"unknown kind {kind}")

@@ -12,10 +12,13 @@ takes longer. Whole images, every pixel counted, are the better recipe, and full
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterable
+
 import torch
 from torch import Tensor
 
 from fullconv.base.errors import FullconvError
+from fullconv.data.loading import Batch
 
 
 def sampled_labels(
@@ -53,3 +56,18 @@ def sampled_labels(
     ignored = dropped.repeat_interleave(stride, 1).repeat_interleave(stride, 2)
     ignored = ignored[:, :height, :width].to(labels.device)
     return labels.masked_fill(ignored if labels.dim() == 3 else ignored[:, None], ignore_index)
+
+
+def sampled_batches(
+    batches: Iterable[Batch], share: float, stride: int, ignore_index: int
+) -> Generator[Batch]:
+    """Yield batches in whose labels N,K,H,W only sampled cells count (see `sampled_labels`).
+
+    Every batch is sampled when it is asked for, by torch's own generator.
+    """
+    for parts, names in batches:
+        sampled = [
+            part._replace(labels=sampled_labels(part.labels, share, stride, ignore_index))
+            for part in parts
+        ]
+        yield Batch(sampled, names)

@@ -1,33 +1,128 @@
-"""The temperatures of the models that a run kept, fitted on val when all training has ended."""
+"""What looks at a net on val: at each validation its accuracy and loss, at the end its sureness."""
 
 from __future__ import annotations
 
-import json
-import sys
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fullconv.base.files import write_json
+from fullconv.base.progress import Reporter
 from fullconv.data.folder import evenly_chosen
 from fullconv.data.loading import CachedSplit
 from fullconv.measure.calibration import Fit, fit_temperature
+from fullconv.measure.evaluation import Evaluation, evaluate
 from fullconv.net.folder import load
+from fullconv.net.rewrites.quicker_layers import plain_layers
 from fullconv.predict.labels import Labels, coarse_scores, inference, scores_within
 from fullconv.train import checkpoint
+from fullconv.train.losses import image_losses, valid_weights
+from fullconv.train.stage import Period, Stage
+from fullconv.train.state import Row, TrainingState
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from fullconv.net.fcn import FCN
     from fullconv.net.head import Head
 
+LOSS_IMAGES = 16  # enough for a curve
 IMAGES, PIXELS = 32, 2048  # images at most, and of each so many pixels: ample for one number
 WINDOW = 512  # pixels a side that are enlarged of an image, lest large ones take long
 
 
+class Validation:
+    """Measures the net on val and keeps it as the recipe says.
+
+    It is kept if it is the best so far, or (`keep` being "last") in any case. Of several heads
+    accuracy and mean IU are averaged.
+    """
+
+    period: ClassVar[Period] = Period.VALIDATION
+
+    def __call__(self, stage: Stage, state: TrainingState) -> Row:
+        """Return accuracy and mean IU."""
+        result = evaluate(state.evaluated, stage.data.val, device=stage.device)
+        accuracies = [of_head.pixel_accuracy for of_head in result.heads.values()]
+        mean_iu = _finite(result.mean_iu)
+        is_best = state.best is None or (mean_iu or 0.0) > state.best
+        if is_best or stage.recipe.keep == "last":
+            _keep(stage, state, result)
+        if is_best:
+            state.best = mean_iu or 0.0
+        return {
+            "val_pixel_accuracy": _finite(sum(accuracies) / len(accuracies)),
+            "val_mean_iu": mean_iu,
+        }
+
+
+class ValidationLoss:
+    """Measures the loss on some images of val, for a curve beside that of training."""
+
+    period: ClassVar[Period] = Period.VALIDATION
+
+    def __call__(self, stage: Stage, state: TrainingState) -> Row:
+        """Return the loss."""
+        return {"val_loss": _finite(validation_loss(state.evaluated, stage.data.val))}
+
+
+class Calibration:
+    """Fits the temperatures of the net that was kept."""
+
+    period: ClassVar[Period] = Period.END
+
+    def __call__(self, stage: Stage, state: TrainingState) -> Row:
+        """Write the model folder anew with them."""
+        calibrate_kept(
+            stage.name,
+            stage.folder,
+            stage.data.val,
+            stage.device,
+            state.metrics,
+            reporter=stage.reporter,
+        )
+        return {}
+
+
+def _keep(stage: Stage, state: TrainingState, result: Evaluation) -> None:
+    """Write the net and what it achieved into the stage's folder."""
+    net, metrics = state.evaluated, result.to_dict(state.evaluated)
+    with checkpoint.saving_in(stage.folder), plain_layers(net):
+        net.save_pretrained(stage.folder, metrics)
+        write_json(stage.folder / "metrics.json", metrics)
+    state.metrics, state.per_image = metrics, list(result.per_image)
+
+
+def validation_loss(net: FCN, val: CachedSplit) -> float:
+    """Return the mean loss over the valid pixels of at most 16 images, evenly chosen.
+
+    Of several heads it is the sum of their means.
+    """
+    device = next(net.parameters()).device
+    total = torch.zeros(len(net.heads), device=device)
+    pixels = torch.zeros_like(total)
+    with inference(net):
+        for index in evenly_chosen(len(val), LOSS_IMAGES):
+            sample = val[index]
+            labels = torch.from_numpy(sample.labels)[None].to(device)
+            total += image_losses(net, coarse_scores(net, sample.image), labels)[0]
+            pixels += valid_weights(labels, net.ignore_index, None)[0]
+    return float((total / pixels.clamp(min=1)).sum())
+
+
 def calibrate_kept(
-    name: str, folder: Path, val: CachedSplit, device: torch.device, *, quiet: bool
+    name: str,
+    folder: Path,
+    val: CachedSplit,
+    device: torch.device,
+    metrics: Mapping[str, Any],
+    *,
+    reporter: Reporter,
 ) -> None:
     """Fit the temperatures of the model in `folder`, and write it anew with them.
 
@@ -35,10 +130,11 @@ def calibrate_kept(
 
     Args:
         name: of the net, to be told with the result.
-        folder: a model folder with metrics.json.
+        folder: a model folder.
         val: what to fit them on.
         device: where the net works.
-        quiet: nothing is told.
+        metrics: what the model achieved.
+        reporter: is told the result.
 
     Raises:
         WorkFailedError: the disk is full.
@@ -49,15 +145,10 @@ def calibrate_kept(
     fits = fit_temperatures(net, val)
     for head, own in net.labelled():
         own.temperature = fits[head].temperature
-        if not quiet:
-            print(
-                f"{name if len(fits) == 1 else f'{name}, {head}'}: {told(fits[head])}",
-                file=sys.stderr,
-            )
+        reporter.say(f"{name if len(fits) == 1 else f'{name}, {head}'}: {told(fits[head])}")
     if any(fit.temperature != before[head] for head, fit in fits.items()):
-        metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
         with checkpoint.saving_in(folder):
-            net.save_pretrained(folder, metrics)
+            net.save_pretrained(folder, dict(metrics))
 
 
 def fit_temperatures(net: FCN, val: CachedSplit) -> dict[str, Fit]:
@@ -116,3 +207,7 @@ def _window(middle: int, length: int) -> range:
     """Return `WINDOW` successive pixels around `middle`, or all that there are."""
     first = min(max(middle - WINDOW // 2, 0), max(length - WINDOW, 0))
     return range(first, min(first + WINDOW, length))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

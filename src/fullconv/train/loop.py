@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import math
-import time
-from collections.abc import Generator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
-
 from fullconv.base.errors import WorkFailedError
-from fullconv.base.files import write_json, write_text
-from fullconv.base.progress import Progress, progress
-from fullconv.data.folder import evenly_chosen
-from fullconv.data.loading import Batch, Batches, CachedSplit, TrainingDataset, training_batches
-from fullconv.data.transforms import training_transform
-from fullconv.measure.evaluation import evaluate
-from fullconv.predict.labels import coarse_scores, inference
+from fullconv.base.files import write_text
+from fullconv.base.progress import Progress, duration
+from fullconv.data.loading import Batch
+from fullconv.net.fcn import Sight
 from fullconv.train import checkpoint
-from fullconv.train.losses import ClassWeights, image_losses
-from fullconv.train.plan import Plan
+from fullconv.train.nets import saved_net
+from fullconv.train.plan import Plan, make_plan
 from fullconv.train.recipe import Recipe
+from fullconv.train.stage import Period, Stage
 from fullconv.train.state import Row, TrainingState
-from fullconv.train.step import set_to_train, take_step
+from fullconv.train.step import made_ready, take_step
+from fullconv.train.timing import fitted_to_machine
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -44,169 +39,110 @@ COLUMNS = (
     "val_mean_iu",
     "seconds",
 )
-LOSS_IMAGES = 16  # enough for a curve
 SECONDS_BETWEEN_SAVES = 20.0  # at most every so often at the ends of short epochs
 
 
-@dataclass(frozen=True)
-class Task:
-    """What one net is trained for, on and into.
-
-    Attributes:
-        name: of the net, such as fcn8s.
-        train, val: the data.
-        recipe: the settings.
-        folder: becomes the model folder and holds last.pt and log.csv.
-        device: where it is trained.
-        class_weights: float32 (classes,) of each head, or None for all alike.
-        rate: factor on the recipe's learning rate, such as a stage's own.
-        quiet: no progress is shown.
-    """
-
-    name: str
-    train: CachedSplit
-    val: CachedSplit
-    recipe: Recipe
-    folder: Path
-    device: torch.device
-    class_weights: ClassWeights | None = None
-    rate: float = 1.0
-    quiet: bool = False
-
-    @property
-    def last(self) -> Path:
-        """The file of the training state."""
-        return self.folder / "last.pt"
-
-
-def train(task: Task, state: TrainingState) -> None:
-    """Train ``state.net`` from ``state.step`` to the end of its plan; `validate` keeps models.
+def train(stage: Stage) -> TrainingState:
+    """Train the net of a stage, or what is left of that, to the end of its plan.
 
     Raises:
         WorkFailedError: the loss became infinite or NaN, or the disk is full.
-        FullconvError: an image can't be read.
+        FullconvError: an image can't be read, or last.pt is damaged.
     """
-    if state.step >= state.plan.steps:  # resumed, after it was killed at its very end
-        return
-    saved = time.monotonic()
-    net = learner(set_to_train(state.net, task.recipe), state.plan)
-    with _bar(task, state) as bar, _board(task, state) as board:
-        for batch in batches(task, state.net, state.plan, state.step):
-            rate = task.rate * state.plan.learning_rate(task.recipe, state.step)
+    state = resumed(stage) if stage.last.exists() else begun(stage)
+    gc.collect()  # torch.fx's graphs refer to themselves: what it started from is not freed without
+    stage.note(state, False)
+    if state.step < state.plan.steps:  # else it was killed at its very end
+        learn(stage, state)
+    look(stage, state, Period.END)
+    stage.note(state, True)
+    return state
+
+
+def begun(stage: Stage) -> TrainingState:
+    """Return the state of a training's beginning, saved at once."""
+    net = made_ready(stage.start(), stage.device)
+    plan = make_plan(
+        stage.recipe,
+        stage.data.sizes,
+        len(stage.data.val),
+        workers=stage.data.workers,
+        **net.sight._asdict(),
+        share=stage.budget.share,
+        seconds=stage.budget.seconds,
+    )
+    stage.reporter.say(f"{stage.name}: timing a few steps on {stage.device}")
+    spent = stage.clock() - stage.budget.begun
+    plan, pace = fitted_to_machine(stage, net, plan, spent=spent)
+    _announce(stage, net, plan, pace.seconds(plan))
+    state = TrainingState.start(net, stage.recipe, plan, stage.clock)
+    state.pace, state.ticked = pace, stage.budget.begun
+    state.tick()
+    save(stage, state)
+    return state
+
+
+def resumed(stage: Stage) -> TrainingState:
+    """Return the state that was saved last."""
+    saved = checkpoint.load(stage.last)
+    net = made_ready(saved_net(saved, stage.data.info, stage.recipe), stage.device)
+    plan = Plan.from_dict(saved["plan"])
+    state = TrainingState.start(net, stage.recipe, plan, stage.clock)
+    state.restore(saved, stage.device)
+    stage.reporter.say(f"{stage.name}: {state.step} of {state.plan.steps} steps are done")
+    return state
+
+
+def learn(stage: Stage, state: TrainingState) -> None:
+    """Train ``state.net`` from ``state.step`` to the end of its plan; evaluators keep models."""
+    saved = stage.clock()
+    objective = stage.objective(state.net, state.plan)
+    with _bar(stage, state) as bar, _board(stage, state) as board:
+        for batch in stage.batches(state.net, state.plan, state.step):
+            rate = stage.budget.rate * state.plan.learning_rate(stage.recipe, state.step)
             state.set_learning_rate(rate)
             try:
-                loss = take_step(
-                    net,
-                    state.optimizer,
-                    batch,
-                    task.recipe,
-                    precision=state.plan.precision,
-                    class_weights=task.class_weights,
-                )
+                loss = take_step(objective, state.optimizer, batch)
             except FloatingPointError as error:
-                raise WorkFailedError(_why_stopped(task, state, batch, error)) from error
+                raise WorkFailedError(_why_stopped(stage, state, batch, error)) from error
             state.advance(loss)
             bar.advance(len(batch.names), _note(loss, state.best))
             ended = state.plan.ends_epoch(state.step)
             if ended:
-                _close_epoch(task, state, bar, board)
+                _close_epoch(stage, state, bar, board)
             state.keep_in_time()
             bar.total = state.plan.steps * len(batch.names)
             finished = state.step >= state.plan.steps
-            if finished or time.monotonic() - saved >= _patience(task.recipe, ended):
-                save(task, state)
-                saved = time.monotonic()
+            if finished or stage.clock() - saved >= _patience(stage.recipe, ended):
+                save(stage, state)
+                saved = stage.clock()
             if finished:
                 break
 
 
-def validate(task: Task, state: TrainingState, row: Row) -> None:
-    """Measure the net on val, note the result in `row`, and keep the net as the recipe says.
-
-    It is kept if it is the best so far, or (`keep` being "last") in any case.
-
-    Of several heads accuracy and mean IU are averaged.
-    """
-    net = state.evaluated
-    result = evaluate(net, task.val, device=task.device)
-    row["val_loss"] = _finite(validation_loss(net, task.val))
-    accuracies = [of_head.pixel_accuracy for of_head in result.heads.values()]
-    row["val_pixel_accuracy"] = _finite(sum(accuracies) / len(accuracies))
-    row["val_mean_iu"] = _finite(result.mean_iu)
-    score = row["val_mean_iu"] or 0.0
-    is_best = state.best is None or score > state.best
-    if is_best or task.recipe.keep == "last":
-        metrics = result.to_dict(net)
-        with checkpoint.saving_in(task.folder):
-            net.save_pretrained(task.folder, metrics)
-            write_json(task.folder / "metrics.json", metrics)
-        state.per_image = list(result.per_image)
-    if is_best:
-        state.best = score
+def look(stage: Stage, state: TrainingState, period: Period) -> Row:
+    """Ask the evaluators of a period; return all that they found."""
+    found: Row = {}
+    for evaluator in stage.evaluators:
+        if evaluator.period is period:
+            found |= evaluator(stage, state)
+    return found
 
 
-def validation_loss(net: FCN, val: CachedSplit) -> float:
-    """Return the mean loss over the valid pixels of at most 16 images, evenly chosen.
-
-    Of several heads it is the sum of their means.
-    """
-    device = next(net.parameters()).device
-    total = torch.zeros(len(net.heads), device=device)
-    pixels = torch.zeros_like(total)
-    with inference(net):
-        for index in evenly_chosen(len(val), LOSS_IMAGES):
-            sample = val[index]
-            labels = torch.from_numpy(sample.labels)[None].to(device)
-            total += image_losses(net, coarse_scores(net, sample.image), labels)[0]
-            pixels += (labels != net.ignore_index).sum((0, 2, 3))
-    return float((total / pixels.clamp(min=1)).sum())
-
-
-def save(task: Task, state: TrainingState) -> None:
+def save(stage: Stage, state: TrainingState) -> None:
     """Write last.pt and log.csv, each whole or not at all."""
     table = io.StringIO()
     writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(state.rows)
-    with checkpoint.saving_in(task.folder):
-        write_text(task.folder / "log.csv", table.getvalue())
-        checkpoint.save(task.last, state.to_dict(task.device))
+    with checkpoint.saving_in(stage.folder):
+        write_text(stage.folder / "log.csv", table.getvalue())
+        checkpoint.save(stage.last, {**state.to_dict(stage.device), "origin": dict(stage.origin)})
 
 
-def learner(net: FCN, plan: Plan) -> FCN:
-    """Return what learns from the batches of `plan`: crops are reduced when they are cut."""
-    return net if plan.crop == "whole" else net.for_reduced()
-
-
-def batches(task: Task, net: FCN, plan: Plan, start: int = 0) -> Generator[Batch]:
-    """Yield the batches of `plan` from step `start` on, without end."""
-    recipe = task.recipe
-    transform = training_transform(
-        None if plan.crop == "whole" else plan.crop,
-        recipe.scale_jitter,
-        recipe.flip,
-        recipe.color,
-        reduce=net.sight.reduce,
-        ignore_index=net.ignore_index,
-        inputs=net.inputs,
-    )
-    size = recipe.batch_size * recipe.accumulate
-    return training_batches(
-        TrainingDataset(task.train, transform),
-        Batches(
-            len(task.train),
-            size,
-            recipe.seed,
-            start,
-            replacement=recipe.sampling == "replacement",
-        ),
-        part=recipe.batch_size,
-        workers=plan.workers,
-        device=task.device,
-    )
-
-
-def _close_epoch(task: Task, state: TrainingState, bar: Progress, board: SummaryWriter) -> None:
+def _close_epoch(
+    stage: Stage, state: TrainingState, bar: Progress, board: SummaryWriter | None
+) -> None:
     """Write down what the epoch gave: a row of the log, the board, a line above the bar."""
     epoch = round(state.step / state.plan.steps_per_epoch, 3)
     epoch = int(epoch) if epoch.is_integer() else epoch
@@ -219,20 +155,41 @@ def _close_epoch(task: Task, state: TrainingState, bar: Progress, board: Summary
     }
     before = state.best
     if state.plan.validates(state.step):
-        validate(task, state, row)
+        row |= look(stage, state, Period.VALIDATION)
         state.pace = replace(state.pace, validation=state.tick())
     row["seconds"] = round(state.seconds, 2)
     state.rows.append(row)
     state.losses.clear()
     for column in COLUMNS[2:-1]:
-        if row[column] is not None:
+        if board is not None and row[column] is not None:
             board.add_scalar(column, row[column], state.step)
-    if row["val_mean_iu"] is not None and not task.quiet:
+    if row["val_mean_iu"] is not None and not stage.reporter.quiet:
         best = ", the best so far" if state.best != before else ""
         bar.say(
-            f"{task.name}: epoch {epoch:g} of {state.plan.epochs:.3g}: loss "
+            f"{stage.name}: epoch {epoch:g} of {state.plan.epochs:.3g}: loss "
             f"{row['train_loss']:.3f}, val mean IU {row['val_mean_iu']:.3f}{best}"
         )
+
+
+def _announce(stage: Stage, net: FCN, plan: Plan, seconds: float) -> None:
+    """Say what is about to be done and how long it will take."""
+    count = stage.recipe.batch_size * stage.recipe.accumulate
+    if plan.crop == "whole":
+        images = "1 whole image" if count == 1 else f"{count} whole images"
+    else:
+        images = "{} crops of {}x{}".format(count, *plan.crop)
+    images += " each," if net.sight == Sight() else f", {net.sight},"
+    if math.isinf(seconds):  # the timed steps failed, and the training will say how
+        lasts = "for a time unknown"
+    else:
+        lasts = f"about {duration(seconds)}"
+        if stage.budget.nets > 1:
+            whole = duration(seconds / stage.budget.share)
+            lasts += f" (all {stage.budget.nets} nets: about {whole})"
+    stage.reporter.say(
+        f"{stage.name}: {plan.epochs:.3g} epochs of {plan.steps_per_epoch} steps, {images} "
+        f"{plan.precision} on {stage.device}: {lasts}"
+    )
 
 
 def _patience(recipe: Recipe, epoch_ended: bool) -> float:
@@ -241,14 +198,14 @@ def _patience(recipe: Recipe, epoch_ended: bool) -> float:
     return min(within_epoch, SECONDS_BETWEEN_SAVES) if epoch_ended else within_epoch
 
 
-def _why_stopped(task: Task, state: TrainingState, batch: Batch, error: Exception) -> str:
-    kept = f"the {task.recipe.keep} is kept in {task.folder}"
+def _why_stopped(stage: Stage, state: TrainingState, batch: Batch, error: Exception) -> str:
+    kept = f"the {stage.recipe.keep} is kept in {stage.folder}"
     if state.best is None:
         kept = "no model was kept yet"
     return (
-        f"{task.name}: the {error} of step {state.step + 1} is not finite; its images: "
+        f"{stage.name}: the {error} of step {state.step + 1} is not finite; its images: "
         f"{', '.join(dict.fromkeys(batch.names))}; {kept}; look at these images and masks, or "
-        f"lower --set lr={task.recipe.lr:g}"
+        f"lower --set lr={stage.recipe.lr:g}"
     )
 
 
@@ -256,18 +213,18 @@ def _note(loss: float, best: float | None) -> str:
     return f"loss {loss:.3f}" + ("" if best is None else f"  best val mean IU {best:.3f}")
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _bar(stage: Stage, state: TrainingState) -> AbstractContextManager[Progress]:
+    size = stage.recipe.batch_size * stage.recipe.accumulate
+    return stage.reporter.bar(state.plan.steps * size, stage.name, done=state.step * size)
 
 
-def _bar(task: Task, state: TrainingState) -> AbstractContextManager[Progress]:
-    size = task.recipe.batch_size * task.recipe.accumulate
-    total = state.plan.steps * size
-    return progress(total, task.name, quiet=task.quiet, done=state.step * size)
+def _board(stage: Stage, state: TrainingState) -> SummaryWriter | AbstractContextManager[None]:
+    """Open the TensorBoard events, where it is installed.
 
-
-def _board(task: Task, state: TrainingState) -> SummaryWriter:
-    """Open the TensorBoard events; those past ``state.step``, of a run cut short, are withdrawn."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(task.folder), purge_step=state.step + 1)
+    Those past ``state.step``, of a run cut short, are withdrawn.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return nullcontext()
+    return SummaryWriter(str(stage.folder), purge_step=state.step + 1)

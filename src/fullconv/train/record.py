@@ -161,11 +161,11 @@ class Record:
                 f"{self.out}: cannot be written ({error.strerror}); choose another --out"
             ) from error
 
-    def note(self, name: str, state: TrainingState) -> None:
+    def note(self, name: str, state: TrainingState, finished: bool) -> None:
         """Write down the plan of a net and, when its training has ended, the seconds it took."""
         sight = state.net.sight._asdict()
         self.nets[name] = {**sight, "plan": _plain(state.plan.to_dict())}
-        if state.step >= state.plan.steps:
+        if finished:
             self.nets[name]["seconds"] = round(state.seconds, 2)
         with saving_in(self.out):
             self.write()

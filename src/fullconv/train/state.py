@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 LAP = 0.05  # of a limited time passes between two fits
 
+Clock = Callable[[], float]  # tells the time in seconds, from whenever
 Row = dict[str, Any]  # of log.csv: numbers, None where not measured
 
 
@@ -35,6 +37,7 @@ class TrainingState:
         average: the running average of the weights, or None.
         step: how many steps are done.
         best: the best mean IU on val so far; None before the first validation.
+        metrics: what the net that was kept achieved on val, as in metrics.json.
         per_image: name and mean IU of each val image by the net that was kept.
         rows: of log.csv.
         seconds: spent on this training, in all its runs.
@@ -42,7 +45,8 @@ class TrainingState:
         lap: seconds and steps since the pace was last measured; None before the first step of a
             process, which is slower.
         losses: those of the steps since the last row.
-        ticked: when `seconds` was last brought up to date, by `time.monotonic`.
+        ticked: when `seconds` was last brought up to date.
+        clock: by which.
     """
 
     net: FCN
@@ -51,21 +55,26 @@ class TrainingState:
     average: AveragedModel | None = None
     step: int = 0
     best: float | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
     per_image: list[tuple[str, float]] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     seconds: float = 0.0
     pace: Pace = field(default_factory=lambda: Pace(0.0, 0.0))
     lap: tuple[float, int] | None = None
     losses: list[float] = field(default_factory=list)
-    ticked: float = field(default_factory=time.monotonic)
+    ticked: float = 0.0
+    clock: Clock = time.monotonic
 
     @classmethod
-    def start(cls, net: FCN, recipe: Recipe, plan: Plan) -> TrainingState:
+    def start(
+        cls, net: FCN, recipe: Recipe, plan: Plan, clock: Clock = time.monotonic
+    ) -> TrainingState:
         """Begin to train `net` on the device where it is."""
         average = None
         if recipe.ema is not None:
             average = AveragedModel(net, multi_avg_fn=_averaging(recipe.ema), use_buffers=True)
-        return cls(net, make_optimizer(net, recipe), plan, average)
+        optimizer = make_optimizer(net, recipe)
+        return cls(net, optimizer, plan, average, ticked=clock(), clock=clock)
 
     @property
     def evaluated(self) -> FCN:
@@ -88,7 +97,7 @@ class TrainingState:
 
     def tick(self) -> float:
         """Bring `seconds` up to date and return by how much."""
-        before, self.ticked = self.ticked, time.monotonic()
+        before, self.ticked = self.ticked, self.clock()
         self.seconds += self.ticked - before
         return self.ticked - before
 
@@ -125,12 +134,13 @@ class TrainingState:
         self.plan = Plan.from_dict(saved["plan"])
         self.pace = Pace(*saved["pace"])
         for name in _PLAIN:
-            setattr(self, name, saved[name])
+            if name in saved:
+                setattr(self, name, saved[name])
         checkpoint.restore_random_state(saved["random"], device)
-        self.ticked = time.monotonic()
+        self.ticked = self.clock()
 
 
-_PLAIN = ("step", "best", "per_image", "rows", "seconds", "losses")
+_PLAIN = ("step", "best", "metrics", "per_image", "rows", "seconds", "losses")
 
 
 def make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,77 @@ from fullconv.base.memory import LARGE, keep_freed_memory
 from fullconv.base.precision import full_float32
 from fullconv.data.loading import Batch
 from fullconv.net.rewrites.quicker_layers import quicken
-from fullconv.papers.patch_sampling import sampled_labels
 from fullconv.train.losses import ClassWeights, image_losses, overlap_loss, valid_weights
 from fullconv.train.recipe import Recipe
 
 if TYPE_CHECKING:
     from fullconv.net.fcn import FCN
+
+
+class Sums(NamedTuple):
+    """What an `Objective` finds of some images.
+
+    Attributes:
+        losses: each image's cross entropy for each head, summed over its valid pixels, as their
+            classes weigh: float32 N,K.
+        weights: what those pixels weigh together, likewise; without class weights their number.
+        overlap: the losses of overlap of all the images, as the recipe weighs them, a scalar; 0
+            where it has none.
+    """
+
+    losses: Tensor
+    weights: Tensor
+    overlap: Tensor
+
+
+class Objective(nn.Module):
+    """A net and its losses as one module: images and labels to sums over valid pixels.
+
+    What compiles or distributes a training wraps it, and sees one forward.
+
+    Args:
+        net: learns.
+        recipe: names the losses, and whether normalisation is frozen.
+        precision: of the net; losses are worked out in float32.
+        class_weights: what a pixel counts by its class, of each head; None: all alike.
+    """
+
+    def __init__(
+        self,
+        net: FCN,
+        recipe: Recipe,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        class_weights: ClassWeights | None = None,
+    ) -> None:
+        super().__init__()
+        self.net, self.recipe, self.precision = net, recipe, precision
+        self.class_weights = class_weights
+
+    def forward(self, images: Tensor, labels: Tensor) -> Sums:
+        """Sum the losses of images N,C,H,W as they are stored and labels N,K,H,W."""
+        net, mixed = self.net, self.precision == "bf16"
+        values = net.preprocessing(images).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=mixed):
+            coarse = net.coarse(values)
+        losses = image_losses(net, coarse, labels, self.class_weights)
+        if self.recipe.lovasz or self.recipe.dice:
+            overlap = overlap_loss(net, coarse, labels, self.recipe)
+        else:
+            overlap = losses.new_zeros(())
+        return Sums(losses, self.weights(labels), overlap)
+
+    def weights(self, labels: Tensor) -> Tensor:
+        """Return what the valid pixels of labels N,K,H,W weigh together: float32 N,K."""
+        return valid_weights(labels, self.net.ignore_index, self.class_weights)
+
+    def train(self, mode: bool = True) -> Self:
+        """Let the net learn, but for what the recipe freezes."""
+        super().train(mode)
+        if self.recipe.batch_norm == "frozen":
+            for part in self.modules():
+                if isinstance(part, nn.BatchNorm2d):
+                    part.eval()
+        return self
 
 
 def made_ready(net: FCN, device: torch.device) -> FCN:
@@ -31,29 +96,19 @@ def made_ready(net: FCN, device: torch.device) -> FCN:
     return net.to(device).to(memory_format=torch.channels_last)
 
 
-def set_to_train(net: FCN, recipe: Recipe) -> FCN:
-    """Put a net into training mode, but for what the recipe freezes; return it."""
-    net.train()
-    if recipe.batch_norm == "frozen":
-        for part in net.modules():
-            if isinstance(part, nn.BatchNorm2d):
-                part.eval()
-    return net
-
-
 def take_step(
-    net: FCN,
-    optimizer: Optimizer,
-    batch: Batch,
-    recipe: Recipe,
-    *,
-    precision: Literal["fp32", "bf16"] = "fp32",
-    class_weights: ClassWeights | None = None,
+    objective: Objective, optimizer: Optimizer, batch: Batch, forward: nn.Module | None = None
 ) -> float:
     """Make one step of the optimizer, which lowers the recipe's loss, of several heads their sum.
 
     The parts of the batch pass the net one after the other; their gradients add up to that of the
     whole.
+
+    Args:
+        objective: of the net that learns.
+        optimizer: of its parameters.
+        batch: images and labels.
+        forward: what is called in place of `objective`: it, compiled or distributed.
 
     Returns:
         The mean cross entropy over the batch's valid pixels (of several heads the sum), whatever
@@ -62,38 +117,27 @@ def take_step(
     Raises:
         FloatingPointError: the loss or the gradient is infinite or NaN; no weight was changed.
     """
-    device = next(net.parameters()).device
-    labels = [
-        _counted(part.labels.to(device, non_blocking=True), net, recipe) for part in batch.parts
+    recipe, device = objective.recipe, next(objective.parameters()).device
+    parts = [
+        [each.to(device, non_blocking=True) for each in (part.images, part.labels)]
+        for part in batch.parts
     ]
-    weights = [valid_weights(each, net.ignore_index, class_weights) for each in labels]
-    whole = torch.cat(weights).sum(0).clamp(min=1)
+    whole = torch.cat([objective.weights(labels) for _, labels in parts]).sum(0).clamp(min=1)
     total = torch.zeros((), device=device)
     optimizer.zero_grad()
-    mixed = precision == "bf16"
-    for part, truth, weight in zip(batch.parts, labels, weights, strict=True):
-        values = net.preprocessing(part.images.to(device, non_blocking=True))
-        with full_float32(enabled=not mixed):
-            with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-                coarse = net.coarse(values.contiguous(memory_format=torch.channels_last))
-            losses = image_losses(net, coarse, truth, class_weights)
-            loss = (losses / _divisor(recipe, weight, whole, len(batch.names))).sum()
+    with full_float32(enabled=objective.precision == "fp32"):
+        for images, labels in parts:
+            sums: Sums = (forward or objective)(images, labels)
+            loss = (sums.losses / _divisor(recipe, sums.weights, whole, len(batch.names))).sum()
             if recipe.lovasz or recipe.dice:
-                share = len(truth) / len(batch.names)
-                loss = loss + share * overlap_loss(net, coarse, truth, recipe)
+                loss = loss + len(labels) / len(batch.names) * sums.overlap
             loss.backward()  # type: ignore[no-untyped-call]
-        total += (losses.detach() / whole).sum()
-    norm = clip_grad_norm_(net.parameters(), recipe.clip or math.inf)
+            total += (sums.losses.detach() / whole).sum()
+    norm = clip_grad_norm_(objective.parameters(), recipe.clip or math.inf)
     if not (total + norm).isfinite():
         raise FloatingPointError("loss" if not total.isfinite() else "gradient")
     optimizer.step()
     return float(total)
-
-
-def _counted(labels: Tensor, net: FCN, recipe: Recipe) -> Tensor:
-    """Ignore what patch sampling leaves out of labels N,K,H,W."""
-    stride = net.vertical.grids[0].stride // net.vertical.pixels.stride
-    return sampled_labels(labels, recipe.sampled_cells, stride, net.ignore_index)
 
 
 def _divisor(recipe: Recipe, weights: Tensor, whole: Tensor, images: int) -> Tensor | int:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import gc
-import json
 import math
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 
@@ -22,12 +19,11 @@ from fullconv.net.folder import load
 from fullconv.predict.labels import Labels, head_labels
 from fullconv.predict.scenes import photograph
 from fullconv.report.page import Example, Labelling, NetResult, Report
-from fullconv.train import checkpoint
-from fullconv.train.record import Record
+from fullconv.train.outcome import Outcome, Trained
 
 
 def summarise(
-    record: Record,
+    outcome: Outcome,
     info: DatasetInfo,
     split: Split | CachedSplit,
     measured: Mapping[str, Evaluation] | None = None,
@@ -35,23 +31,20 @@ def summarise(
     """Gather logs, metrics and the most telling images of a run whose nets are all trained.
 
     Args:
-        record: of the run.
+        outcome: of the run.
         info: of its dataset.
         split: where the images come from.
         measured: what each net achieved on `split`; None: what training noted of what it kept.
     """
-    last = record.names[-1]
-    if measured is None:
-        per_image = checkpoint.load(record.folder(last) / "last.pt")["per_image"]
-    else:
-        per_image = measured[last].per_image
+    last = outcome.last
+    per_image = measured[last.name].per_image if measured else last.per_image
     chosen = _telling(per_image, split)
     shown = []
-    for name in record.names[:-1]:  # one net in memory at a time
-        shown.append(_shown(record, name, load(record.folder(name)), chosen, measured))
+    for trained in outcome.stages[:-1]:  # one net in memory at a time
+        shown.append(_shown(trained, load(trained.folder), chosen, measured))
         gc.collect()  # torch.fx's graphs refer to themselves: nets are not freed without
-    net = load(record.folder(last))
-    results, predictions = zip(*shown, _shown(record, last, net, chosen, measured), strict=True)
+    net = load(last.folder)
+    results, predictions = zip(*shown, _shown(last, net, chosen, measured), strict=True)
     examples = (
         Example(
             sample.name,
@@ -66,7 +59,7 @@ def summarise(
         "stages, each started from the one before" if len(results) > 1 else "net, trained at once"
     )
     return Report(
-        title=f"{_title(last)} on {info.name}",
+        title=f"{_title(last.name)} on {info.name}",
         intro=f"{len(results)} {course}; measured on {split.name}, {len(split)} images.",
         heads=tuple(
             Labelling(name, head.classes, head.palette, own.unscored)
@@ -75,17 +68,8 @@ def summarise(
         ignore_index=net.ignore_index,
         nets=results,
         examples=tuple(examples),
-        facts=_facts(record, net),
+        facts=_facts(outcome, net),
     )
-
-
-def read_log(path: Path) -> tuple[dict[str, float | None], ...]:
-    """Read a log.csv; what was not measured is None."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return tuple(
-            {key: float(value) if value else None for key, value in row.items()}
-            for row in csv.DictReader(file)
-        )
 
 
 def _title(name: str) -> str:
@@ -93,30 +77,21 @@ def _title(name: str) -> str:
 
 
 def _shown(
-    record: Record,
-    name: str,
+    trained: Trained,
     net: FCN,
     chosen: Sequence[tuple[str, LabelledImage]],
     measured: Mapping[str, Evaluation] | None,
 ) -> tuple[NetResult, list[dict[str, Labels]]]:
-    """Return the result of a net, and what it makes of the chosen images."""
+    """Return a net as the report shows it, and what it makes of the chosen images."""
     labels = [head_labels(net, sample.image) for _, sample in chosen]
-    return _result(record, name, net, measured[name] if measured else None), labels
-
-
-def _result(record: Record, name: str, net: FCN, measured: Evaluation | None) -> NetResult:
-    folder = record.folder(name)
-    if measured is None:
-        metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
-    else:
-        metrics = measured.to_dict(net)
-    return NetResult(
-        name=_title(name),
-        log=read_log(folder / "log.csv"),
-        metrics=metrics,
-        seconds=record.nets[name]["seconds"],
+    shown = NetResult(
+        name=_title(trained.name),
+        log=trained.rows,
+        metrics=dict(measured[trained.name].to_dict(net) if measured else trained.metrics),
+        seconds=trained.seconds,
         parameters=sum(p.numel() for p in net.parameters() if p.requires_grad),
     )
+    return shown, labels
 
 
 def _telling(
@@ -133,14 +108,12 @@ def _telling(
     ]
 
 
-def _facts(record: Record, net: FCN) -> tuple[tuple[str, str], ...]:
+def _facts(outcome: Outcome, net: FCN) -> tuple[tuple[str, str], ...]:
     """Return the settings and circumstances that a reader wants to know first."""
-    settings, recipe = record.settings, record.settings.recipe
-    plans = {name: net["plan"] for name, net in record.nets.items()}
-    epochs = (f"{plan['steps'] / plan['steps_per_epoch']:.3g}" for plan in plans.values())
-    plan = plans[record.names[-1]]
-    crop = plan["crop"]
-    shown = "whole images" if crop == "whole" else f"crops of {crop[0]} x {crop[1]} pixels"
+    settings, recipe = outcome.settings, outcome.settings.recipe
+    epochs = (f"{trained.plan.epochs:.3g}" for trained in outcome.stages)
+    plan = outcome.last.plan
+    shown = "crops of {} x {} pixels".format(*plan.crop) if plan.crop != "whole" else "whole images"
     inputs = f"{', '.join(net.inputs)} ({net.arguments['fusion']} fusion)"
     return (
         ("data", str(settings.data)),
@@ -152,7 +125,7 @@ def _facts(record: Record, net: FCN) -> tuple[tuple[str, str], ...]:
         ("images are seen", str(net.sight)),
         ("optimizer", f"{recipe.optimizer}, learning rate {recipe.lr:g}, {recipe.schedule}"),
         ("model", "the best on val" if recipe.keep == "best" else "the last weights"),
-        ("precision", plan["precision"]),
+        ("precision", plan.precision),
         ("temperature", ", ".join(f"{head.temperature:g}" for _, head in net.labelled())),
         ("seed", str(recipe.seed)),
         ("machine", f"{platform.machine()}, {torch.get_num_threads()} threads"),

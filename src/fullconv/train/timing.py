@@ -15,10 +15,10 @@ import torch
 
 from fullconv.data.loading import Batch
 from fullconv.predict.labels import label_image
-from fullconv.train.loop import Task, batches, learner
 from fullconv.train.plan import Pace, Plan
-from fullconv.train.state import make_optimizer
-from fullconv.train.step import set_to_train, take_step
+from fullconv.train.stage import Stage
+from fullconv.train.state import Clock, make_optimizer
+from fullconv.train.step import take_step
 
 if TYPE_CHECKING:
     from fullconv.net.fcn import FCN
@@ -29,61 +29,58 @@ SHARE = 0.03  # of a limited time, likewise
 SHORT = 100  # steps; a shorter training is over before a comparison pays
 
 
-def fitted_to_machine(task: Task, net: FCN, plan: Plan, spent: float = 0.0) -> tuple[Plan, Pace]:
+def fitted_to_machine(stage: Stage, net: FCN, plan: Plan, spent: float = 0.0) -> tuple[Plan, Pace]:
     """Choose the precision that the recipe leaves open and fit the steps to the time there is.
 
     The steps are made on a copy of `net`; neither it nor torch's generators change.
 
     Args:
-        task: the training to come.
-        net: on ``task.device``.
+        stage: the training to come.
+        net: on ``stage.device``.
         plan: what the recipe and the data alone call for.
         spent: seconds of ``plan.seconds`` that are already gone.
     """
-    begun = time.monotonic()
+    begun = stage.clock()
     hurried = plan.seconds is not None
     most = MOST_STEPS if hurried else min(MOST_STEPS, 1 + plan.steps // 50)
-    plan = replace(plan, precision="bf16" if task.recipe.precision == "bf16" else "fp32")
-    with torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else []):
-        times = _step_times(task, net, plan, most)
-        worth_it = task.device.type != "mps" and (hurried or plan.steps >= SHORT)
-        if task.recipe.precision == "auto" and worth_it:
+    plan = replace(plan, precision="bf16" if stage.recipe.precision == "bf16" else "fp32")
+    with torch.random.fork_rng(devices=[stage.device] if stage.device.type == "cuda" else []):
+        times = _step_times(stage, net, plan, most)
+        worth_it = stage.device.type != "mps" and (hurried or plan.steps >= SHORT)
+        if stage.recipe.precision == "auto" and worth_it:
             mixed = replace(plan, precision="bf16")
-            others = _step_times(task, net, mixed, most)
+            others = _step_times(stage, net, mixed, most)
             if min(others) * WORTH_BF16 <= min(times):  # what else the machine did counts least
                 plan, times = mixed, others
-        pace = Pace(sum(times) / len(times), _seconds_per_validation(task, net))
-    return plan.fitted(pace, spent=spent + time.monotonic() - begun), pace
+        pace = Pace(sum(times) / len(times), _seconds_per_validation(stage, net))
+    return plan.fitted(pace, spent=spent + stage.clock() - begun), pace
 
 
-def _step_times(task: Task, net: FCN, plan: Plan, most: int) -> list[float]:
+def _step_times(stage: Stage, net: FCN, plan: Plan, most: int) -> list[float]:
     """Return the seconds of up to `most` steps on a copy of `net`, loading included.
 
     One more comes first, to warm up. A step that fails takes infinitely long.
     """
-    trial = set_to_train(deepcopy(net), task.recipe)
-    optimizer, net = make_optimizer(trial, task.recipe), learner(trial, plan)
+    trial = deepcopy(net)
+    optimizer, objective = make_optimizer(trial, stage.recipe), stage.objective(trial, plan)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
 
-    def step(batch: Batch) -> None:
-        take_step(
-            net,
-            optimizer,
-            batch,
-            task.recipe,
-            precision=plan.precision,
-            class_weights=task.class_weights,
-        )
-
     try:
-        return step_seconds(batches(task, trial, plan), step, plan, most)
+        feed = stage.batches(trial, plan)
+        return step_seconds(
+            feed, lambda batch: take_step(objective, optimizer, batch), plan, most, stage.clock
+        )
     except FloatingPointError:  # the training itself will say more about it
         return [math.inf]
 
 
 def step_seconds(
-    feed: Generator[Batch], step: Callable[[Batch], object], plan: Plan, most: int
+    feed: Generator[Batch],
+    step: Callable[[Batch], object],
+    plan: Plan,
+    most: int,
+    clock: Clock = time.monotonic,
 ) -> list[float]:
     """Return the seconds of up to `most` steps, loading included; one more first, to warm up.
 
@@ -92,14 +89,15 @@ def step_seconds(
         step: is made with each.
         plan: tells how long the training may take, of which this is to take little.
         most: how many steps are timed.
+        clock: by which.
     """
     times: list[float] = []
     enough = min(ENOUGH_SECONDS, SHARE * (plan.seconds or math.inf))
     with closing(feed):
-        begun = time.monotonic()
+        begun = clock()
         for batch in islice(feed, most + 1):
             step(batch)
-            now = time.monotonic()
+            now = clock()
             times.append(now - begun)
             begun = now
             if sum(times[1:]) > enough:
@@ -107,10 +105,10 @@ def step_seconds(
     return times[1:]
 
 
-def _seconds_per_validation(task: Task, net: FCN) -> float:
+def _seconds_per_validation(stage: Stage, net: FCN) -> float:
     """Time the labelling of one image and multiply."""
-    image = task.val[0].image
+    image = stage.data.val[0].image
     label_image(net, image)  # warms up
-    begun = time.monotonic()
+    begun = stage.clock()
     label_image(net, image)
-    return (time.monotonic() - begun) * len(task.val)
+    return (stage.clock() - begun) * len(stage.data.val)

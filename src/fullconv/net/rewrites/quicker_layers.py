@@ -1,7 +1,13 @@
-"""Layers that train in less time or memory than torch's own, to the same result."""
+"""Layers that train in less time or memory than torch's own, to the same result.
+
+They are swapped in for a training, in the plain layers' places and with their parameters, and out
+again wherever the net is written down: what is stored is always the plain layer.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,8 +21,6 @@ class StridedDepthwise(nn.Conv2d):
     oneDNN has no fast bfloat16 kernel for that gradient: in float32 it takes a fifth of the time,
     conversions included. Everything else is as in the parent class.
     """
-
-    computes_as = nn.Conv2d
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve N x C x H x W features."""
@@ -37,8 +41,6 @@ class FrugalReLU6(nn.ReLU6):
     Torch's own keeps a copy of what it overwrites, though where that lay strictly between 0 and 6
     the result tells as well.
     """
-
-    computes_as = nn.ReLU6
 
     def forward(self, input: Tensor) -> Tensor:
         """Clamp N x C x H x W features to 0..6, where they lie."""
@@ -101,16 +103,66 @@ class _Convolution(torch.autograd.Function):
 
 
 def quicken(net: nn.Module) -> nn.Module:
-    """Let layers of a net train by their faster twins in this file, in place.
+    """Swap the faster twins of this file into a net, in place.
 
-    Their parameters and names stay as they are.
+    Parameters, their names and the layers' modes stay as they are. Layers with hooks stay, too.
     """
-    for layer in net.modules():
-        if type(layer) is nn.Conv2d and _is_strided_depthwise(layer):
-            layer.__class__ = StridedDepthwise
-        elif type(layer) is nn.ReLU6 and layer.inplace:
-            layer.__class__ = FrugalReLU6
+    return _swap(net, _quick)
+
+
+@contextmanager
+def plain_layers(net: nn.Module) -> Iterator[None]:
+    """Swap a net's plain layers back in for the body, in which it may be stored."""
+    _swap(net, _plain)
+    try:
+        yield
+    finally:
+        quicken(net)
+
+
+def _swap(net: nn.Module, other: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    swapped: dict[nn.Module, nn.Module] = {}  # a layer may stand in several places
+    for parent in list(net.modules()):
+        for name, layer in parent.named_children():
+            setattr(parent, name, swapped.setdefault(layer, other(layer)))
     return net
+
+
+def _quick(layer: nn.Module) -> nn.Module:
+    """Return the faster twin of a layer, or itself where there is none."""
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        return layer
+    if type(layer) is nn.Conv2d and _is_strided_depthwise(layer):
+        return _convolution(layer, StridedDepthwise)
+    if type(layer) is nn.ReLU6 and layer.inplace:
+        return FrugalReLU6(inplace=True).train(layer.training)
+    return layer
+
+
+def _plain(layer: nn.Module) -> nn.Module:
+    """Return torch's own layer in place of a twin, or a plain layer itself."""
+    if isinstance(layer, StridedDepthwise):
+        return _convolution(layer, nn.Conv2d)
+    if isinstance(layer, FrugalReLU6):
+        return nn.ReLU6(inplace=True).train(layer.training)
+    return layer
+
+
+def _convolution(layer: nn.Conv2d, kind: type[nn.Conv2d]) -> nn.Conv2d:
+    """Return a convolution of a kind with the geometry and the very parameters of another."""
+    made = kind(
+        layer.in_channels,
+        layer.out_channels,
+        layer.kernel_size,  # type: ignore[arg-type]  # torch's own type is wider
+        layer.stride,  # type: ignore[arg-type]
+        layer.padding,  # type: ignore[arg-type]
+        layer.dilation,  # type: ignore[arg-type]
+        layer.groups,
+        bias=layer.bias is not None,
+        device="meta",
+    )
+    made.weight, made.bias = layer.weight, layer.bias
+    return made.train(layer.training)
 
 
 def _is_strided_depthwise(layer: nn.Conv2d) -> bool:
