@@ -3,44 +3,31 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
+import socket
 import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from image_bytes import announced, exif, png_chunk
+import tifffile
+from image_bytes import UPRIGHT, announced, exif, png_chunk, refusal
+from imagecodecs import jpeg8_encode
 from PIL import Image
 
 from fullconv.base.errors import FullconvError
 from fullconv.base.images import ImageReader
+from fullconv.base.stored import ValueRange, scaled
 
 READER = ImageReader()
 read_image, read_input, read_mask = READER.image, READER.input, READER.mask
 image_size, mask_size, input_channels = READER.image_size, READER.mask_size, READER.channels
 
-# Upright array from the stored one, by the EXIF standard's table of orientations.
-UPRIGHT = {
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
-    8: lambda a: np.rot90(a, 1),
-}
 NOISE = np.random.default_rng(0).integers(0, 256, (7, 12, 3), dtype=np.uint8)
-
-
-def refusal(read, *args, **kwargs) -> str:
-    with pytest.raises(FullconvError) as caught:
-        read(*args, **kwargs)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".webp"])
@@ -433,11 +420,9 @@ def test_16_bit_colours_are_an_image_as_ever(tmp_path):
 def test_inputs_are_refused_as_images_are(tmp_path):
     bomb = announced(tmp_path / "bomb.png", 30_000, 30_000)
     (tmp_path / "text.png").write_text("no image")
-    Image.fromarray(np.zeros((2, 2), np.float32), "F").save(tmp_path / "f.tif")
     for read in (read_input, input_channels):
         assert "--max-pixels" in refusal(read, bomb)
         assert "is no readable" in refusal(read, tmp_path / "text.png")
-        assert "floating-point" in refusal(read, tmp_path / "f.tif")
         assert "gone.png: no such file" in refusal(read, tmp_path / "gone.png")
     lying = announced(tmp_path / "a.png", 100, 100)  # a header and no pixels
     assert input_channels(lying) == 3
@@ -446,3 +431,191 @@ def test_inputs_are_refused_as_images_are(tmp_path):
     (tmp_path / "b.png").write_bytes(whole[: len(whole) // 2])
     assert input_channels(tmp_path / "b.png") == 1
     assert "damaged or truncated" in refusal(read_input, tmp_path / "b.png")
+
+
+# Bits and bands that PIL does not tell ---------------------------------------------------------
+
+
+def wide_png(path: Path, values: np.ndarray, extra: bytes = b"") -> None:
+    """A 16-bit PNG made by hand: grey, grey with alpha, RGB or RGBA."""
+    height, width, bands = values.shape
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[bands]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    chunks = png_chunk(b"IHDR", header) + extra
+    chunks += png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+
+
+WIDE = np.random.default_rng(12).integers(0, 65536, (5, 6, 4), dtype=np.uint16)
+
+
+@pytest.mark.parametrize("extra", [b"", png_chunk(b"gAMA", struct.pack(">I", 45455))], ids=len)
+@pytest.mark.parametrize("bands", [1, 2, 3, 4])
+def test_16_bit_pngs_of_any_bands_keep_their_values(tmp_path, bands, extra):
+    path = tmp_path / "a.png"
+    wide_png(path, WIDE[..., :bands], extra)
+    opaque = WIDE[..., : {1: 1, 2: 1, 3: 3, 4: 3}[bands]]
+    read = READER.values(path)
+    assert read.dtype == np.uint16
+    np.testing.assert_array_equal(read, opaque)
+    if bands > 2:
+        np.testing.assert_array_equal(read_image(path), opaque >> 8)
+    else:
+        np.testing.assert_array_equal(read_image(path)[..., :1], np.rint(opaque / 257))
+        np.testing.assert_array_equal(read_input(path), opaque.astype(np.float32))
+        assert input_channels(path) == 1
+
+
+def test_16_bit_colours_with_one_that_is_transparent(tmp_path):
+    extra = png_chunk(b"tRNS", WIDE[0, 0, :3].astype(">u2").tobytes())
+    wide_png(tmp_path / "a.png", WIDE[..., :3], extra)
+    np.testing.assert_array_equal(READER.values(tmp_path / "a.png"), WIDE[..., :3])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), WIDE[..., :3] >> 8)
+
+
+def test_16_bit_colours_that_end_early_are_refused(tmp_path):
+    wide_png(tmp_path / "a.png", WIDE)
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
+    assert "damaged or truncated" in refusal(read_image, tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_grey_of_a_few_bits_is_spread_in_images_but_not_in_masks(tmp_path, bits):
+    ids = np.random.default_rng(13).integers(0, 2**bits, (8, 16), dtype=np.uint8)
+    rows = [np.packbits((row[:, None] >> np.arange(bits - 1, -1, -1)) & 1) for row in ids]
+    header = struct.pack(">IIBBBBB", 16, 8, bits, 0, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    chunks = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", data) + png_chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), ids)
+    spread = np.broadcast_to(ids[..., None] * (255 // (2**bits - 1)), (8, 16, 3))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), spread)
+
+
+@pytest.mark.parametrize("masks", [(0x7C00, 0x3E0, 0x1F), (0xF800, 0x7E0, 0x1F)])
+def test_16_bit_bmps_are_spread_over_a_byte(tmp_path, masks):
+    values = np.random.default_rng(14).integers(0, 65536, (3, 4), dtype=np.uint16)
+    header = struct.pack("<IiiHHIIiiII", 40, 4, 3, 1, 16, 3, 0, 0, 0, 0, 0)
+    header += struct.pack("<III", *masks)
+    head = struct.pack("<2sIHHI", b"BM", 66 + values.nbytes, 0, 0, 66)
+    (tmp_path / "a.bmp").write_bytes(head + header + values[::-1].tobytes())
+    shares = [(values & mask) / mask * 255 for mask in masks]
+    assert np.abs(read_image(tmp_path / "a.bmp") - np.stack(shares, 2)).max() <= 1
+
+
+def test_transparent_colours_of_a_webp_stay(tmp_path):
+    pixels = np.concatenate([NOISE, NOISE[..., :1] * np.uint8(NOISE[..., 1:2] > 99)], 2)
+    Image.fromarray(pixels).save(tmp_path / "a.webp", lossless=True, exact=True)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.webp"), NOISE)
+
+
+@pytest.mark.parametrize("stored", ["RGB", "YCbCr", "CMYK", "YCCK"])
+def test_jpegs_of_any_colour_model(tmp_path, stored):
+    smooth = np.add.outer(np.arange(64), 2 * np.arange(80)).astype(np.uint8)
+    rgb = np.stack([smooth, smooth // 2, 255 - smooth], 2)
+    if len(stored) == 4:  # as Adobe writes them: the inks inverted; here without black
+        pixels = np.concatenate([rgb, np.full_like(rgb[..., :1], 255)], 2)
+        data = jpeg8_encode(pixels, 98, colorspace="CMYK", outcolorspace=stored)
+    else:
+        data = jpeg8_encode(rgb, 98, colorspace="RGB", outcolorspace=stored)
+    (tmp_path / "a.jpg").write_bytes(data)
+    assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - rgb).max() <= 8
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [(".png", "PNG"), (".webp", "WEBP"), (".jpg", "MPO")])
+def test_of_several_frames_the_first_is_read(tmp_path, suffix, kind):
+    path = tmp_path / f"a{suffix}"
+    options = {"lossless": True} if kind == "WEBP" else {}
+    first = Image.new("RGB", (16, 8), (10, 200, 30))
+    first.save(path, kind, save_all=True, append_images=[Image.new("RGB", (16, 8))], **options)
+    assert np.abs(read_image(path).astype(int) - (10, 200, 30)).max() <= 2
+
+
+# What is no regular file, and what others say --------------------------------------------------
+
+
+@pytest.mark.skipif(os.name != "posix", reason="of POSIX")
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+def test_what_is_no_regular_file_is_not_opened(tmp_path, monkeypatch, kind):
+    path = tmp_path / "a.png"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        monkeypatch.chdir(tmp_path)  # a socket's path must be short
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind("a.png")
+    for read in (read_image, read_input, read_mask, image_size, mask_size, input_channels):
+        assert "is a pipe, a socket or a device, not a file" in refusal(read, path)
+
+
+def noisy_jpeg(path: Path, *, whole: bool) -> Path:
+    """A JPEG whose EXIF data are cut short, and maybe its pixels, too."""
+    entries = struct.pack("<HHII", 274, 3, 1, 6) + struct.pack("<HHII", 271, 2, 40, 4000)
+    tiff = b"II*\0" + struct.pack("<IH", 8, 2) + entries
+    stream = io.BytesIO()
+    smooth = cv2.resize(NOISE, (640, 400), interpolation=cv2.INTER_LINEAR)
+    Image.fromarray(smooth).save(stream, "JPEG", exif=b"Exif\0\0" + tiff)
+    path.write_bytes(stream.getvalue()[: None if whole else 4000])
+    return path
+
+
+def test_what_other_libraries_say_is_part_of_the_line(tmp_path, capfd):
+    logging.captureWarnings(True)
+    try:
+        warnings.simplefilter("always")
+        assert read_image(noisy_jpeg(tmp_path / "a.jpg", whole=True)).shape == (640, 400, 3)
+        message = refusal(read_image, noisy_jpeg(tmp_path / "a.jpg", whole=False))
+    finally:
+        logging.captureWarnings(False)
+    assert "Corrupt EXIF data" in message or "Tag data larger than file" in message
+    assert "truncated" in message and str(tmp_path / "a.jpg") in message
+    assert capfd.readouterr() == ("", "")
+
+
+# A measured range ------------------------------------------------------------------------------
+
+
+def test_few_of_16_bits_by_a_measured_range(tmp_path):
+    values = np.random.default_rng(15).integers(0, 1021, (9, 12), dtype=np.uint16)
+    assert cv2.imwrite(str(tmp_path / "a.png"), values)
+    assert read_image(tmp_path / "a.png").max() <= 4  # as though all 16 bits were used
+    seen = READER.image(tmp_path / "a.png", ValueRange(0, 1020))
+    np.testing.assert_array_equal(seen, np.rint(values / 4)[..., None].repeat(3, 2))
+
+
+def test_a_range_of_the_whole_type_is_what_is_read_without_one(tmp_path):
+    assert cv2.imwrite(str(tmp_path / "a.png"), EVERY_16_BIT_VALUE)
+    seen = READER.image(tmp_path / "a.png", ValueRange(0, 65535))
+    np.testing.assert_array_equal(seen, read_image(tmp_path / "a.png"))
+
+
+def test_8_bit_images_have_a_range_of_their_own(tmp_path):
+    Image.fromarray(NOISE).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(READER.image(tmp_path / "a.png", ValueRange(0, 9)), NOISE)
+
+
+def test_floating_point_and_negative_values_by_a_range(tmp_path):
+    for dtype in (np.float32, np.int16, np.int32):
+        values = np.linspace(-300, 300, 24).reshape(4, 6).astype(dtype)
+        tifffile.imwrite(tmp_path / "a.tif", values)
+        refusal(read_image, tmp_path / "a.tif")
+        span = ValueRange(-200, 200)
+        assert image_size(tmp_path / "a.tif", span) == (4, 6)
+        wanted = np.clip((values.astype(float) + 200) / 400 * 255, 0, 255).round()
+        np.testing.assert_array_equal(READER.image(tmp_path / "a.tif", span)[..., 2], wanted)
+
+
+def test_scaled_values_rise_from_0_to_255_and_stay_there():
+    found = scaled(np.array([0, 100, 150, 200, 65535], np.uint16), ValueRange(100, 200))
+    np.testing.assert_array_equal(found, np.array([0, 0, 127.5, 255, 255], np.float32))
+    assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize("ends", [(1, 1), (2, 1), (0, float("inf")), (float("nan"), 1)])
+def test_a_range_is_finite_and_rises(ends):
+    with pytest.raises(ValueError, match="must be finite and rise"):
+        ValueRange(*ends)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from dataset_folders import (
     GEOMETRY,
     add_sample,
@@ -618,3 +619,48 @@ def test_camvid_is_sound():
         pixels = split.labels["labels"].pixels
         assert pixels.sum() == split.sizes.total() * 360 * 480
         assert not pixels[11:255].any()
+
+
+# What is read in part, and what is not opened ---------------------------------------------------
+
+
+def test_bands_that_are_left_out_are_told_by_name(root):
+    pixels = np.dstack([picture(1), picture(2)[..., :1]])
+    (root / "images/train/train0.png").unlink()
+    path = root / "images/train/train0.tif"
+    tifffile.imwrite(path, pixels, photometric="rgb", extrasamples=["unspecified"])
+    for quick in (True, False):
+        report = check_folder(root, quick=quick)
+        assert report.errors == ()
+        (line,) = report.warnings
+        assert line.startswith(f"{path}: of red, green, blue, band 4 only red, green, blue are")
+
+
+def test_further_inputs_of_many_bands_are_read_whole(tmp_path):
+    root = write_dataset(tmp_path / "d", train=2, val=2, test=0)
+    (root / "dataset.yaml").write_text(
+        "name: d\nclasses: [road, tree, sky]\ninputs: {color: images, bands: bands}\n"
+    )
+    for path in sorted((root / "images").glob("*/*.png")):
+        values = np.random.default_rng(3).integers(0, 65536, (8, 10, 5), dtype=np.uint16)
+        other = root / "bands" / path.relative_to(root / "images").with_suffix(".tif")
+        other.parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(other, values, photometric="minisblack", planarconfig="contig")
+    report = check_folder(root)
+    assert report.errors == () and report.warnings == ()
+    assert [each.channels for each in report.inputs] == [3, 5]
+    tifffile.imwrite(other, values[..., :4], photometric="minisblack", planarconfig="contig")
+    for quick in (True, False):
+        (line,) = check_folder(root, quick=quick).errors
+        assert "holds 4 bands but the first file of bands 5 bands" in line
+
+
+@pytest.mark.skipif(os.name != "posix", reason="of POSIX")
+@pytest.mark.parametrize("kind", ["images", "masks"])
+def test_a_pipe_named_like_an_image_or_a_mask_is_refused(root, kind):
+    path = root / kind / "train/train0.png"
+    path.unlink()
+    os.mkfifo(path)
+    for quick in (True, False):
+        errors = check_folder(root, quick=quick).errors
+        assert errors and str(path) in errors[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import tracemalloc
 import warnings
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from colour_net import ColourNet, FarColourNet
 from PIL import Image
@@ -829,3 +831,24 @@ def test_predict_of_an_only_input_that_is_no_colour(tmp_path, capsys, command_li
     assert "b.png: is read as 16-bit grey, one channel, but the model's input 'hha' has 3" in err
     with Image.open(tmp_path / "out/a.png") as labels:
         assert (np.asarray(labels) == net.predict(pixels)).all()
+
+
+def test_bands_that_are_left_out_are_told_once(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 4), dtype=np.uint8)
+    for name in ("a", "b"):
+        tifffile.imwrite(
+            tmp_path / f"{name}.tif", pixels, photometric="rgb", extrasamples=["unspecified"]
+        )
+    summary, said = predicted([tmp_path / "a.tif", tmp_path / "b.tif"], tmp_path / "out")
+    assert summary.failed == 0
+    (line,) = said
+    assert line.startswith(f"note: {tmp_path / 'a.tif'}: of red, green, blue, band 4 only red")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="of POSIX")
+def test_a_pipe_named_like_an_image_is_not_opened(tmp_path):
+    picture(tmp_path / "in/a.png")
+    os.mkfifo(tmp_path / "in/b.png")
+    assert predicted([tmp_path / "in"], tmp_path / "out")[0].images == 1
+    with pytest.raises(FullconvError, match=r"b\.png: is a pipe, a socket or a device"):
+        plan([str(tmp_path / "in/b.png")], tmp_path / "out")

@@ -6,41 +6,63 @@ decompression bombs are not consulted, so that its global settings need not be t
 
 from __future__ import annotations
 
+import logging
+import math
 import os
+import re
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from PIL.BmpImagePlugin import BmpImageFile
-from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from fullconv.base.errors import FullconvError
+from fullconv.base.stored import (
+    ALPHA,
+    CMYK,
+    RGB,
+    Source,
+    Stored,
+    ValueRange,
+    label_ids,
+    measurements,
+    picture,
+    require_labels,
+    require_picture,
+    upright,
+)
 
 MAX_PIXELS = 200_000_000
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
-_Value = TypeVar("_Value", bound=np.generic)
-
-_READERS = (JpegImageFile, PngImageFile, BmpImageFile, WebPImageFile, TiffImageFile)
-_MASK_ADVICE = {
-    "RGB": "is RGB: store one label id per pixel (8-bit grey or palette) instead of colours",
-    "RGBA": "is RGBA: store one label id per pixel (8-bit grey or palette) instead of colours",
-    "LA": "has an alpha channel: save it as 8-bit grey, without alpha",
-    "PA": "has an alpha channel: save it as an 8-bit palette image, without alpha",
-    "I;16": "is 16-bit: save the label ids as 8-bit grey or palette",
-    "I;16B": "is 16-bit: save the label ids as 8-bit grey or palette",
-    "I": "is 16-bit or 32-bit: save the label ids as 8-bit grey or palette",
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_BANDS = {0: ("grey",), 2: RGB, 3: ("index",), 4: ("grey", ALPHA), 6: (*RGB, ALPHA)}
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_READERS = (JpegImageFile, PngImageFile, BmpImageFile, WebPImageFile)
+_MODES = {  # of PIL: bands, type and bits; all others are taken as RGB
+    "1": (("grey",), "u1", 1),
+    "L": (("grey",), "u1", 8),
+    "LA": (("grey", ALPHA), "u1", 8),
+    "P": (("index",), "u1", 8),
+    "RGBA": ((*RGB, ALPHA), "u1", 8),
+    "CMYK": (CMYK, "u1", 8),
+    "I": (("grey",), "i4", 32),
+    "F": (("grey",), "f4", 32),
+    **dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), (("grey",), "u2", 16)),
 }
+_VALUES_A_PIXEL = 4  # of all bands together, on which max_pixels is a bound as well
 
 
 @dataclass(frozen=True)
@@ -49,54 +71,65 @@ class ImageReader:
 
     Every method raises FullconvError, one line that says what to do, where there is no such file,
     no image, one that is damaged or truncated, or one of more than `max_pixels`; of the latter
-    nothing is decoded.
+    nothing is decoded. What has no regular file (a pipe, a device) is not even opened.
 
     Attributes:
-        max_pixels: how many pixels an image may have, by its header.
+        max_pixels: how many pixels an image may have, by its header. Where it has more than 4
+            bands they count as more pixels.
     """
 
     max_pixels: int = MAX_PIXELS
 
-    def image(self, path: str | Path) -> NDArray[np.uint8]:
+    def image(self, path: str | Path, span: ValueRange | None = None) -> NDArray[np.uint8]:
         """Read a JPEG, PNG, BMP, WebP or TIFF file as 8-bit RGB, upright as its EXIF data says.
 
-        Grey, palette, CMYK and 1-bit images are converted. 16-bit grey is scaled to 8 bits
-        (divided by 257 and rounded), of 16-bit colours the high byte is kept. Alpha is ignored:
-        the colours stay as they are stored, also where they are transparent. Of several frames
-        the first is read; colour profiles are not applied.
+        Grey, palette, CMYK and 1-bit images are converted. Of several bands in no colours the
+        first three are taken; which are left out, if any, `describe` tells. Alpha is ignored: the
+        colours stay as they are stored, also where they are transparent. Of several frames the
+        first is read; colour profiles are not applied.
+
+        Args:
+            path: of the file.
+            span: what values of more than 8 bits become 0 and 255 (see `scaled`). None: all that
+                their bits can hold; 16-bit grey is divided by 257 and rounded, of 16-bit colours
+                the high byte is kept.
 
         Returns:
             uint8 array (height, width, 3).
 
         Raises:
-            FullconvError: see the class; or floating point.
+            FullconvError: see the class; or, without `span`, values of no known range: floating
+                point, or integers outside 0..65535.
         """
-        with self._opened(path) as image:
-            return _rgb_array(path, image)
+        with self._opened(path) as source:
+            return upright(picture(path, source, span), source.stored.orientation)
 
     def input(self, path: str | Path) -> NDArray[np.uint8] | NDArray[np.float32]:
-        """Read a file as `image` does, save that 16-bit grey keeps its values.
+        """Read a file's measurements with their values kept; a picture, as `image` does.
 
-        Such files (PNG or TIFF) hold measurements, as a rule distances in millimetres. Their
-        values are those stored, whatever a TIFF says about its range or its white.
+        Measurements are 16-bit grey (as a rule distances in millimetres), floating point, and
+        bands beyond colours. Their values are those stored, whatever a TIFF says about its range
+        or its white. Pictures are grey of 8 bits, palettes, and colours alone.
 
         Returns:
-            float32 array (height, width, 1) of 16-bit grey, uint8 array (height, width, 3) of all
-            else.
+            Of measurements float32 (height, width, bands), or uint8 if they are 8-bit; bands of
+            alpha are left out. Of a picture uint8 (height, width, 3).
 
         Raises:
-            FullconvError: as for `image`.
+            FullconvError: see the class; or integers outside of 16 bits, or values that are no
+                finite numbers.
         """
-        with self._opened(path) as image:
-            if not _is_16_bit_grey(image):
-                return _rgb_array(path, image)
-            values = _grey_values(path, image).astype(np.float32)
-            return _upright(values, _orientation(image))[..., None]
+        with self._opened(path) as source:
+            if source.stored.measured is None:
+                pixels: NDArray[Any] = picture(path, source, None)
+            else:
+                pixels = measurements(path, source)
+            return upright(pixels, source.stored.orientation)
 
     def mask(self, path: str | Path) -> NDArray[np.uint8]:
-        """Read a mask: 8-bit grey values, or palette indices (not colours), are label ids.
+        """Read a mask: grey values of 8 bits or fewer, or palette indices, are label ids.
 
-        1-bit images give the ids 0 and 1. EXIF orientation is honoured as for images.
+        EXIF orientation is honoured as for images.
 
         Returns:
             uint8 array (height, width).
@@ -105,30 +138,61 @@ class ImageReader:
             FullconvError: see the class; and where the file holds no 8-bit label ids (RGB,
                 16-bit, alpha) or was compressed by JPEG, which alters ids.
         """
-        with self._opened(path) as image:
-            _require_labels(path, image)
-            image.load()
-            return _upright(np.array(image, dtype=np.uint8), _orientation(image))
+        with self._opened(path) as source:
+            require_labels(path, source.stored)
+            return upright(label_ids(source), source.stored.orientation)
+
+    def values(self, path: str | Path) -> NDArray[Any]:
+        """Read the values that `image` converts, as they are stored, in order to measure a range.
+
+        Returns:
+            array (height, width, bands) of the file's own type, not turned upright.
+
+        Raises:
+            FullconvError: see the class.
+        """
+        with self._opened(path) as source:
+            values: NDArray[Any] = source.values()[..., list(source.stored.shown)]
+            return values
+
+    def describe(self, path: str | Path) -> Stored:
+        """Tell what is in a file from its header alone.
+
+        Raises:
+            FullconvError: see the class.
+        """
+        with self._opened(path) as source:
+            return source.stored
+
+    def remarks(self, path: str | Path, *, as_image: bool = True) -> tuple[str, ...]:
+        """Say from the header alone what is not read of a file, which is no error.
+
+        That is further pages, parts that were never stored and, where it is read `as_image`,
+        bands beyond colours, but not alpha.
+
+        Raises:
+            FullconvError: see the class.
+        """
+        with self._opened(path) as source:
+            return (*(source.stored.remarks if as_image else ()), *source.notes())
 
     def channels(self, path: str | Path) -> int:
-        """Return from the header alone how many channels `input` would give: 1 or 3.
+        """Return from the header alone how many channels `input` would give.
 
         Raises:
             FullconvError: what `input` would refuse already by the header.
         """
-        with self._opened(path) as image:
-            _require_colours(path, image)
-            return 1 if _is_16_bit_grey(image) else 3
+        return self.describe(path).channels
 
-    def image_size(self, path: str | Path) -> tuple[int, int]:
+    def image_size(self, path: str | Path, span: ValueRange | None = None) -> tuple[int, int]:
         """Return the (height, width) that `image` would give, from the header alone.
 
         Raises:
             FullconvError: what `image` would refuse already by the header.
         """
-        with self._opened(path) as image:
-            _require_colours(path, image)
-            return _upright_size(image)
+        stored = self.describe(path)
+        require_picture(path, stored, span)
+        return stored.size
 
     def mask_size(self, path: str | Path) -> tuple[int, int]:
         """Return the (height, width) that `mask` would give, from the header alone.
@@ -136,156 +200,129 @@ class ImageReader:
         Raises:
             FullconvError: what `mask` would refuse already by the header.
         """
-        with self._opened(path) as image:
-            _require_labels(path, image)
-            return _upright_size(image)
+        stored = self.describe(path)
+        require_labels(path, stored)
+        return stored.size
 
     def is_turned(self, path: str | Path) -> bool:
         """Tell from the header whether EXIF data ask for the image to be rotated or mirrored."""
-        with self._opened(path) as image:
-            return _orientation(image) != 1
+        return self.describe(path).orientation != 1
 
     @contextmanager
-    def _opened(self, path: str | Path) -> Iterator[ImageFile]:
+    def _opened(self, path: str | Path) -> Iterator[Source]:
         """Open an image whose size is allowed; whatever fails, then or in the body, is one line."""
-        with _failing_in_a_line(path), Path(path).open("rb") as file:
-            image = _identify(path, file)
-            height, width = _stored_size(image)
-            if height * width > self.max_pixels:
+        with _failing_in_a_line(path), _regular(path).open("rb") as file:
+            source = _identify(path, file)
+            stored = source.stored
+            bands = math.ceil(len(stored.bands) / _VALUES_A_PIXEL)
+            if stored.height * stored.width * bands > self.max_pixels:
+                many = f" of {len(stored.bands)} bands" if bands > 1 else ""
                 raise FullconvError(
-                    f"{path}: {width} x {height} pixels are more than the {self.max_pixels:,} "
-                    "allowed; raise --max-pixels if the file is to be trusted"
+                    f"{path}: {stored.width} x {stored.height} pixels{many} are more than the "
+                    f"{self.max_pixels:,} allowed; raise --max-pixels if the file is to be trusted"
                 )
-            yield image
+            yield source
 
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     """Convert an open PIL image as `ImageReader.image` does a file: uint8 (height, width, 3).
 
+    A TIFF file that PIL has opened but not yet decoded is decoded here.
+
     Raises:
         FullconvError: a floating-point image.
     """
-    return _rgb_array(getattr(image, "filename", "") or "the image", image)
+    name = getattr(image, "filename", "")
+    if isinstance(image, TiffImageFile) and image.tile and image.tell() == 0 and name:
+        return ImageReader().image(os.fsdecode(name))
+    source = _PilSource(image)
+    return upright(picture(name or "the image", source, None), source.stored.orientation)
 
 
-def _rgb_array(path: str | Path, image: Image.Image) -> NDArray[np.uint8]:
-    _require_colours(path, image)
-    image.load()
-    return _upright(np.array(_to_rgb(path, image)), _orientation(image))
+class _PilSource:
+    """An image that PIL decodes (a `Source`)."""
+
+    def __init__(self, image: Image.Image) -> None:
+        self._image = image
+        self._mode = image.mode if image.mode in _MODES else "RGB"
+        bands, dtype, bits = _MODES.get(image.mode, (RGB, "u1", 8))
+        self.stored = Stored(
+            image.height,
+            image.width,
+            bands,
+            np.dtype(dtype),
+            bits,
+            _orientation(image),
+            lossy="JPEG" if isinstance(image, JpegImageFile) else "",
+        )
+
+    def values(self) -> NDArray[Any]:
+        """Decode the values, as they are stored: (height, width, bands), not turned."""
+        self._image.load()
+        image = self._image if self._image.mode == self._mode else self._image.convert(self._mode)
+        values = np.array(image)
+        return values.reshape(*values.shape[:2], -1)
+
+    def palette(self) -> NDArray[np.uint8]:
+        """Return the colours of the palette: (256, 3)."""
+        grey = np.arange(256, dtype=np.uint8)[:, None].repeat(3, 1)  # PIL's, of those missing
+        own = np.array(self._image.getpalette("RGB"), np.uint8).reshape(-1, 3)[:256]
+        grey[: len(own)] = own
+        return grey
+
+    def notes(self) -> Iterator[str]:
+        """Say nothing: later frames of animations are not expected to be read."""
+        yield from ()
 
 
-@contextmanager
-def _failing_in_a_line(path: str | Path) -> Iterator[None]:
-    """Turn whatever fails in the body into one line about the file."""
-    try:
-        yield
-    except FullconvError:
-        raise
-    except FileNotFoundError:
-        raise FullconvError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise FullconvError(f"{path}: is a folder, not an image") from None
-    except PermissionError:
-        raise FullconvError(f"{path}: may not be read: check its permissions") from None
-    except MemoryError:
-        raise FullconvError(f"{path}: does not fit in memory; make it smaller") from None
-    except Exception as error:  # what PIL raises on damaged files is not a closed list
-        reason = str(error) or type(error).__name__
-        raise FullconvError(
-            f"{path}: is damaged or truncated ({reason}); restore the file or remove it"
-        ) from error
+class _PngSource(_PilSource):
+    """A PNG file, whose values may have fewer or more bits than those of PIL's image."""
+
+    def __init__(self, image: PngImageFile) -> None:
+        """Read the header once more, for what PIL doesn't tell."""
+        super().__init__(image)
+        file = image.fp
+        assert file is not None
+        file.seek(len(_PNG))
+        bits, colour = struct.unpack("16x2B", file.read(18))
+        dtype = np.dtype(np.uint16 if bits > 8 else np.uint8)
+        self._file = file
+        self.stored = replace(self.stored, bands=_PNG_BANDS[colour], dtype=dtype, bits=bits)
+
+    def values(self) -> NDArray[Any]:
+        """Decode the values, as they are stored: (height, width, bands), not turned."""
+        bits, bands = self.stored.bits, len(self.stored.bands)
+        if bits > 8 and bands > 1:  # PIL keeps their high bytes alone
+            from imagecodecs import png_decode
+
+            self._file.seek(0)
+            wide: NDArray[np.uint16] = png_decode(self._file.read())
+            return wide[..., :bands]
+        values: NDArray[Any] = super().values().astype(self.stored.dtype, copy=False)
+        if self.stored.bands == ("grey",) and bits in (2, 4):
+            values //= 255 // (2**bits - 1)  # PIL spreads them over a byte
+        return values
 
 
-def _identify(path: str | Path, file: IO[bytes]) -> ImageFile:
+def _identify(path: str | Path, file: IO[bytes]) -> Source:
     """Read the header by PIL's readers themselves: Image.open would apply PIL's global bound."""
-    if os.fstat(file.fileno()).st_size == 0:
+    head = file.read(4)
+    if not head:
         raise FullconvError(f"{path}: is empty (0 bytes); restore the file or remove it")
+    if head in _TIFF:
+        from fullconv.base.tiff import TiffSource
+
+        return TiffSource(path, file)
     for reader in _READERS:
         file.seek(0)
         try:
-            return reader(file)
+            image = reader(file)
         except SyntaxError:  # PIL's way to say: another format
             continue
+        return _PngSource(image) if isinstance(image, PngImageFile) else _PilSource(image)
     raise FullconvError(
         f"{path}: is no readable JPEG, PNG, BMP, WebP or TIFF image; convert it to one or remove it"
     )
-
-
-def _require_colours(path: str | Path, image: Image.Image) -> None:
-    if image.mode == "F":
-        raise FullconvError(
-            f"{path}: holds floating-point values, whose range is unknown; save it as 8 or 16 bits"
-        )
-
-
-def _require_labels(path: str | Path, image: ImageFile) -> None:
-    if isinstance(image, JpegImageFile):
-        raise FullconvError(
-            f"{path}: the mask is a JPEG, which alters label ids; make it again as PNG"
-        )
-    if image.mode not in ("L", "P", "1"):
-        advice = _MASK_ADVICE.get(
-            image.mode, f"is of PIL's mode {image.mode}: save the label ids as 8-bit grey"
-        )
-        raise FullconvError(f"{path}: the mask {advice}")
-
-
-def _to_rgb(path: str | Path, image: Image.Image) -> Image.Image:
-    if _is_16_bit_grey(image):
-        return Image.fromarray(_eight_bits(path, image)).convert("RGB")
-    image.info.pop("transparency", None)  # else PIL warns that it is ignored
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _is_16_bit_grey(image: Image.Image) -> bool:
-    """Tell by the mode; "I" is PIL's for it in some formats."""
-    return image.mode == "I" or image.mode.startswith("I;16")
-
-
-def _grey_values(path: str | Path, image: Image.Image) -> NDArray[Any]:
-    """Return 16-bit grey as it is stored: integers (height, width)."""
-    values = np.asarray(image)
-    if image.mode == "I" and not 0 <= values.min() <= values.max() <= 0xFFFF:
-        raise FullconvError(f"{path}: holds grey values outside 0..65535; save it as 8 or 16 bits")
-    return values
-
-
-def _eight_bits(path: str | Path, image: Image.Image) -> NDArray[np.uint8]:
-    """Scale 16-bit grey by 1/257, rounded."""
-    values = _grey_values(path, image)
-    if isinstance(image, TiffImageFile):
-        if image.tag_v2.get(ExifTags.Base.BitsPerSample) == (12,):
-            values = values << 4 | values >> 8
-        if image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == 0:  # white is zero
-            values = 0xFFFF - values
-    return (values // 257 + (values % 257 > 128)).astype(np.uint8)
-
-
-def _upright(pixels: NDArray[_Value], orientation: int) -> NDArray[_Value]:
-    """Turn (height, width, ...) upright; orientation is 1 for TIFF, which PIL turns while loading.
-
-    An array may have any type and number of bands, which `ImageOps.exif_transpose` could not turn.
-    """
-    if orientation >= 5:
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
-
-
-def _upright_size(image: ImageFile) -> tuple[int, int]:
-    height, width = _stored_size(image)
-    return (width, height) if _orientation(image) >= 5 else (height, width)
-
-
-def _stored_size(image: ImageFile) -> tuple[int, int]:
-    """Return (height, width) as stored; PIL's `size` of a TIFF is upright, in newer versions."""
-    if isinstance(image, TiffImageFile):
-        tags = image.tag_v2
-        return int(tags[ExifTags.Base.ImageLength]), int(tags[ExifTags.Base.ImageWidth])
-    return image.height, image.width
 
 
 def _orientation(image: Image.Image) -> int:
@@ -301,10 +338,79 @@ def _orientation(image: Image.Image) -> int:
 
 def _png_exif(file: IO[bytes]) -> dict[str | tuple[int, int], bytes]:
     """Find EXIF data that follow a PNG's pixels, where PIL meets them only after decoding."""
-    file.seek(8)
+    file.seek(len(_PNG))
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
         if kind == b"eXIf":
             return {"exif": b"Exif\0\0" + file.read(length)}
         file.seek(length + 4, os.SEEK_CUR)
     return {}
+
+
+def _regular(path: str | Path) -> Path:
+    """Return the path of a regular file; opening anything else might wait for ever."""
+    mode = Path(path).stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise FullconvError(f"{path}: is a folder, not an image")
+    if not stat.S_ISREG(mode):
+        raise FullconvError(f"{path}: is a pipe, a socket or a device, not a file; remove it")
+    return Path(path)
+
+
+class _Listener(logging.Filter):
+    """Keeps what other libraries log while an image is read for the line about that image.
+
+    Python's warnings are among it where they go to the log (`logging.captureWarnings`), as they do
+    on the command line.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._heard: ContextVar[list[str] | None] = ContextVar("heard", default=None)
+
+    @contextmanager
+    def listening(self) -> Iterator[list[str]]:
+        """Collect what is said from now on in this thread."""
+        for name in ("tifffile", "py.warnings"):
+            logging.getLogger(name).addFilter(self)  # nothing where it is one already
+        heard: list[str] = []
+        token = self._heard.set(heard)
+        try:
+            yield heard
+        finally:
+            self._heard.reset(token)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Take the record away from the log, if this thread is reading an image."""
+        heard = self._heard.get()
+        if heard is None:
+            return True
+        text = record.getMessage()
+        warning = re.match(r".*:\d+: \w*Warning: (.*)", text)
+        heard.append(warning[1] if warning else text)
+        return False
+
+
+_LISTENER = _Listener()
+
+
+@contextmanager
+def _failing_in_a_line(path: str | Path) -> Iterator[None]:
+    """Turn whatever fails in the body, and what libraries say meanwhile, into one line."""
+    with _LISTENER.listening() as heard:
+        try:
+            yield
+        except FullconvError:
+            raise
+        except FileNotFoundError:
+            raise FullconvError(f"{path}: no such file") from None
+        except PermissionError:
+            raise FullconvError(f"{path}: may not be read: check its permissions") from None
+        except MemoryError:
+            raise FullconvError(f"{path}: does not fit in memory; make it smaller") from None
+        except Exception as error:  # what decoders raise on damaged files is not a closed list
+            reasons = dict.fromkeys([str(error) or type(error).__name__, *heard])
+            reason = " ".join("; ".join(reasons).split())
+            raise FullconvError(
+                f"{path}: is damaged or truncated ({reason}); restore the file or remove it"
+            ) from error

@@ -10,7 +10,7 @@ import typer
 from fullconv.base.errors import FullconvError
 from fullconv.base.memory import keep_freed_memory
 from fullconv.cli import convert, data, demo, describe, evaluate, predict, train
-from fullconv.cli.streams import settle_streams
+from fullconv.cli.streams import log_warnings, settle_streams
 
 app = typer.Typer(
     name="fullconv",
@@ -30,6 +30,7 @@ INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
 def main() -> None:
     """Run the command line: 0 all well, 1 the work or some inputs failed, 2 bad usage or data."""
     settle_streams()
+    log_warnings()
     keep_freed_memory()
     try:
         code = app(prog_name="fullconv", standalone_mode=False)

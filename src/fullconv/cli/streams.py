@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
+import warnings
 from contextlib import suppress
 from typing import TextIO
 
@@ -23,6 +25,17 @@ def settle_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
     sys.stdout = _settled(sys.stdout, sys.__stdout__, 1)
     sys.stderr = _settled(sys.stderr, sys.__stderr__, 2)
+
+
+def log_warnings() -> None:
+    """Send Python's warnings to the log, and that to standard error.
+
+    There a reader of images takes those about an image for its own line about it.
+    """
+    logging.captureWarnings(True)
+    warnings.filterwarnings("always", module="PIL")  # the same of a second image is heard, too
+    if logging.lastResort is not None:
+        logging.getLogger("py.warnings").addHandler(logging.lastResort)
 
 
 def _settled(stream: TextIO | None, own: TextIO | None, number: int) -> TextIO:

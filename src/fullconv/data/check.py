@@ -51,6 +51,8 @@ class Finding(NamedTuple):
     line: str
 
 
+_IN_PART = "images that are read in part"
+
 _error = partial(Finding, True)
 _warning = partial(Finding, False)
 
@@ -262,6 +264,8 @@ def _inspect(
     for each, path in zip(inputs, sample.images, strict=True):
         try:
             sizes[path], digests[path] = _look_at_image(each, path, reader, quick)
+            remarks = each.remarks(path, reader)
+            findings += (_warning(_IN_PART, f"{path}: {remark}") for remark in remarks)
         except FullconvError as problem:
             findings.append(_error("images that can't be read", str(problem)))
     for head, path in zip(info.heads, sample.masks, strict=True):

@@ -28,8 +28,9 @@ class Input(NamedTuple):
     Attributes:
         name: in dataset.yaml.
         folder: where its files are, such as "images".
-        channels: 3 (bytes: colours, or HHA), or 1 (16-bit grey, which stands for distances in
-            millimetres and is read as float32 with its values kept).
+        channels: 3 (bytes: colours, or HHA); 1 (16-bit grey, which stands for distances in
+            millimetres and is read as float32 with its values kept); or those of files of more
+            bands, whose values are kept, too.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Input(NamedTuple):
     channels: int = 3
 
     def read(self, path: Path, reader: ImageReader) -> NDArray[np.uint8] | NDArray[np.float32]:
-        """Read one of its files: uint8 (H, W, 3), or float32 (H, W, 1).
+        """Read one of its files: (H, W, channels), uint8 or float32 (see `ImageReader.input`).
 
         Raises:
             FullconvError: the file can't be read, or is of another kind than the input.
@@ -54,17 +55,27 @@ class Input(NamedTuple):
         Raises:
             FullconvError: what `read` would refuse already by the header.
         """
-        if self.name != COLOR:
-            self._require_kind(path, reader.channels(path))
-        return reader.image_size(path)
+        if self.name == COLOR:
+            return reader.image_size(path)
+        stored = reader.describe(path)
+        self._require_kind(path, stored.channels)
+        return stored.size
+
+    def remarks(self, path: Path, reader: ImageReader) -> tuple[str, ...]:
+        """Say what `read` leaves out of a file (see `ImageReader.remarks`)."""
+        return reader.remarks(path, as_image=self.name == COLOR)
 
     def _require_kind(self, path: Path, channels: int) -> None:
-        kinds = {1: "16-bit grey (distances)", 3: "colours or 8-bit grey"}
         if channels != self.channels:
             raise FullconvError(
-                f"{path}: holds {kinds[channels]} but the first file of {self.folder} "
-                f"{kinds[self.channels]}; save all its files alike"
+                f"{path}: holds {_kind(channels)} but the first file of {self.folder} "
+                f"{_kind(self.channels)}; save all its files alike"
             )
+
+
+def _kind(channels: int) -> str:
+    kinds = {1: "16-bit grey (distances)", 3: "colours or 8-bit grey"}
+    return kinds.get(channels, f"{channels} bands")
 
 
 class LabelledImage(NamedTuple):

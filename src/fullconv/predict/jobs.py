@@ -183,6 +183,8 @@ def _expand(text: str, out: Path, again: list[Path]) -> Iterator[tuple[Path, str
     elif glob.has_magic(text):
         fixed = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
         base, pattern = Path(*path.parts[:fixed]), str(PurePath(*path.parts[fixed:]))
+    elif path.exists():
+        raise FullconvError(f"{text}: is a pipe, a socket or a device, not a file")
     else:
         raise FullconvError(f"{text}: no such file or folder")
     results = out.resolve() if base.resolve() != out.resolve() else None

@@ -39,7 +39,9 @@ def read_inputs(job: Job, inputs: Mapping[str, int], reader: ImageReader) -> Pix
     for path, (name, channels) in zip(paths, inputs.items(), strict=True):
         pixels = reader.image(path) if name == COLOR else reader.input(path)
         if pixels.shape[2] != channels:
-            kind = "16-bit grey, one channel" if pixels.shape[2] == 1 else "3 channels of 8 bits"
+            kind = {1: "16-bit grey, one channel", 3: "3 channels of 8 bits"}.get(
+                pixels.shape[2], f"{pixels.shape[2]} bands"
+            )
             raise FullconvError(
                 f"{path}: is read as {kind}, but the model's input {name!r} has {channels}"
             )
@@ -49,6 +51,11 @@ def read_inputs(job: Job, inputs: Mapping[str, int], reader: ImageReader) -> Pix
         return parts[0]
     joined: Pixels = np.concatenate(parts, 2)
     return joined
+
+
+def input_remarks(job: Job, inputs: Mapping[str, int], reader: ImageReader) -> tuple[str, ...]:
+    """Say what `read_inputs`, which succeeded, left out of the first of an image's files."""
+    return reader.remarks(job.source, as_image=next(iter(inputs)) == COLOR)
 
 
 def photograph(image: Pixels, inputs: Mapping[str, int]) -> NDArray[np.uint8]:

@@ -22,7 +22,7 @@ from fullconv.predict.jobs import Job
 from fullconv.predict.labeller import Labeller, label_all
 from fullconv.predict.labels import Pixels
 from fullconv.predict.pictures import save_label_image, save_overlay
-from fullconv.predict.scenes import photograph, read_inputs
+from fullconv.predict.scenes import input_remarks, photograph, read_inputs
 
 if TYPE_CHECKING:
     from fullconv.base.progress import Progress
@@ -37,10 +37,12 @@ class Done(NamedTuple):
     Attributes:
         pixels: how many of them each class got.
         unsure: the share of its labels that are unsure.
+        remarks: what of its files was not read.
     """
 
     pixels: dict[str, NDArray[np.int64]]
     unsure: dict[str, float]
+    remarks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def label_files(
 
     Each of several threads takes an image from its file to its results, so that the threads of an
     engine rarely wait. An input that can't be read, labelled or written is named in one line by
-    ``bar.say``, and the others are done nevertheless. `bar` advances by one per input.
+    ``bar.say``, and the others are done nevertheless. What of a file is not read, such as bands
+    beyond colours, is told of the first such image. `bar` advances by one per input.
     """
 
     def done(job: Job) -> Done | str:
@@ -115,7 +118,7 @@ def label_files(
                 raise
             return f"{job.source}: too large for the memory; make it smaller"
 
-    failed = 0
+    failed, told = 0, set[str]()
     pixels = {name: np.zeros(head.num_classes, np.int64) for name, head in label.net.labelled()}
     unsure: dict[str, list[tuple[str, float]]] = {name: [] for name in pixels}
     for job, result in zip(jobs, label_all(done, jobs, label.engine), strict=True):
@@ -123,6 +126,9 @@ def label_files(
             failed += 1
             bar.say(" ".join(result.split()))
         else:
+            for remark in (each for each in result.remarks if each not in told):
+                told.add(remark)
+                bar.say(f"note: {job.source}: {remark} (told of the first such image)")
             for name, counts in result.pixels.items():
                 pixels[name] += counts
                 unsure[name].append((job.name, result.unsure[name]))
@@ -167,7 +173,7 @@ def _do(job: Job, label: Labeller, reader: ImageReader) -> Done:
             with replacing(results.scores) as temporary, temporary.open("wb") as file:
                 np.save(file, probabilities[name])
         counts[name] = np.array(Image.fromarray(own).histogram()[: head.num_classes])
-    return Done(counts, label.unsure(views, size))
+    return Done(counts, label.unsure(views, size), input_remarks(job, net.inputs, reader))
 
 
 def _is_lack_of_memory(error: Exception) -> bool:
