@@ -25,7 +25,7 @@ import record
 from fullconv.base.files import replacing
 from fullconv.base.progress import Reporter
 from fullconv.measure.metrics import Metrics
-from fullconv.net.folder import load
+from fullconv.net.fcn import load
 from fullconv.train.outcome import read_log
 from fullconv.train.recipe import read_recipe
 from fullconv.train.run import run

@@ -80,11 +80,11 @@ def _trained(model: Path, photo: Path) -> Tensor:
     """Return a net's coarse scores of a photo."""
     import fullconv
     from fullconv.base.images import ImageReader
-    from fullconv.predict.labels import coarse_scores, inference
+    from fullconv.base.precision import inference
 
     net = fullconv.load(model)
-    with inference(net):
-        (scores,) = coarse_scores(net, ImageReader().image(photo)).values()
+    with inference():
+        (scores,) = net.coarse_of_image(ImageReader().image(photo)).values()
     return scores.clone()
 
 

@@ -9,7 +9,7 @@ from fullconv.base.progress import progress
 from fullconv.data.folder import DatasetFolder
 from fullconv.measure.evaluation import evaluate
 from fullconv.measure.metrics import Metrics
-from fullconv.net.folder import load
+from fullconv.net.fcn import load
 
 
 def on_test(model: Path, data: Path, name: str, *, tta: bool = False) -> Metrics:

@@ -44,8 +44,7 @@ from fullconv.base.progress import Reporter
 from fullconv.data.folder import DatasetFolder, evenly_chosen
 from fullconv.measure.evaluation import evaluate
 from fullconv.measure.metrics import Metrics
-from fullconv.net.folder import load
-from fullconv.predict.labels import Pixels, label_image
+from fullconv.net.fcn import Pixels, load
 from fullconv.train.recipe import read_recipe
 from fullconv.train.run import run
 from measuring import val_mean_iu
@@ -244,7 +243,7 @@ def labeller(given: argparse.Namespace, net: str) -> Callable[[Pixels], object]:
     folder = folder_of(given, net)
     if net == OWN:
         finest = min(folder.glob("fcn*s"), key=lambda path: int(path.name[3:-1]))
-        return partial(label_image, load(finest).to(memory_format=torch.channels_last))
+        return load(finest).to(memory_format=torch.channels_last).predict
     classes = len(DatasetFolder(given.data).info.classes)
     peer = Peer(net, classes, given.weights).eval()
     peer.load_state_dict(load_file(folder / "model.safetensors"))

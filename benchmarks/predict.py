@@ -43,8 +43,7 @@ from fullconv.base.images import ImageReader
 from fullconv.base.palette import Colour, palette_image
 from fullconv.base.progress import Progress
 from fullconv.demo.streets import draw_scene
-from fullconv.net.fcn import FCN
-from fullconv.net.folder import load
+from fullconv.net.fcn import FCN, load
 from fullconv.predict.choice import AT_ONCE
 from fullconv.predict.engines import Way, build, is_installed, ways
 from fullconv.predict.jobs import make_folders, plan

@@ -27,7 +27,7 @@ from PIL import Image
 import record
 from fullconv.base.progress import Reporter
 from fullconv.data.folder import DatasetFolder
-from fullconv.net.folder import load
+from fullconv.net.fcn import load
 from fullconv.train.outcome import read_log
 from fullconv.train.recipe import read_recipe
 from fullconv.train.run import run

@@ -32,11 +32,11 @@ from torch.nn.utils import clip_grad_norm_
 
 import record
 from fullconv import FCN
+from fullconv.base.precision import inference
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import Batch, CachedSplit, cached_splits, default_workers
 from fullconv.measure.evaluation import evaluate
 from fullconv.measure.metrics import ConfusionMatrix
-from fullconv.predict.labels import coarse_scores, inference
 from fullconv.train.nets import target_net
 from fullconv.train.plan import make_plan
 from fullconv.train.recipe import Recipe, read_recipe
@@ -151,10 +151,11 @@ def plain_step(
 def plain_mean_iu(net: FCN, val: CachedSplit) -> float:
     """Measure a net whose scores are enlarged as they were in `plain_step`."""
     counter = ConfusionMatrix(net.num_classes)
-    with inference(net):
+    net = net.for_inference()
+    with inference():
         for index in range(len(val)):
             _, image, (truth,) = val[index]
-            coarse = coarse_scores(net, image)["labels"]
+            coarse = net.coarse_of_image(image)["labels"]
             scores = F.interpolate(coarse, truth.shape, mode="bilinear", align_corners=False)
             counter.update(truth, scores.argmax(1)[0].numpy().astype(np.uint8))
     return counter.metrics().mean_iu

@@ -30,9 +30,9 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from fullconv.base.errors import FullconvError
 from fullconv.base.files import replacing
 from fullconv.geometry import Grid, Window
+from fullconv.net.arguments import ONLY_HEAD
 from fullconv.net.description import Description, Layer, ScoredLayer, describe
-from fullconv.net.fcn import FCN, ONLY_HEAD
-from fullconv.net.folder import load
+from fullconv.net.fcn import FCN, load
 from fullconv.papers.blueprint import DEFAULT_BACKBONE, Blueprint
 
 # Lengths are inches, but for those of maps, which are pixels of the image.
@@ -166,7 +166,7 @@ def draw(net: FCN, size: tuple[int, int], name: str) -> Figure:
     described = describe(net, size)
     first = next(iter(net.trunks))
     own = _layers_of(described.layers, f"{first}." if first else "")
-    head_name, head = net.labelled()[0]
+    head_name, head = next(iter(net.heads.items()))
     joined = joins(described, head.num_classes)
     notes = [
         "Maps, cut along the height: a cell stands at the pixels that it is centred on, and a map "

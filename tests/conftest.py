@@ -66,7 +66,7 @@ def two_headed_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
             scale=1.0, mean=(120.0,) * 3 + (6.0,), std=(60.0,) * 3 + (1.0,), logarithmic=(3,)
         ),
     )
-    for _, head in net.labelled():
+    for _, head in net.heads.items():
         for score in head.scores.values():
             torch.nn.init.normal_(score.weight)
     folder = tmp_path_factory.mktemp("two-headed")

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from fullconv import FullconvError
 from fullconv.geometry import (
     Alignment,
-    Chain,
     Enlargement,
     GeometryError,
     Grid,
+    SkipGeometry,
     Window,
     align,
     least_padding,
@@ -219,8 +219,12 @@ def crops(chain):
 def test_crops_of_the_paper_16s_and_8s():
     """Pool4's scores lose 5 cells at the edge, pool3's 9; the last crops are 27 and 31."""
     pool3, pool4, score = vgg()
-    assert crops(Chain.of([score, pool4], "zero")) == [(4, 0, 5), (32, 27, 0)]
-    assert crops(Chain.of([score, pool4, pool3], "zero")) == [(4, 0, 5), (4, 0, 9), (16, 31, 0)]
+    assert crops(SkipGeometry.of([score, pool4], "zero")) == [(4, 0, 5), (32, 27, 0)]
+    assert crops(SkipGeometry.of([score, pool4, pool3], "zero")) == [
+        (4, 0, 5),
+        (4, 0, 9),
+        (16, 31, 0),
+    ]
 
 
 def test_grid_sizes_of_the_paper():
@@ -243,8 +247,8 @@ def paper_chains(pad):
 
 @pytest.mark.parametrize("chain", paper_chains(100))
 def test_crops_fit_at_every_size(chain):
-    """By maps counted one by one, not by `Chain.fits`, which must agree."""
-    joined = Chain.of(chain, "zero")
+    """By maps counted one by one, not by `SkipGeometry.fits`, which must agree."""
+    joined = SkipGeometry.of(chain, "zero")
     finest = [step.factor for step in joined.alignments][-1]
     for size in range(1, 2001):
         cells = chain[0].cells(size)
@@ -263,7 +267,7 @@ def test_least_padding_that_fits_every_image(chain, least):
     """The paper pads by 100; 97 (VGG16) and 99 (AlexNet) are the least that do for every size."""
     assert least_padding(chain) == least
     for padding in range(90, 102):
-        joined = Chain.of([grid.repadded(padding) for grid in chain], "zero")
+        joined = SkipGeometry.of([grid.repadded(padding) for grid in chain], "zero")
         every = all(joined.fits(size) for size in range(1, 2001))
         assert joined.always_fits == every == (padding >= least), padding
 
@@ -273,7 +277,7 @@ def test_padding_at_which_the_last_crop_is_nothing():
         assert align(build(padding), Grid(), "zero").crop == 0
         assert build(100).repadded(padding) == build(padding)
         with pytest.raises(GeometryError, match="1 pixels inside the image"):
-            Chain.of([build(padding - 1)], "zero")
+            SkipGeometry.of([build(padding - 1)], "zero")
 
 
 def test_a_skip_that_the_coarser_scores_never_cover():
@@ -364,12 +368,12 @@ def test_an_alignment_covers_every_cell_of_a_finer_grid(fine, stride, size):
 def test_pixels_seen_by_hand():
     """Cells of 3 pixels at stride 2, centred on pixels 0, 2, 4...; a pixel reads the two around."""
     grid = through(Window(3, 2, 1, 1))
-    chain = Chain.of([grid])
+    chain = SkipGeometry.of([grid])
     assert chain.pixels_seen(4, 11) == (3, 5)  # on cell 2, which sees 3, 4, 5
     assert chain.pixels_seen(5, 11) == (3, 7)  # between cells 2 and 3
     assert chain.pixels_seen(0, 11) == (0, 1)  # the padding is no pixel
     assert chain.pixels_seen(10, 11) == (9, 10)
-    assert Chain.of([grid.unbounded()]).pixels_seen(4, 11) is None
+    assert SkipGeometry.of([grid.unbounded()]).pixels_seen(4, 11) is None
 
 
 def test_alignments_are_plain_values():

@@ -12,8 +12,7 @@ from fullconv.base.errors import FullconvError, WorkFailedError
 
 if TYPE_CHECKING:
     from fullconv.dense.layers import convolutionalize
-    from fullconv.net.fcn import FCN
-    from fullconv.net.folder import load
+    from fullconv.net.fcn import FCN, load
     from fullconv.net.preprocessing import Preprocessing
     from fullconv.papers.blueprint import paper
 
@@ -32,7 +31,7 @@ _HOMES = {
     "FCN": "fullconv.net.fcn",
     "Preprocessing": "fullconv.net.preprocessing",
     "convolutionalize": "fullconv.dense.layers",
-    "load": "fullconv.net.folder",
+    "load": "fullconv.net.fcn",
     "paper": "fullconv.papers.blueprint",
 }
 

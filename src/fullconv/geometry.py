@@ -6,8 +6,8 @@ coordinate ``stride * i + offset`` and sees the pixels from ``stride * i + first
 padding). Sliding a `Window` over one grid gives the next; this is Caffe's ``coord_map`` algebra
 (``net_spec`` / ``coord_map.py``), extended by the receptive field's two ends. An `Alignment` is the
 step the other way: how a transposed convolution must be sized and cropped to land coarse scores
-exactly on a finer grid. A `Chain` is all of a skip net's steps. Everything here is about one axis
-and knows no tensors.
+exactly on a finer grid. `SkipGeometry` is all of a skip net's steps. Everything here is about one
+axis and knows no tensors.
 """
 
 from __future__ import annotations
@@ -337,7 +337,7 @@ def _all_sizes(coarsest: Grid) -> range:
 
 
 @dataclass(frozen=True)
-class Chain:
+class SkipGeometry:
     """How the scores of a skip net are joined, along one axis.
 
     Attributes:
@@ -357,26 +357,25 @@ class Chain:
 
     @classmethod
     def of(
-        cls, grids: Sequence[Grid], edge: Edge = "replicate", magnify: int = 1, reduce: int = 1
-    ) -> Chain:
-        """Derive the chain of the scored `grids`, coarsest first.
+        cls, grids: Sequence[Grid], edge: Edge = "replicate", scale: Fraction | int = 1
+    ) -> SkipGeometry:
+        """Derive how the scores of `grids`, coarsest first, are joined.
 
         Args:
             grids: on the image as the trunk sees it.
             edge: see `align`.
-            magnify: how many times larger than it is the trunk sees the image.
-            reduce: or how many times smaller.
+            scale: how many times larger than it is the trunk sees the image: 2, 1, 1/2 and so on.
 
         Raises:
             GeometryError: see `align`; or the last upscore begins inside the image.
         """
-        grids = [grid.reduced(reduce) for grid in grids]
+        grids = [grid.reduced(scale.denominator) for grid in grids]
         fused, alignments = [grids[0]], []
         for fine in grids[1:]:
             alignments.append(align(fused[-1], fine, edge))
             inside = alignments[-1].finer_crop > 0
             fused.append(fused[-1].enlarged(alignments[-1].enlargement) if inside else fine)
-        pixels = magnified_pixels(magnify, fused[-1])
+        pixels = magnified_pixels(scale.numerator, fused[-1])
         alignments.append(align(fused[-1], pixels, edge, pixels))
         if alignments[-1].finer_crop:
             raise GeometryError(
@@ -474,6 +473,6 @@ def least_padding(grids: Sequence[Grid]) -> int:
 
 def _fits_always(grids: Sequence[Grid]) -> bool:
     try:
-        return Chain.of(grids, "zero").always_fits
+        return SkipGeometry.of(grids, "zero").always_fits
     except GeometryError:
         return False

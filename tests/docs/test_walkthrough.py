@@ -162,7 +162,7 @@ def test_learning_rates_and_results_are_those_of_the_recipes() -> None:
         assert float(row["learning rate"]) == read_recipe(row["net"]).lr
         recipe = files("fullconv") / f"papers/recipes/{row['net']}.yaml"
         assert f"mean IU of {row['published mean IU']}" in recipe.read_text()
-    scales = paper("voc-fcn8s-atonce").arguments["skip_scales"]
+    scales = paper("voc-fcn8s-atonce").arguments.skip_scales
     told = re.search(r"pool4 by ([\d.]+) and pool3 by ([\d.]+)", TEXT)
     assert told is not None
     assert [float(value) for value in told.groups()] == [scales[16], scales[8]]

@@ -16,9 +16,8 @@ from fullconv.measure.calibration import (
     MOST,
     calibration_error,
     fit_temperature,
-    probabilities,
-    top_probabilities,
 )
+from fullconv.net.head import probabilities, top_probabilities
 
 
 def drawn(count=20_000, classes=5, spread=2.0, seed=0):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from colour_net import ColourNet, FarColourNet
+from colour_net import CLASSES, ColourNet, FarColourNet
 from PIL import Image
 
 import fullconv
@@ -33,7 +33,7 @@ def folder(tmp_path):
         mask[:] = 255 if index == 3 else mask
         Image.fromarray(image).save(tmp_path / f"images/test/{index}.png")
         Image.fromarray(mask).save(tmp_path / f"masks/test/{index}.png")
-    name_classes(tmp_path, ColourNet.classes)
+    name_classes(tmp_path, CLASSES)
     return tmp_path
 
 
@@ -183,7 +183,7 @@ def far_folder(folder):
 
 
 def describe(folder, inputs=("depth",), geo=("near", "far"), **sem):
-    sem = {"masks": "masks", "classes": list(ColourNet.classes), **sem}
+    sem = {"masks": "masks", "classes": list(CLASSES), **sem}
     heads = {"geo": {"masks": "masks_geo", "classes": list(geo)}, "sem": sem}
     info = {
         "name": "far colours",
@@ -243,7 +243,7 @@ def test_one_head_alone_keeps_the_plain_form(folder):
     net = ColourNet()
     split = DatasetFolder(folder).split("test")
     written = evaluate(net, split).to_dict(net)
-    assert written == expected(split).to_dict("test", 4, ColourNet.classes)
+    assert written == expected(split).to_dict("test", 4, CLASSES)
 
 
 def test_mean_iu_is_that_of_the_heads_with_something_to_measure():

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from fullconv import FCN, FullconvError, Preprocessing, convolutionalize
 from fullconv.net.classifiers import build_classifier, default_preprocessing
-from fullconv.net.folder import load
+from fullconv.net.fcn import load
 
 SHARED = os.environ.get("FULLCONV_SHARED")
 realdata = pytest.mark.skipif(not SHARED, reason="FULLCONV_SHARED names no folder of real data")

@@ -9,16 +9,8 @@ from colour_net import ColourNet, PixelHead
 from nets import NarrowVGG, classifier, lively, narrow_caffe_vgg, random_scores
 
 from fullconv import FCN
-from fullconv.predict import labels
-from fullconv.predict.labels import (
-    coarse_scores,
-    head_labels,
-    inference,
-    probability_bands,
-    scores_within,
-    unsure_shares,
-    views_of,
-)
+from fullconv.net import head as head_module
+from fullconv.net.fcn import views_of
 
 TRUNKS = {
     "half a cell off": (NarrowVGG, {}),
@@ -49,6 +41,12 @@ def whole(net, image):
         return (net(x) / net.head.temperature).softmax(1)[0]
 
 
+def views_through(net, image, *, tta):
+    """Return the coarse scores of each view of an image, of the only head."""
+    with torch.inference_mode():
+        return [net.coarse_of_image(view)["labels"] for view in views_of(image, tta=tta)]
+
+
 @pytest.mark.parametrize("kind", TRUNKS)
 @pytest.mark.parametrize("stride", [8, 16])
 def test_parts_are_those_of_the_whole(kind, stride):
@@ -63,7 +61,7 @@ def test_parts_are_those_of_the_whole(kind, stride):
             bottom, right = random.integers(top, height) + 1, random.integers(left, width) + 1
             parts.append((range(top, bottom), range(left, right)))
         for rows, columns in parts:
-            part = scores_within(net, net.head, coarse, rows, columns)
+            part = net.head.scores_within(coarse, rows, columns)
             expected = scores[..., rows.start : rows.stop, columns.start : columns.stop]
             torch.testing.assert_close(part, expected, rtol=1e-5, atol=1e-5)
 
@@ -75,20 +73,19 @@ def test_a_part_enlarges_no_more_than_it_needs(monkeypatch):
     monkeypatch.setattr(
         type(net.head), "upsample", lambda _, scores, size: sizes.append(size) or scores
     )
-    scores_within(net, net.head, coarse, range(201, 241), range(399, 400))
+    net.head.scores_within(coarse, range(201, 241), range(399, 400))
     ((height, width),) = sizes
     assert height <= 40 + 16 and width <= 1 + 16
 
 
 @pytest.mark.parametrize("tta", [False, True])
 def test_bands_are_the_calibrated_probabilities_of_all_pixels(monkeypatch, tta):
-    monkeypatch.setattr(labels, "BAND", 4 * 70 * 20)
+    monkeypatch.setattr(head_module, "BAND", 4 * 70 * 20)
     net = a_net(NarrowVGG, {})
     net.head.temperature = 2.5
     image = photo((53, 70))
-    with inference(net):
-        views = [coarse_scores(net, view) for view in views_of(image, tta=tta)]
-        bands = list(probability_bands(net, "labels", views, (53, 70)))
+    views = views_through(net, image, tta=tta)
+    bands = list(net.head.probability_bands(views, (53, 70)))
     assert [band.shape[1] for band in bands] == [20, 20, 13]
     expected = whole(net, image)
     if tta:
@@ -97,15 +94,16 @@ def test_bands_are_the_calibrated_probabilities_of_all_pixels(monkeypatch, tta):
         expected = (expected + mirror) / 2
     torch.testing.assert_close(torch.cat(bands, 1), expected, rtol=1e-4, atol=1e-5)
     if tta:
-        found = head_labels(net, image, tta=True)["labels"]
+        found = net.label(image, tta=True)["labels"]
         assert (found == expected.argmax(0).numpy()).mean() > 0.999
-        assert (found != head_labels(net, image)["labels"]).any()
+        assert (found != net.label(image)["labels"]).any()
 
 
 class TwoPixels(ColourNet):
     """Of two classes at two pixels; it scores the left one and the right one differently."""
 
-    heads = {"labels": PixelHead(("a", "b"), ((0, 0, 0), (1, 1, 1)))}  # noqa: RUF012
+    def __init__(self):
+        super().__init__({"labels": PixelHead(("a", "b"), ((0, 0, 0), (1, 1, 1)))})
 
     def coarse(self, x):
         # Logarithms of odds, for and against: 9:1 of what is left, 1:3 of what is right.
@@ -116,32 +114,29 @@ class TwoPixels(ColourNet):
 def test_a_worked_example_of_two_views():
     """Left 0.9 for a, right 0.25; in the mirror the pixels change places: 0.575 for both."""
     net, image = TwoPixels(), np.zeros((1, 2, 3), np.uint8)
-    with inference(net):
-        views = [coarse_scores(net, view) for view in views_of(image, tta=True)]
-        (band,) = probability_bands(net, "labels", views, (1, 2))
+    (band,) = net.head.probability_bands(views_through(net, image, tta=True), (1, 2))
     torch.testing.assert_close(band, torch.tensor([[[0.575, 0.575]], [[0.425, 0.425]]]))
-    assert head_labels(net, image)["labels"].tolist() == [[0, 1]]
-    assert head_labels(net, image, tta=True)["labels"].tolist() == [[0, 0]]
+    assert net.label(image)["labels"].tolist() == [[0, 1]]
+    assert net.label(image, tta=True)["labels"].tolist() == [[0, 0]]
 
 
 def test_mirrors_change_no_label_of_a_net_without_sides():
     image = photo((9, 14))
-    plain, both = (head_labels(ColourNet(), image, tta=tta)["labels"] for tta in (False, True))
+    plain, both = (ColourNet().label(image, tta=tta)["labels"] for tta in (False, True))
     assert (plain == both).all() and len(np.unique(plain)) == 3
 
 
 def test_the_unsure_share_of_a_worked_example():
     """Of probabilities 0.9, 0.75, 0.74 and NaN the last two are below 0.75."""
-    net = ColourNet()
-    net.heads = {"labels": PixelHead(("a", "b"), ((0, 0, 0), (1, 1, 1)))}
+    net = ColourNet({"labels": PixelHead(("a", "b"), ((0, 0, 0), (1, 1, 1)))})
     odds = torch.tensor([9.0, 3.001, 0.74 / 0.26, float("nan")])
     coarse = torch.stack([odds.log(), torch.zeros(4)]).reshape(1, 2, 2, 2)
-    assert unsure_shares(net, [{"labels": coarse}], (2, 2)) == {"labels": 0.5}
+    assert net.unsure_shares([{"labels": coarse}], (2, 2)) == {"labels": 0.5}
     sure = torch.zeros(1, 2, 2, 2).index_fill(1, torch.tensor([0]), 9.0)
     both = [{"labels": coarse}, {"labels": sure}]
-    assert unsure_shares(net, both, (2, 2)) == {"labels": 0.25}
+    assert net.unsure_shares(both, (2, 2)) == {"labels": 0.25}
     net.heads["labels"] = PixelHead(("a", "b"), ((0, 0, 0), (1, 1, 1)), temperature=0.5)
-    assert unsure_shares(net, [{"labels": coarse}], (2, 2)) == {"labels": 0.25}  # 0.74: 0.89 now
+    assert net.unsure_shares([{"labels": coarse}], (2, 2)) == {"labels": 0.25}  # 0.74: 0.89 now
 
 
 def test_cells_beyond_the_image_are_not_counted():
@@ -161,7 +156,7 @@ def test_cells_beyond_the_image_are_not_counted():
     assert len(down) <= 40 // 8 + 3 and len(down) < cells[0]
     coarse = torch.zeros(1, 4, *cells)  # unsure wherever it is not made sure
     coarse[:, 0, down.start : down.stop, across.start : across.stop] = 9
-    assert unsure_shares(net, [{"labels": coarse}], (40, 64)) == {"labels": 0.0}
+    assert net.unsure_shares([{"labels": coarse}], (40, 64)) == {"labels": 0.0}
     coarse[:, 0, down.start, across.start] = 0
-    share = unsure_shares(net, [{"labels": coarse}], (40, 64))["labels"]
+    share = net.unsure_shares([{"labels": coarse}], (40, 64))["labels"]
     assert share == pytest.approx(1 / (len(down) * len(across)))

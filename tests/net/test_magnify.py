@@ -13,7 +13,7 @@ from nets import NarrowVGG, classifier, lively, random_scores, settled
 from fullconv import FCN, load
 from fullconv.base.errors import FullconvError
 from fullconv.data.transforms import default_magnification
-from fullconv.geometry import PIXELS, Chain, Grid, Window
+from fullconv.geometry import PIXELS, Grid, SkipGeometry, Window
 from fullconv.train.losses import cell_labels
 
 TRUNKS = ("mobilenet_v2", "squeezenet1_1", "narrow vgg")
@@ -37,7 +37,7 @@ def enlarged(image, factor, begin):
 def seen(net, image):
     """Return the image as the trunk sees it, by definition, before any padding."""
     begins = net.vertical.pixels.offset, net.horizontal.pixels.offset
-    factor = net.arguments["magnify"]
+    factor = net.arguments.magnify
     rows = enlarged(image.swapaxes(-1, -2), factor, begins[0]).swapaxes(-1, -2)
     return enlarged(rows, factor, begins[1])
 
@@ -77,7 +77,7 @@ def _last_of(net):
 def test_the_last_upscore_lands_on_the_pixels_exactly(offset, magnify):
     """Output j of a ramp is the coarse coordinate of pixel j, worked out by hand."""
     first, last = int(np.floor(offset)), int(np.ceil(offset))
-    chain = Chain.of([Grid(8, first, last, windows=(Window(8, 8),))], magnify=magnify)
+    chain = SkipGeometry.of([Grid(8, first, last, windows=(Window(8, 8),))], scale=magnify)
     alignment, pixels = chain.alignments[0], chain.pixels
     assert 0 <= pixels.offset < max(Fraction(magnify, 2), Fraction(1, 2))
     assert pixels == PIXELS or pixels.stride == magnify

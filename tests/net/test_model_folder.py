@@ -25,7 +25,7 @@ import fullconv
 from fullconv import FCN, FullconvError, Preprocessing
 from fullconv.data.info import DatasetInfo
 from fullconv.demo.streets import write_synthetic
-from fullconv.net.folder import load
+from fullconv.net.fcn import load
 from fullconv.train.nets import grown_net
 from fullconv.train.recipe import read_recipe
 
@@ -171,9 +171,9 @@ def test_temperatures_come_back_and_are_one_where_none_is_told(saved, tmp_path):
     altered(folder, lambda values: values.pop("temperature"))
     assert load(folder).head.temperature == 1.0
     several = FCN(tiny(), 4, heads={"sem": 3, "geo": 2}, preprocessing=Preprocessing(input_size=32))
-    dict(several.labelled())["geo"].temperature = 0.5
+    dict(several.heads.items())["geo"].temperature = 0.5
     several.save_pretrained(tmp_path / "two")
-    assert [head.temperature for _, head in load(tmp_path / "two").labelled()] == [1.0, 0.5]
+    assert [head.temperature for _, head in load(tmp_path / "two").heads.items()] == [1.0, 0.5]
 
 
 def test_weights_in_other_memory_layouts_come_back(tmp_path):
@@ -462,7 +462,7 @@ def several(*changes):
         (setting("preprocessing", to=[]), "preprocessing: "),
         (setting("net", "stride", to=8), "the trunk's finest stride is 4, not 8"),
         (setting("net", "inputs", to={"color": 4}), "takes images of 3 channels, not 4"),
-        (setting("net", "fusion", to="late"), "its graph is no trunk's (KeyError)"),
+        (setting("net", "fusion", to="late"), "net: late fusion is of several inputs"),
         (setting("net", "padding", to=-1), "net.padding: "),
         (setting("net", "colour", to=1), "net.colour: Extra inputs are not permitted"),
         (lambda values: values.pop("classes"), "neither classes nor heads"),

@@ -80,7 +80,7 @@ def test_scores_are_a_plain_net_s_of_means(trunk: str, reduce: int, size: tuple[
 def test_what_is_learnt_is_shared() -> None:
     net = reduced_net("mobilenet_v2", 4)
     inner = net.for_reduced()
-    assert (inner.arguments["reduce"], net.arguments["reduce"]) == (1, 4)
+    assert (inner.arguments.reduce, net.arguments.reduce) == (1, 4)
     learnt = {id(each) for each in net.parameters() if each.requires_grad}
     assert learnt == {id(each) for each in inner.parameters() if each.requires_grad}
     assert {id(each) for each in net.buffers()} == {id(each) for each in inner.buffers()}
@@ -176,7 +176,7 @@ def test_a_reduced_net_is_trained_and_measured_on_the_images_own_pixels(tmp_path
     data = write_scenes(tmp_path / "data", train=2, val=2, size=(150, 201))
     folder = trained(tmp_path / "run", asked(data, "reduce=2"))
     net = load(folder)
-    assert net.arguments["reduce"] == 2
+    assert net.arguments.reduce == 2
     record = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
     assert record["nets"]["fcn8s"]["reduce"] == 2
     assert tuple(record["nets"]["fcn8s"]["plan"]["crop"]) == (128, 192)
@@ -202,4 +202,4 @@ def test_photographs_are_reduced_unless_what_their_masks_hold_is_small(
     assert len(few_masks(DatasetFolder(data).split("train"))) == 1
     settings = asked(data, "crop=96", "steps=1", "batch_size=1")
     folder = trained(tmp_path / "run", settings)
-    assert load(folder).arguments["reduce"] == factor
+    assert load(folder).arguments.reduce == factor

@@ -58,5 +58,5 @@ def test_the_next_finer_net() -> None:
 def test_a_free_blueprint_builds_on_any_backbone_for_any_heads() -> None:
     net = Blueprint.named("fcn16s").build({"a": 2, "b": ("x", "y", "z")}, trunk="squeezenet1_0")
     assert (net.stride, list(net.heads)) == (16, ["a", "b"])
-    assert net.arguments["trunk"] == "squeezenet1_0"
-    assert net.arguments["padding"] is None
+    assert net.arguments.trunk == "squeezenet1_0"
+    assert net.arguments.padding is None

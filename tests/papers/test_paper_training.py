@@ -104,7 +104,7 @@ def write_rooms(
 
 def with_random_scores(net: FCN, seed: int = 0) -> FCN:
     torch.manual_seed(seed)
-    for _, head in net.labelled():
+    for _, head in net.heads.items():
         for name, parameter in head.named_parameters():
             if name.startswith("scores"):
                 nn.init.normal_(parameter)
@@ -132,12 +132,12 @@ def test_each_stage_starts_from_the_coarse_scores_of_the_one_before(family: str)
     images = torch.randn(1, 3, 120, 150) * 60
     for stride in (16, 8):
         after = grown_net(before, stride, info_of(name), read_recipe(name)).eval()
-        assert after.arguments["padding"] == 100
+        assert after.arguments.padding == 100
         assert after.classes == before.classes if family != "siftflow" else len(after.heads) == 2
         new = after.trunk(images)[-1]
         coarse = before.by_head(before.coarse(images))
         for (head, own), fused in zip(
-            after.labelled(), after.by_head(after.coarse(images)).values(), strict=True
+            after.heads.items(), after.by_head(after.coarse(images)).values(), strict=True
         ):
             skip = own.scores[str(stride)]
             assert not skip.weight.any()
@@ -235,8 +235,8 @@ def test_a_staged_run_by_the_command(tmp_path: Path, command_line: Any) -> None:
     for name, rate in (("fcn32s", 1e-10), ("fcn16s", 1e-12), ("fcn8s", 1e-12)):
         net = fullconv.load(out / name)
         assert f"fcn{net.stride}s" == name
-        assert net.arguments["padding"] == 100
-        assert {head: each.classes for head, each in net.labelled()} == CLASSES
+        assert net.arguments.padding == 100
+        assert {head: each.classes for head, each in net.heads.items()} == CLASSES
         assert net.preprocessing == Blueprint.of_paper("siftflow-fcn8s").preprocessing
         assert [float(row["lr"]) for row in rows(out / name)] == [pytest.approx(rate)]
         assert set(json.loads((out / name / "metrics.json").read_text())["heads"]) == set(CLASSES)

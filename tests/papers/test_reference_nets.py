@@ -196,8 +196,8 @@ def test_model_folders_of_such_nets(kind, tmp_path):
     net.save_pretrained(tmp_path)
     again = fullconv.net.folder.load(tmp_path, classifier=narrow_caffe_vgg())
     assert again.arguments == net.arguments and again.inputs == net.inputs
-    assert [(n, h.classes, h.palette) for n, h in again.labelled()] == [
-        (n, h.classes, h.palette) for n, h in net.labelled()
+    assert [(n, h.classes, h.palette) for n, h in again.heads.items()] == [
+        (n, h.classes, h.palette) for n, h in net.heads.items()
     ]
     images = torch.randn(1, sum(net.inputs.values()), 30, 41)
     with torch.no_grad():
@@ -299,7 +299,7 @@ def test_every_net_is_there():
 def test_a_net_by_its_name(name):
     classes, (kernels, crops, skip_crops), trunks = FACTS[name]
     net = fullconv.paper(name)
-    assert {which: head.num_classes for which, head in net.labelled()} == classes
+    assert {which: head.num_classes for which, head in net.heads.items()} == classes
     for chain in (net.vertical, net.horizontal):
         assert [step.kernel for step in chain.alignments] == kernels
         assert [step.crop for step in chain.alignments] == crops

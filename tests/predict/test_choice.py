@@ -334,7 +334,7 @@ def test_each_net_size_and_setting_has_its_own_file(monkeypatch):
         changed.score.weight[2, 2] += 1e-6
     others.append(path(changed))
     strided = Net()
-    strided.arguments = {"stride": 16}
+    strided.arguments = strided.arguments.changed(stride=16)
     others.append(path(strided))
     with monkeypatch.context() as patch:
         patch.setattr(torch, "get_num_threads", lambda: 99)

@@ -169,7 +169,7 @@ def test_several_heads_and_inputs(way, fusion):
             "BGR", 1.0, (104.0, 117.0, 123.0, 6.0), (60.0, 50.0, 40.0, 2.0), 224, (3,)
         ),
     ).eval()
-    for _, head in made.labelled():
+    for _, head in made.heads.items():
         for score in head.scores.modules():
             if isinstance(score, nn.Conv2d):
                 nn.init.normal_(score.weight)

@@ -24,7 +24,6 @@ from fullconv.predict.engines import is_installed, ways
 from fullconv.predict.engines.torch_engine import TorchEngine
 from fullconv.predict.jobs import further_folders, make_folders, plan
 from fullconv.predict.labeller import Labeller
-from fullconv.predict.labels import head_labels, label_image
 from fullconv.predict.remembered import Measured, Memory
 from fullconv.predict.scenes import photograph
 from fullconv.predict.stream import Summary, first_images, label_files, write_unsure
@@ -419,7 +418,7 @@ def test_each_head_has_its_own_results_from_all_inputs(tmp_path):
     for head, truth in truths.items():
         with Image.open(out / head / "b/a.png") as image:
             assert (np.asarray(image) == truth).all()
-            colours = [c for colour in FarColourNet.heads[head].palette for c in colour]
+            colours = [c for colour in FarColourNet().heads[head].palette for c in colour]
             assert image.getpalette()[: len(colours)] == colours
         with Image.open(out / head / "overlay/b/a.jpg") as image:
             assert image.size == (5, 9)
@@ -514,12 +513,12 @@ def test_what_a_person_is_shown():
     assert (photograph(np.zeros((2, 2, 1), np.float32), {"depth": 1}) == 0).all()
 
 
-def test_label_image_of_several_heads_gives_one_array_each():
+def test_labels_of_several_heads_are_one_array_each():
     random = np.random.default_rng(0)
     image = np.concatenate(
         [random.integers(0, 256, (5, 7, 3)), random.integers(0, 2000, (5, 7, 1))], 2
     )
-    labels = label_image(FarColourNet().train(), image.astype(np.float32))
+    labels = FarColourNet().train().label(image.astype(np.float32))
     assert list(labels) == ["sem", "geo"]
     assert (labels["sem"] == image[..., :3].argmax(-1)).all()
     assert (labels["geo"] == (image[..., 3] > 1000)).all()
@@ -552,18 +551,18 @@ def test_of_large_images_there_are_fewer_samples(tmp_path):
 # One image
 
 
-def test_label_image_restores_modes_and_leaves_no_graph():
+def test_labelling_leaves_modes_and_no_graph():
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     net = ColourNet().train()
     net.dropout.eval()
-    labels = label_image(net, pixels)
+    (labels,) = net.label(pixels).values()
     assert (labels.dtype, labels.shape) == (np.uint8, (5, 7))
     assert (labels == pixels.argmax(-1)).all()
     assert (net.training, net.score.training, net.dropout.training) == (True, True, False)
-    assert (label_image(net, pixels[:, ::-1]) == labels[:, ::-1]).all()
+    assert (net.label(pixels[:, ::-1])["labels"] == labels[:, ::-1]).all()
     pixels.setflags(write=False)  # as arrays of PIL images are; torch would warn
     with warnings.catch_warnings(action="error"):
-        label_image(net, pixels)
+        net.label(pixels)
 
 
 # The command line, on a real net
@@ -668,7 +667,7 @@ def test_predict_by_another_engine(tmp_path, capsys, command_line, random_model,
         assert (scores.argmax(0) == expected).mean() > 0.99
     assert len(np.unique(expected)) > 1
     assert command_line(*words, "--out", tmp_path / "both", "--precision", "fp32", "--tta") == 0
-    both = head_labels(net, pixels_of(tmp_path / "in/2.png"), tta=True)["labels"]
+    both = net.label(pixels_of(tmp_path / "in/2.png"), tta=True)["labels"]
     assert (pixels_of(tmp_path / "both/2.png") == both).mean() >= 0.9999
     assert (both != expected).any()
 

@@ -192,7 +192,7 @@ def test_whole_images_of_two_labellings(tmp_path: Path) -> None:
     wanted = asked(data, *settings, model="fcn8s", staged=True)
     folder = trained(tmp_path / "run", wanted)
     net = fullconv.load(folder)
-    assert {name: head.classes for name, head in net.labelled()} == dict.fromkeys(
+    assert {name: head.classes for name, head in net.heads.items()} == dict.fromkeys(
         ("one", "two"), INFO.classes
     )
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -215,7 +215,7 @@ def test_fine_tuning_a_model_of_ones_own(tmp_path: Path) -> None:
     wanted = asked(data, "epochs=1", "lr=1e-12", weights=str(tmp_path / "source"))
     del wanted["backbone"]
     net = fullconv.load(trained(tmp_path / "run", wanted))
-    assert net.arguments["trunk"] == "squeezenet1_1"
+    assert net.arguments.trunk == "squeezenet1_1"
     torch.testing.assert_close(net.scores["16"].weight[2], source.scores["16"].weight[0])
     with pytest.raises(FullconvError, match="its backbone is squeezenet1_1, not vgg16"):
         trained(tmp_path / "other", {**wanted, "backbone": "vgg16"})

@@ -51,7 +51,7 @@ def test_small_images_are_magnified(
 ) -> None:
     data = write_scenes(tmp_path / "data", train=2, val=1, size=size)
     folder = trained(tmp_path / "run", asked(data, *overrides, model=model))
-    assert fullconv.load(folder).arguments["magnify"] == factor
+    assert fullconv.load(folder).arguments.magnify == factor
     record = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
     assert record["nets"][model]["magnify"] == factor
 
@@ -76,7 +76,7 @@ def test_what_is_too_thin_for_the_cells_is_magnified(
 ) -> None:
     data = write_stripes(tmp_path, width, (side, side))
     settings = Settings(**asked(data, *overrides, model=model))
-    assert target_net(settings, DatasetFolder(data)).arguments["magnify"] == factor
+    assert target_net(settings, DatasetFolder(data)).arguments.magnify == factor
 
 
 def test_a_model_s_magnification_lasts_unless_another_is_asked_for(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_model_s_magnification_lasts_unless_another_is_asked_for(tmp_path: Pat
     first = trained(tmp_path / "first", asked(data, "magnify=2"))
     for overrides, factor in (((), 2), (("magnify=4",), 4)):
         settings = Settings(**asked(data, *overrides, weights=str(first), backbone=None))
-        assert target_net(settings, DatasetFolder(data)).arguments["magnify"] == factor
+        assert target_net(settings, DatasetFolder(data)).arguments.magnify == factor
 
 
 def test_the_paper_s_nets_see_images_as_they_are(tmp_path: Path) -> None:

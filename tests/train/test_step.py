@@ -118,7 +118,7 @@ def test_a_batch_of_ignored_pixels_changes_nothing(net: FCN, kind: str) -> None:
 def two_headed() -> FCN:
     torch.manual_seed(0)
     net = FCN(SmallClassifier(), 4, heads={"sem": 3, "geo": ["flat", "steep"]}).train()
-    for _, head in net.labelled():
+    for _, head in net.heads.items():
         for score in head.scores.values():
             nn.init.normal_(score.weight)
     return net

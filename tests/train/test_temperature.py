@@ -20,6 +20,7 @@ import fullconv
 from fullconv.base.progress import SILENT, Reporter
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import CachedSplit
+from fullconv.net.head import Head
 from fullconv.train import evaluators as temperature
 from fullconv.train.evaluators import calibrate_kept, fit_temperatures, told
 from fullconv.train.recipe import read_recipe
@@ -132,13 +133,13 @@ def test_large_images_are_sampled_within_a_window(
     model: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net, split, sizes = fullconv.load(model), val_of(data), []
-    real = temperature.scores_within
+    real = Head.scores_within
 
     def within(*arguments: Any) -> torch.Tensor:
-        sizes.append((len(arguments[3]), len(arguments[4])))
+        sizes.append((len(arguments[2]), len(arguments[3])))
         return real(*arguments)
 
-    monkeypatch.setattr(temperature, "scores_within", within)
+    monkeypatch.setattr(Head, "scores_within", within)
     monkeypatch.setattr(temperature, "WINDOW", 20)
     fit = fit_temperatures(net, split)["labels"]
     assert fit.pixels == 3 * 400

@@ -74,7 +74,7 @@ def test_early_fusion_gives_the_trunk_more_channels(data: Path) -> None:
 def test_late_fusion_gives_each_input_a_trunk(data: Path) -> None:
     net = built(data, inputs=("color", "depth"), fusion="late")
     assert {name: first_filters(trunk).shape[1] for name, trunk in net.trunks.items()} == net.inputs
-    assert net.arguments["fusion"] == "late"
+    assert net.arguments.fusion == "late"
 
 
 def test_distances_become_as_wide_as_colours(data: Path) -> None:
@@ -121,7 +121,7 @@ def test_two_models_make_one_of_two_trunks(data: Path, tmp_path: Path) -> None:
     for seed, (name, channels) in enumerate((("color", 3), ("depth", 1))):
         torch.manual_seed(seed)
         parts[name] = built(data, inputs=(name,)).eval()
-        for _, head in parts[name].labelled():
+        for _, head in parts[name].heads.items():
             nn.init.normal_(head.scores["16"].weight)
         parts[name].save_pretrained(tmp_path / name)
         assert parts[name].inputs == {name: channels}
@@ -193,7 +193,7 @@ def test_what_the_net_does_not_see_is_told(data: Path) -> None:
     )
     told = about_unseen(settings(data, model="voc-fcn16s"), net, folder)
     assert told == "the net sees color of each scene, not depth, hha"
-    net.inputs = {"color": 3, "depth": 1, "hha": 3}
+    net.arguments = net.arguments.changed(inputs={"color": 3, "depth": 1, "hha": 3})
     assert about_unseen(settings(data), net, folder) is None
 
 

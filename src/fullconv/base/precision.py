@@ -29,3 +29,21 @@ def full_float32(*, enabled: bool = True) -> Iterator[None]:
     finally:
         for kind, precision in zip(kinds, before, strict=True):
             kind.fp32_precision = precision
+
+
+@contextmanager
+def inference(kind: str = "cpu", *, bf16: bool = False) -> Iterator[None]:
+    """Compute without gradients in the body, in bfloat16 or true float32.
+
+    Args:
+        kind: of device: "cpu", "cuda" or "mps".
+        bf16: whether convolutions are worked out in bfloat16.
+    """
+    import torch
+
+    with (
+        torch.inference_mode(),
+        full_float32(enabled=kind == "cuda" and not bf16),
+        torch.autocast(kind, torch.bfloat16, enabled=bf16),
+    ):
+        yield

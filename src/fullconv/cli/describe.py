@@ -51,8 +51,7 @@ def _net(model: str, kind: str, classes: int) -> FCN:
     from torchvision.models import list_models
 
     from fullconv.base.errors import FullconvError, nearest
-    from fullconv.net.fcn import FCN
-    from fullconv.net.folder import load
+    from fullconv.net.fcn import FCN, load
     from fullconv.papers.blueprint import PAPER_NETS, Blueprint
 
     if Path(model).exists() or "/" in model:
@@ -71,10 +70,10 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _show(net: FCN, description: Description) -> None:
-    name = net.arguments["trunk"] or "a module"
+    name = net.arguments.trunk or "a module"
     heads = ", ".join(
         f"{head.num_classes} classes" + (f" ({which})" if len(net.heads) > 1 else "")
-        for which, head in net.labelled()
+        for which, head in net.heads.items()
     )
     inputs = " and ".join(net.inputs)
     height, width = description.size

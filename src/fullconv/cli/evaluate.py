@@ -39,7 +39,7 @@ def command(
     from fullconv.base.progress import progress
     from fullconv.data.folder import DatasetFolder
     from fullconv.measure.evaluation import evaluate, split_for
-    from fullconv.net.folder import load
+    from fullconv.net.fcn import load
 
     place = pick_device(device)
     folder = DatasetFolder(data, reader_of(max_pixels))
@@ -47,7 +47,7 @@ def command(
     images = split_for(net, folder, split)
     with progress(len(images), f"evaluate {split}", quiet=quiet) as bar:
         result = evaluate(net, images, device=place, tta=tta, bar=bar)
-    for name, head in net.labelled():
+    for name, head in net.heads.items():
         title = f"{split}: {result.images} images{', with mirrors' * tta}"
         if len(net.heads) > 1:
             title = f"{name}, {title}"

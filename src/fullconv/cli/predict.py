@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from fullconv.net.fcn import Pixels
     from fullconv.net.head import Head
     from fullconv.predict.choice import Chosen
-    from fullconv.predict.labels import Pixels
     from fullconv.predict.stream import Summary
 
 
@@ -64,7 +64,7 @@ def command(
     from fullconv.base.devices import pick_device
     from fullconv.base.errors import WorkFailedError
     from fullconv.base.progress import progress
-    from fullconv.net.folder import load
+    from fullconv.net.fcn import load
     from fullconv.predict.choice import choose
     from fullconv.predict.engines import check
     from fullconv.predict.jobs import further_folders, make_folders, plan
@@ -87,7 +87,7 @@ def command(
         summary = label_files(Labeller(net, chosen.engine, tta=tta), jobs, bar, reader=reader)
     if summary.failed < summary.images:
         write_unsure(summary, out)
-        for name, head in net.labelled():
+        for name, head in net.heads.items():
             _show_classes(name if heads else None, head, summary.pixels[name])
             _show_unsure(summary, name)
             _warn_of_one_class(head, summary.dominant(name))
@@ -122,7 +122,7 @@ def _show_classes(name: str | None, head: Head, pixels: NDArray[np.int64]) -> No
 
 def _show_unsure(summary: Summary, head: str) -> None:
     """Print which share of labels is unsure and, of several images, which have most of them."""
-    from fullconv.measure.calibration import UNSURE
+    from fullconv.net.head import UNSURE
     from fullconv.predict.stream import printable
 
     share = f"unsure (probability below {UNSURE:g}): {summary.mean_unsure(head):.1%} of"

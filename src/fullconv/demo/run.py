@@ -12,7 +12,7 @@ from fullconv.base.progress import SILENT, Reporter
 from fullconv.data.folder import DatasetFolder
 from fullconv.demo.streets import write_synthetic
 from fullconv.measure.evaluation import evaluate
-from fullconv.net.folder import load
+from fullconv.net.fcn import load
 from fullconv.report.contact import side_by_side
 from fullconv.report.page import Report, write_report
 from fullconv.train.outcome import Outcome

@@ -10,15 +10,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 LEAST, MOST = 0.05, 20.0  # temperatures: beyond, probabilities are as good as 0 and 1, or all equal
-# A label whose probability is lower is unsure: more than one in four of such labels are wrong. It
-# is the middle of what two classes can have, 0.5 to 1.
-UNSURE = 0.75
 BINS = 15
 DIGITS = 4  # of a temperature after the point
 PRECISE = 1e-7  # relative, far below what is rounded
@@ -42,23 +37,6 @@ class Fit:
     error_before: float
     error_after: float
     note: str = ""
-
-
-def probabilities(scores: Tensor, temperature: float) -> Tensor:
-    """Return the calibrated probabilities of scores N x classes x ..., as float32."""
-    return (scores.float() / temperature).softmax(1)
-
-
-def top_probabilities(scores: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
-    """Return just the highest calibrated probability of scores classes x ..., of shape "...".
-
-    By NumPy: torch's threads would be woken for this, and then spin for a while in the way of those
-    that work on the next image.
-    """
-    with np.errstate(invalid="ignore"):  # of infinite scores; the result is NaN
-        below = (scores - scores.max(0)) / np.float32(temperature)
-    top: NDArray[np.float32] = 1 / np.exp(below).sum(0)
-    return top
 
 
 def fit_temperature(scores: Tensor, truth: Tensor) -> Fit:

@@ -12,7 +12,6 @@ import torch
 from fullconv.base.errors import FullconvError, few_named
 from fullconv.base.pipeline import ahead
 from fullconv.measure.metrics import ConfusionMatrix, Metrics, mean_present
-from fullconv.predict.labels import head_labels
 
 if TYPE_CHECKING:
     from fullconv.base.progress import Progress
@@ -58,7 +57,7 @@ class Evaluation:
         """Return the contents of metrics.json; `net` is what was measured."""
         contents = {
             name: self.heads[name].to_dict(self.split, self.images, head.classes)
-            for name, head in net.labelled()
+            for name, head in net.heads.items()
         }
         if len(contents) == 1:
             return next(iter(contents.values()))
@@ -81,7 +80,7 @@ def evaluate(
 ) -> Evaluation:
     """Label every image of `split` at native resolution, one at a time, and measure the labels.
 
-    The net is moved to `device`, and its training mode is restored afterwards. `bar` advances by
+    The net is moved to `device`, and stays in the mode it is in. `bar` advances by
     one per image. Reading goes on in the background.
 
     Args:
@@ -96,10 +95,11 @@ def evaluate(
         FullconvError: an image or mask can't be read; the message names it.
     """
     net.to(device)
+    twin = net.for_inference()
     totals = _counters(net, split)
     per_image: list[tuple[str, float]] = []
     for name, image, truths in ahead(split.__getitem__, range(len(split))):
-        predicted = head_labels(net, image, bf16=bf16, tta=tta)
+        predicted = twin.label(image, bf16=bf16, tta=tta)
         own = _counters(net, split)
         for head, truth in zip(own, truths, strict=True):
             own[head].update(truth, predicted[head])
@@ -121,7 +121,7 @@ def split_for(net: FCN, folder: DatasetFolder, name: str) -> Split:
     """
     split = folder.split(name, tuple(net.inputs), tuple(net.heads))
     folder.require_inputs(net.inputs)
-    for head, mine in net.labelled():
+    for head, mine in net.heads.items():
         named = head if len(net.heads) > 1 else None
         check_same_classes(mine.classes, split.heads[head].classes, named)
     return split
@@ -158,7 +158,7 @@ def _counters(net: FCN, split: Split | CachedSplit) -> dict[str, ConfusionMatrix
         name: ConfusionMatrix(
             head.num_classes, [info.classes.index(unscored) for unscored in info.unscored]
         )
-        for (name, head), info in zip(net.labelled(), split.heads.values(), strict=True)
+        for (name, head), info in zip(net.heads.items(), split.heads.values(), strict=True)
     }
 
 

@@ -135,7 +135,7 @@ def _layers(
 
 def _scored(net: FCN, padded: tuple[int, int]) -> tuple[ScoredLayer, ...]:
     height, width = padded
-    head = net.labelled()[0][1]
+    head = net.head
     grids = zip(net.vertical.grids, net.horizontal.grids, strict=True)
     fused_grids = zip(net.vertical.fused, net.horizontal.fused, strict=True)
     rows = []

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import ItemsView, Mapping, Sequence, ValuesView
 from dataclasses import replace
+from fractions import Fraction
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
@@ -17,11 +17,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fullconv.base.errors import FullconvError
-from fullconv.base.files import is_plain_name
-from fullconv.base.palette import Colour, default_palette
+from fullconv.base.images import ImageReader, to_rgb
+from fullconv.base.palette import Colour
+from fullconv.base.precision import inference
 from fullconv.geometry import GeometryError, Grid, least_padding
-from fullconv.net.head import Head, Joints
+from fullconv.net.arguments import COLOR, Labelling, NetArguments, labellings
+from fullconv.net.folder import (
+    CONFIG,
+    FORMAT,
+    ModelConfig,
+    find_folder,
+    read_config,
+    read_state,
+    stored_graphs,
+    write_folder,
+)
+from fullconv.net.head import Head, Size, Skips
 from fullconv.net.preprocessing import Preprocessing
+from fullconv.net.rewrites.inference import inference_twin
 from fullconv.net.surgery import with_parts
 from fullconv.net.trunk import LateFusion, Tap, Trunk
 from fullconv.net.upscore import Upscore
@@ -29,11 +42,10 @@ from fullconv.net.upscore import Upscore
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ONLY_HEAD = "labels"
-COLOR = {"color": 3}
-MOST_REDUCTION = 16
-
 Scores = Tensor | dict[str, Tensor]  # the latter: of several heads, by name
+Pixels = NDArray[np.uint8 | np.float32]  # H x W x channels of all inputs, as they are stored
+Labels = NDArray[np.uint8]  # H x W class ids
+Views = Sequence[Mapping[str, Tensor]]  # the coarse scores of each view of an image, by head
 
 
 class Sight(NamedTuple):
@@ -49,6 +61,21 @@ class Sight(NamedTuple):
         return f"magnified x{self.magnify}" if self.magnify > 1 else "as they are"
 
 
+class Heads(nn.ModuleDict):
+    """The heads of a net by name, in order."""
+
+    def __getitem__(self, name: str) -> Head:
+        return cast(Head, super().__getitem__(name))
+
+    def values(self) -> ValuesView[Head]:
+        """Return the heads."""
+        return cast("ValuesView[Head]", super().values())
+
+    def items(self) -> ItemsView[str, Head]:
+        """Return names and heads."""
+        return cast("ItemsView[str, Head]", super().items())
+
+
 class FCN(nn.Module):
     """A fully convolutional network that scores every pixel.
 
@@ -62,9 +89,9 @@ class FCN(nn.Module):
         heads: what scores the trunk's features, by name; an ordinary net has one, "labels". Its
             `classes`, `palette`, `num_classes`, `scores` and `upscores` are also the net's.
         ignore_index: the label id that training and metrics leave out.
-        inputs: channels of each input by name; they are concatenated in this order.
         preprocessing: what `forward` expects of all channels.
         magnified: the upscore of the image itself, or None.
+        vertical, horizontal: where scores lie and how they are joined, along H and W.
         arguments: those of `FCN` that rebuild the net but for its classes and preprocessing.
     """
 
@@ -74,7 +101,7 @@ class FCN(nn.Module):
         stride: int,
         num_classes: int | None = None,
         *,
-        heads: Mapping[str, int | Sequence[str]] | None = None,
+        heads: Mapping[str, int | Sequence[str] | Labelling] | None = None,
         weights: str | Path | None = None,
         classes: Sequence[str] | None = None,
         palette: Sequence[Colour] | Mapping[str, Sequence[Colour]] | None = None,
@@ -85,6 +112,7 @@ class FCN(nn.Module):
         skips: Mapping[int, str] | None = None,
         skip_scales: Mapping[int, float] | None = None,
         padding: int | None = None,
+        scale: Fraction | int = 1,
         magnify: int = 1,
         reduce: int = 1,
         learn_upscores: bool = True,
@@ -117,12 +145,13 @@ class FCN(nn.Module):
                 layers are not padded then, and scores fade to zero beyond the padded frame, as
                 in Caffe. None: layers keep their own padding, and scores are complete up to the
                 border because edge cells are replicated.
-            magnify: how many times larger than it is the trunk sees the image, bilinearly: 1, 2
-                or more, up to half the stride. Strides count pixels of what it sees. It serves
-                small images and small things; the work grows with its square.
-            reduce: how many times smaller than it is the trunk sees the image, as means of so many
-                pixels a side: 1 to 16. Strides count pixels of what it sees, likewise. It serves
-                large photographs of large things; the work shrinks with its square.
+            scale: how many times larger than it is the trunk sees the image. Above 1, up to half
+                the stride, it is enlarged bilinearly, which serves small images and small things;
+                1/2 to 1/16 mean that it sees means of so many pixels a side, which serves large
+                photographs of large things. Strides count pixels of what the trunk sees; the work
+                grows with the square.
+            magnify: a scale above 1, said so.
+            reduce: one over a scale below 1.
             learn_upscores: whether training changes the inner upscores.
             learn_last_upscore: whether it changes the last one too.
 
@@ -132,72 +161,75 @@ class FCN(nn.Module):
         """
         super().__init__()
         classifier, expected = _classifier(trunk, weights)
-        self.inputs = dict(inputs or COLOR)
-        _require_names("input", self.inputs)
-        if COLOR.keys() & self.inputs and next(iter(self.inputs)) not in COLOR:
-            raise FullconvError("the input color must come first: pretrained filters are for it")
-        self.ignore_index = ignore_index
-        self.preprocessing = preprocessing or _for_channels(expected, sum(self.inputs.values()))
-        if len(self.preprocessing.mean) != sum(self.inputs.values()):
-            raise FullconvError(
-                f"preprocessing of {len(self.preprocessing.mean)} channels for "
-                f"{sum(self.inputs.values())}"
-            )
-        self.arguments: dict[str, Any] = {
-            "trunk": trunk if isinstance(trunk, str) else None,
-            "stride": stride,
-            "inputs": self.inputs,
-            "fusion": fusion,
-            "skips": dict(skips or {}),
-            "skip_scales": dict(skip_scales or {}),
-            "padding": padding,
-            "magnify": magnify,
-            "reduce": reduce,
-            "learn_upscores": learn_upscores,
-            "learn_last_upscore": learn_last_upscore,
-        }
-
-        def build(classifier: nn.Module, channels: int) -> Trunk:
-            size = self.preprocessing.input_size
-            return Trunk(classifier, stride, size, skips or {}, channels=channels, padding=padding)
-
-        self.trunk = _trunk(build, classifier, self.inputs, fusion)
-        _require_scales(self.taps, skip_scales or {})
-        _require_magnification(magnify, stride, padded=padding is not None)
-        _require_reduction(self.arguments)
-        joints = self._joints(magnify, reduce)
-        self.vertical, self.horizontal = joints.vertical, joints.horizontal
-        self.magnified = _magnification(joints, sum(self.inputs.values()))
-        _require_fit(joints)
-        self.stride = self.taps[-1].stride
-        if self.stride != stride:
-            raise FullconvError(f"the trunk's finest stride is {self.stride}, not {stride}")
-        self.heads = nn.ModuleDict(
-            {
-                name: Head(
-                    joints,
-                    names,
-                    colours,
-                    learn_upscores=learn_upscores,
-                    learn_last_upscore=learn_last_upscore,
-                )
-                for name, names, colours in _labellings(num_classes, heads, classes, palette)
-            }
+        self.arguments = NetArguments.of(
+            trunk=trunk if isinstance(trunk, str) else None,
+            stride=stride,
+            inputs=dict(inputs or COLOR),
+            fusion=fusion,
+            skips=dict(skips or {}),
+            skip_scales=dict(skip_scales or {}),
+            padding=padding,
+            scale=scale,
+            magnify=magnify,
+            reduce=reduce,
+            learn_upscores=learn_upscores,
+            learn_last_upscore=learn_last_upscore,
         )
+        labelled = labellings(num_classes, heads, classes, palette)
+        self.ignore_index = ignore_index
+        channels = sum(self.inputs.values())
+        self.preprocessing = preprocessing or _for_channels(expected, channels)
+        if len(self.preprocessing.mean) != channels:
+            means = len(self.preprocessing.mean)
+            raise FullconvError(f"preprocessing of {means} channels for {channels}")
+        self.trunk = _trunk(classifier, self.arguments, self.preprocessing.input_size)
+        joined = self._joined()
+        self.stride = self.taps[-1].stride
+        self.vertical, self.horizontal = joined.vertical, joined.horizontal
+        self.magnified = _magnification(joined, channels)
+        self.heads = Heads({name: self._head(joined, each) for name, each in labelled.items()})
+
+    def _joined(self) -> Skips:
+        """Derive how scores are joined; refuse arguments that don't fit the trunk."""
+        for stride in self.arguments.skip_scales:
+            if stride not in [tap.stride for tap in self.taps[1:]]:
+                raise FullconvError(f"skip_scales: the net has no skip at stride {stride}")
+        joined, asked = self._skips(self.scale), self.arguments.stride
+        _require_fit(joined)
+        if self.taps[-1].stride != asked:
+            raise FullconvError(f"the trunk's finest stride is {self.taps[-1].stride}, not {asked}")
+        return joined
+
+    def _head(self, joined: Skips, labelling: Labelling) -> Head:
+        return Head(
+            joined,
+            labelling,
+            learn_upscores=self.arguments.learn_upscores,
+            learn_last_upscore=self.arguments.learn_last_upscore,
+        )
+
+    def _skips(self, scale: Fraction) -> Skips:
+        """Derive how scores are joined if the trunk sees images at `scale`."""
+        inputs = tuple(self.inputs) if isinstance(self.trunk, LateFusion) else ()
+        edge: Literal["replicate", "zero"] = (
+            "replicate" if self.arguments.padding is None else "zero"
+        )
+        return Skips.of(self.taps, edge, inputs, self.arguments.skip_scales, scale)
+
+    @property
+    def inputs(self) -> dict[str, int]:
+        """Channels of each input by name; they are concatenated in this order."""
+        return self.arguments.inputs
+
+    @property
+    def scale(self) -> Fraction:
+        """How many times larger than it is the trunk sees an image: 4, 2, 1, 1/2 and so on."""
+        return self.arguments.scale
 
     @property
     def sight(self) -> Sight:
         """How large the trunk sees images."""
-        return Sight(self.arguments["magnify"], self.arguments["reduce"])
-
-    def _joints(self, magnify: int, reduce: int) -> Joints:
-        """Derive how scores are joined if the trunk sees images so much larger or smaller."""
-        inputs = tuple(self.inputs) if isinstance(self.trunk, LateFusion) else ()
-        edge: Literal["replicate", "zero"] = (
-            "replicate" if self.arguments["padding"] is None else "zero"
-        )
-        scales = self.arguments["skip_scales"]
-        return Joints.of(self.taps, edge, inputs, scales, magnify=magnify, reduce=reduce)
+        return Sight(self.arguments.magnify, self.arguments.reduce)
 
     @property
     def taps(self) -> tuple[Tap, ...]:
@@ -218,7 +250,7 @@ class FCN(nn.Module):
             raise FullconvError(
                 f"this net has the heads {', '.join(self.heads)}: ask one of net.heads"
             )
-        return self.labelled()[0][1]
+        return next(iter(self.heads.values()))
 
     @property
     def num_classes(self) -> int:
@@ -258,52 +290,86 @@ class FCN(nn.Module):
 
     def coarse(self, images: Tensor) -> Scores:
         """Return the fused scores N x classes x h x w at the net's stride (see `forward`)."""
-        features = self.trunk(self._seen(images))
-        return self._each(lambda head, _: head.coarse(features))
+        return unwrapped(self.coarse_by_head(images))
 
     @overload
-    def upsample(self, coarse: Tensor, size: tuple[int, int]) -> Tensor: ...
+    def upsample(self, coarse: Tensor, size: Size) -> Tensor: ...
 
     @overload
-    def upsample(self, coarse: dict[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]: ...
+    def upsample(self, coarse: dict[str, Tensor], size: Size) -> dict[str, Tensor]: ...
 
-    def upsample(self, coarse: Scores, size: tuple[int, int]) -> Scores:
+    def upsample(self, coarse: Scores, size: Size) -> Scores:
         """Upscore coarse scores to an image of `size` (H, W) pixels (see `forward`)."""
         scores = self.by_head(coarse)
-        return self._each(lambda head, name: head.upsample(scores[name], size))
+        return unwrapped(
+            {name: head.upsample(scores[name], size) for name, head in self.heads.items()}
+        )
+
+    def coarse_by_head(self, images: Tensor) -> dict[str, Tensor]:
+        """Return what `coarse` does by the name of its head, also where there is only one."""
+        features = self.trunk(self._seen(images))
+        return {name: head.coarse(features) for name, head in self.heads.items()}
+
+    def coarse_of_pixels(self, images: Tensor) -> dict[str, Tensor]:
+        """Return the coarse scores of images as they are stored, by head.
+
+        Training aside, this is the one way from an image to its scores: evaluation, prediction,
+        engines and exports take it.
+
+        Args:
+            images: N x H x W x channels of all inputs, uint8 or float32; colours are RGB in 0..255.
+
+        Returns:
+            N x classes x h x w of each head, in the net's own precision.
+        """
+        values = self.preprocessing(images.permute(0, 3, 1, 2))
+        return self.coarse_by_head(values if values.dtype == self.dtype else values.to(self.dtype))
 
     def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the size (H, W) at which the trunk sees images of `size`: resized, and padded."""
         covering = self.vertical.covering_size(size[0]), self.horizontal.covering_size(size[1])
-        height, width = (-(-length // self.sight.reduce) for length in covering)
+        height, width = (-(-length // self.arguments.reduce) for length in covering)
         return height, width
+
+    def coarse_of_image(self, image: Pixels) -> dict[str, Tensor]:
+        """Return the coarse scores of one image H x W x C, where the net is (see above)."""
+        return self.coarse_of_pixels(as_tensor(image).to(self.device)[None])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type in which scores are summed."""
+        return next(iter(self.heads.values())).last_upscore.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the net is."""
+        return next((each.device for each in self.parameters()), torch.device("cpu"))
 
     def for_reduced(self) -> FCN:
         """Return this net for images that were reduced before; it shares all that is learnt.
 
         It is the net itself unless that reduces images.
         """
-        if self.sight.reduce == 1:
+        if self.arguments.reduce == 1:
             return self
-        joints = self._joints(magnify=1, reduce=1)
-        heads = {name: head.rejoined(joints) for name, head in self.labelled()}
-        net = with_parts(self, heads=nn.ModuleDict(heads))
-        net.arguments = {**self.arguments, "reduce": 1}
-        net.vertical, net.horizontal = joints.vertical, joints.horizontal
+        joined = self._skips(Fraction(1))
+        net = with_parts(
+            self, heads=Heads({name: head.rejoined(joined) for name, head in self.heads.items()})
+        )
+        net.arguments = self.arguments.changed(scale=Fraction(1))
+        net.vertical, net.horizontal = joined.vertical, joined.horizontal
         return net
 
-    def labelled(self) -> list[tuple[str, Head]]:
-        """Return the heads with their names."""
-        return [(name, cast(Head, head)) for name, head in self.heads.items()]
+    def for_inference(self) -> FCN:
+        """Return the net in evaluation mode, without changing this one, in whatever mode it is.
+
+        It is this one if no part of it trains; else a twin that shares all weights.
+        """
+        return inference_twin(self) if any(each.training for each in self.modules()) else self
 
     def by_head(self, scores: Scores) -> dict[str, Tensor]:
         """Return scores by the name of their head, also where there is only one."""
         return dict.fromkeys(self.heads, scores) if isinstance(scores, Tensor) else scores
-
-    def _each(self, work: Callable[[Head, str], Tensor]) -> Scores:
-        """Return a result of each head by its name, or that of the only one."""
-        results = {name: work(head, name) for name, head in self.labelled()}
-        return results if len(results) > 1 else next(iter(results.values()))
 
     def _seen(self, images: Tensor) -> Tensor:
         """Return the images as the trunk sees them.
@@ -314,7 +380,7 @@ class FCN(nn.Module):
         if self.magnified is not None:
             height, width = (length * self.magnified.factor for length in images.shape[-2:])
             images = self.magnified(images, (height, width)).to(images.dtype)
-        images = _reduced(images, self.sight.reduce)
+        images = _reduced(images, self.arguments.reduce)
         if self.vertical.edge == "zero":  # the first convolution's padding sees to it
             return images
         coarsest = self.taps[0]
@@ -344,9 +410,11 @@ class FCN(nn.Module):
         Raises:
             FullconvError: the file can't be read, or the array is of another shape or kind.
         """
-        from fullconv.base.images import ImageReader, to_rgb
-        from fullconv.predict.labels import label_image
+        labels = self.label(self._pixels(image))
+        return labels if len(labels) > 1 else next(iter(labels.values()))
 
+    def _pixels(self, image: str | PathLike[str] | Image | NDArray[Any]) -> Pixels:
+        """Return what `predict` is given as an array that the net takes."""
         if isinstance(image, np.ndarray):
             pixels = image
         elif len(self.inputs) > 1:
@@ -364,22 +432,144 @@ class FCN(nn.Module):
                 f"an image array must be uint8, H x W x {channels}; this is {pixels.dtype}, "
                 f"{pixels.shape}"
             )
-        return label_image(self, pixels)
+        return pixels
+
+    def label(self, image: Pixels, *, bf16: bool = False, tta: bool = False) -> dict[str, Labels]:
+        """Return the class of each pixel of an image, H x W, by head.
+
+        The net works where it is, and stays as it is.
+
+        Args:
+            image: H x W x channels of all inputs, uint8 or float32; colours are RGB in 0..255.
+            bf16: whether to work in bfloat16.
+            tta: whether to look at the image's mirror, too (see `head`).
+        """
+        net = self.for_inference()
+        with inference(self.device.type, bf16=bf16):
+            views = [net.coarse_of_image(view) for view in views_of(image, tta=tta)]
+            return net.labels(views, (image.shape[0], image.shape[1]))
+
+    def labels(self, views: Views, size: Size) -> dict[str, Labels]:
+        """Return the class of each of H x W pixels, by head, of one or two views' coarse scores."""
+        return {
+            name: head.labels_of_views([view[name] for view in views], size)
+            for name, head in self.heads.items()
+        }
+
+    def unsure_shares(self, views: Views, size: Size) -> dict[str, float]:
+        """Return the share of an image's labels that are unsure, 0..1, by head."""
+        return {
+            name: head.unsure_share([view[name] for view in views], size)
+            for name, head in self.heads.items()
+        }
 
     def save_pretrained(
         self, folder: str | PathLike[str], metrics: Mapping[str, Any] | None = None
     ) -> None:
-        """Write a model folder: model.safetensors and config.json (see `model_folder.save`)."""
-        from fullconv.net.folder import save
+        """Write a model folder: model.safetensors and config.json.
 
-        save(self, Path(folder), metrics)
+        Args:
+            folder: made if need be; files that stand there are replaced only by whole ones.
+            metrics: noted in config.json.
+
+        Raises:
+            OSError: the folder can't be written, or the disk is full; what stood there stays.
+            ValueError: `metrics` is not JSON (NaN isn't).
+        """
+        config = ModelConfig(
+            format=FORMAT,
+            net=self.arguments,
+            heads={name: head.labelling for name, head in self.heads.items()},
+            ignore_index=self.ignore_index,
+            preprocessing=self.preprocessing.to_dict(),
+            metrics=dict(metrics or {}),
+            graph=stored_graphs(self.trunks),
+        )
+        write_folder(Path(folder), config, self.state_dict())
 
     @classmethod
-    def from_pretrained(cls, folder: str | PathLike[str]) -> FCN:
-        """Read a model folder or Hub id (see `model_folder.load`)."""
-        from fullconv.net.folder import load
+    def from_pretrained(
+        cls, folder: str | PathLike[str], classifier: nn.Module | None = None
+    ) -> FCN:
+        """Read a model folder or Hub id (see `load`)."""
+        return load(folder, classifier)
 
-        return load(folder)
+
+def load(model: str | PathLike[str], classifier: nn.Module | None = None) -> FCN:
+    """Read a net from a model folder, or from a model of the Hugging Face Hub.
+
+    As a rule the folder holds the trunk's layers, and the net needs neither its classifier nor the
+    library that this is from.
+
+    Args:
+        model: a folder, or a Hub id "owner/name" where no such folder exists.
+        classifier: to build the trunk from, in place of what the folder says: for a net that was
+            built on a user's own module with layers of the user's own, which the folder can't hold.
+
+    Returns:
+        The net on the CPU, in evaluation mode.
+
+    Raises:
+        FullconvError: something is missing or altered, or the Hub can't be reached; the message
+            names the file.
+    """
+    folder = find_folder(str(model))
+    config = read_config(folder)
+    if config.net.trunk is None and not config.graph and classifier is None:
+        raise FullconvError(
+            f"{folder}: this net was built on a module of the user's own; pass it: "
+            "fullconv.load(folder, classifier=module)"
+        )
+    try:
+        net = (
+            _rebuilt(config) if classifier is None and config.graph else _built(config, classifier)
+        )
+    except (FullconvError, ValueError) as error:
+        raise FullconvError(f"{folder / CONFIG}: {' '.join(str(error).split())}") from error
+    own = net.state_dict()
+    empty = any(value.is_meta for value in own.values())
+    net.load_state_dict(read_state(folder, own), assign=empty)
+    return net.eval()
+
+
+def _rebuilt(config: ModelConfig) -> FCN:
+    """Build a folder's net on "meta", without data, from what is stored of its trunk."""
+    try:
+        with torch.device("meta"):
+            return _built(config, config.stored_trunk())
+    except FullconvError:
+        raise
+    except Exception as error:  # forged data may fail anywhere
+        raise FullconvError(f"its graph is no trunk's ({type(error).__name__})") from error
+
+
+def _built(config: ModelConfig, trunk: nn.Module | None) -> FCN:
+    net = FCN(
+        cast("str | nn.Module", config.net.trunk if trunk is None else trunk),
+        **config.net.keywords(),
+        heads=config.heads,
+        ignore_index=config.ignore_index,
+        preprocessing=Preprocessing.from_dict(config.preprocessing),
+    )
+    if isinstance(trunk, Trunk | LateFusion):
+        net.arguments = config.net  # which knows the name of the classifier that the trunk was
+    return net
+
+
+def unwrapped(by_head: dict[str, Tensor]) -> Scores:
+    """Return scores as users have them: by head, or those of the only one."""
+    return by_head if len(by_head) > 1 else next(iter(by_head.values()))
+
+
+def views_of(image: Pixels, *, tta: bool) -> list[Pixels]:
+    """Return what a net is to see of an image H x W x C: it and, if `tta`, its mirror."""
+    return [image, image[:, ::-1].copy()] if tta else [image]
+
+
+def as_tensor(image: Pixels) -> Tensor:
+    """Return an image as a tensor, without a copy where torch takes the array as it is."""
+    plain = image.flags.c_contiguous and image.flags.writeable and min(image.strides) > 0
+    return torch.from_numpy(image if plain else image.copy())
 
 
 def _classifier(
@@ -406,131 +596,44 @@ def _for_channels(expected: Preprocessing, channels: int) -> Preprocessing:
     return replace(expected, mean=mean, std=std)
 
 
-def _trunk(
-    build: Callable[[nn.Module, int], Trunk],
-    classifier: nn.Module,
-    inputs: Mapping[str, int],
-    fusion: Literal["early", "late"],
-) -> Trunk | LateFusion:
+def _trunk(classifier: nn.Module, arguments: NetArguments, input_size: int) -> Trunk | LateFusion:
+    """Make the trunk, or one for each input in a late fusion; one that was made is taken."""
     if isinstance(classifier, Trunk | LateFusion):
         return classifier
-    if fusion == "early":
+
+    def build(classifier: nn.Module, channels: int) -> Trunk:
+        return Trunk(
+            classifier,
+            arguments.stride,
+            input_size,
+            arguments.skips,
+            channels=channels,
+            padding=arguments.padding,
+        )
+
+    inputs = arguments.inputs
+    if arguments.fusion == "early":
         return build(classifier, sum(inputs.values()))
-    if len(inputs) < 2:
-        raise FullconvError("late fusion is of several inputs; name them")
     trunks = {name: build(copy.deepcopy(classifier), n) for name, n in inputs.items()}
     return LateFusion(trunks, inputs)
 
 
-def _require_scales(taps: Sequence[Tap], scales: Mapping[int, float]) -> None:
-    """Refuse factors on what is no skip of the net, and factors that lose it."""
-    skips = [tap.stride for tap in taps[1:]]
-    for stride, scale in scales.items():
-        if stride not in skips:
-            raise FullconvError(f"skip_scales: the net has no skip at stride {stride}")
-        if not 0 < scale < math.inf:
-            raise FullconvError(f"skip_scales: {scale} is no positive factor")
-
-
-def most_magnification(stride: int) -> int:
-    """Return how many times larger than an image its trunk may see it, if a net has this stride.
-
-    The net's cells are then two of the image's pixels wide, as an FCN-2s's are on the image itself.
-    """
-    return stride // 2
-
-
-def _require_magnification(magnify: int, stride: int, *, padded: bool) -> None:
-    """Refuse factors that the net's stride, or its padding, does not go with."""
-    most = 1 if padded else most_magnification(stride)
-    allowed = [factor for factor in range(1, most + 1) if most % factor == 0]
-    if magnify not in allowed:
-        where = "with a padding of the first convolution" if padded else f"at stride {stride}"
-        raise FullconvError(
-            f"magnify must be {' or '.join(map(str, allowed))} {where}, not {magnify}"
-        )
-
-
-def _require_reduction(arguments: Mapping[str, Any]) -> None:
-    """Refuse factors that make no sense, or not with other arguments of a net."""
-    factor = arguments["reduce"]
-    if factor not in range(1, MOST_REDUCTION + 1):
-        raise FullconvError(f"reduce must be 1 to {MOST_REDUCTION}, not {factor}")
-    if factor == 1:
-        return
-    if arguments["magnify"] > 1:
-        raise FullconvError("magnify or reduce: a net sees images larger or smaller, not both")
-    if arguments["padding"] is not None:
-        raise FullconvError("reduce must be 1 with a padding of the first convolution")
-    if arguments["learn_last_upscore"]:
-        raise FullconvError("reduce must be 1 where the last upscore is learnt")
-    if arguments["inputs"] != COLOR:
-        raise FullconvError(f"reduce must be 1 for the inputs {', '.join(arguments['inputs'])}")
-
-
-def _magnification(joints: Joints, channels: int) -> Upscore | None:
+def _magnification(joined: Skips, channels: int) -> Upscore | None:
     """Return what enlarges the image before the trunk sees it, or None."""
-    vertical, horizontal = joints.vertical.magnification, joints.horizontal.magnification
+    vertical, horizontal = joined.vertical.magnification, joined.horizontal.magnification
     if vertical.factor == 1:
         return None
     return Upscore(channels, vertical, horizontal, learn=False)
 
 
-def _require_fit(joints: Joints) -> None:
+def _require_fit(joined: Skips) -> None:
     """Refuse a padding that leaves some images without scores up to their border."""
-    for chain in {joints.vertical, joints.horizontal}:
+    for chain in {joined.vertical, joined.horizontal}:
         if chain.edge == "zero" and not chain.always_fits:
             raise GeometryError(
                 "with this padding some images are larger than their scores; pad by "
                 f"{least_padding(chain.grids)} at least"
             )
-
-
-def _labellings(
-    num_classes: int | None,
-    heads: Mapping[str, int | Sequence[str]] | None,
-    classes: Sequence[str] | None,
-    palette: Sequence[Colour] | Mapping[str, Sequence[Colour]] | None,
-) -> list[tuple[str, tuple[str, ...], tuple[Colour, ...]]]:
-    """Return name, classes and colours of each head."""
-    if heads is None:
-        if num_classes is None or isinstance(palette, Mapping):
-            raise FullconvError("give num_classes, or heads and their palettes by name")
-        return [(ONLY_HEAD, *_names_and_colours(num_classes, classes, palette))]
-    if num_classes is not None or classes is not None or not heads:
-        raise FullconvError("heads tell numbers and names of classes: give nothing besides")
-    _require_names("head", heads)
-    palettes = palette if isinstance(palette, Mapping) else {}
-    made = []
-    for name, given in heads.items():
-        count, names = (given, None) if isinstance(given, int) else (len(given), given)
-        made.append((name, *_names_and_colours(count, names, palettes.get(name))))
-    return made
-
-
-def _require_names(what: str, names: Iterable[str]) -> None:
-    """Refuse names that cannot be part of a path, or that a torch module has for itself."""
-    module = nn.ModuleDict()
-    for name in names:
-        if not is_plain_name(name):
-            raise FullconvError(
-                f"{what} {name!r}: a name holds letters, digits, _ and - only, a letter first"
-            )
-        if hasattr(module, name) or name in LateFusion.OWN_NAMES:
-            raise FullconvError(f"{what} {name!r}: torch's modules use this name; choose another")
-
-
-def _names_and_colours(
-    num_classes: int, classes: Sequence[str] | None, palette: Sequence[Colour] | None
-) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
-    if not 1 <= num_classes <= 255:
-        raise FullconvError(f"num_classes must be 1 to 255, not {num_classes}")
-    names = tuple(classes or (f"class {index}" for index in range(num_classes)))
-    colours = tuple(palette or default_palette(num_classes))
-    for what, given in (("class names", names), ("colours", colours)):
-        if len(given) != num_classes:
-            raise FullconvError(f"{len(given)} {what} for {num_classes} classes")
-    return names, colours
 
 
 def _is_pixels(image: NDArray[Any], net: FCN) -> bool:

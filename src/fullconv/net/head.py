@@ -1,26 +1,41 @@
-"""A head: the scores of one labelling, fused from stride to stride and enlarged to the image."""
+"""A head: the scores of one labelling, fused from stride to stride and enlarged to the image.
+
+An image may have two views, itself and its left-right mirror (test-time augmentation). Each pixel
+then gets the class whose probability is the highest on their average. Probabilities are averaged
+pixel by pixel, the mirror's turned back, since the coarse cells of both need not lie on the same
+pixels.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fullconv.base.palette import Colour
-from fullconv.geometry import Chain, Edge
+from fullconv.geometry import Alignment, Edge, SkipGeometry
 from fullconv.kernels import upsample_argmax, upsample_cross_entropy
+from fullconv.net.arguments import Labelling
 from fullconv.net.surgery import with_parts
 from fullconv.net.trunk import Tap
 from fullconv.net.upscore import Upscore
 
 Features = Tensor | tuple[Tensor, ...]  # the latter: of several trunks, whose scores are averaged
+Size = tuple[int, int]  # height and width in pixels
+
+# A label whose probability is lower is unsure: more than one in four of such labels are wrong. It
+# is the middle of what two classes can have, 0.5 to 1.
+UNSURE = 0.75
+BAND = 1 << 22  # scores of pixels that there are at a time: 16 MiB of float32, as a rule
 
 
 @dataclass(frozen=True)
-class Joints:
+class Skips:
     """Where the scores of a net are taken and how they are joined; the same for all its heads.
 
     Attributes:
@@ -31,8 +46,8 @@ class Joints:
     """
 
     taps: tuple[Tap, ...]
-    vertical: Chain
-    horizontal: Chain
+    vertical: SkipGeometry
+    horizontal: SkipGeometry
     inputs: tuple[str, ...] = ()
     scales: Mapping[int, float] | None = None
 
@@ -43,13 +58,15 @@ class Joints:
         edge: Edge,
         inputs: Sequence[str] = (),
         scales: Mapping[int, float] | None = None,
-        *,
-        magnify: int = 1,
-        reduce: int = 1,
-    ) -> Joints:
-        """Derive the joints of `taps`; raises GeometryError where they can't be aligned."""
-        vertical = Chain.of([tap.vertical for tap in taps], edge, magnify, reduce)
-        horizontal = Chain.of([tap.horizontal for tap in taps], edge, magnify, reduce)
+        scale: Fraction | int = 1,
+    ) -> Skips:
+        """Derive how the scores of `taps` are joined, if the trunk sees images at `scale`.
+
+        Raises:
+            GeometryError: they can't be aligned.
+        """
+        vertical = SkipGeometry.of([tap.vertical for tap in taps], edge, scale)
+        horizontal = SkipGeometry.of([tap.horizontal for tap in taps], edge, scale)
         return cls(tuple(taps), vertical, horizontal, tuple(inputs), scales)
 
 
@@ -62,45 +79,56 @@ class Head(nn.Module):
         scores: the 1x1 convolutions, by the stride of their features; they start at zero.
         upscores: by "from-to" strides, "8-1" being the last one of an FCN-8s.
         temperature: what scores are divided by before they become probabilities (see
-            `calibration`); no label depends on it.
+            `measure.calibration`); no label depends on it.
     """
 
     def __init__(
-        self,
-        joints: Joints,
-        classes: tuple[str, ...],
-        palette: tuple[Colour, ...],
-        *,
-        learn_upscores: bool,
-        learn_last_upscore: bool,
+        self, skips: Skips, labelling: Labelling, *, learn_upscores: bool, learn_last_upscore: bool
     ) -> None:
         super().__init__()
-        self.classes, self.palette = classes, palette
-        self.temperature = 1.0
-        self.scales = dict(joints.scales or {})
-        self.strides = tuple(tap.stride for tap in joints.taps)
-        count = len(classes)
+        self.classes, self.palette = labelling.classes, labelling.palette
+        self.temperature = labelling.temperature
+        self.scales = dict(skips.scales or {})
+        self.strides = tuple(tap.stride for tap in skips.taps)
+        count = len(self.classes)
         self.scores = nn.ModuleDict(
-            {str(tap.stride): _score(tap.channels, count, joints.inputs) for tap in joints.taps}
+            {str(tap.stride): _score(tap.channels, count, skips.inputs) for tap in skips.taps}
         )
         self.upscores = nn.ModuleDict()
         for stride, finer, vertical, horizontal in zip(
             self.strides,
             (*self.strides[1:], 1),
-            joints.vertical.alignments,
-            joints.horizontal.alignments,
+            skips.vertical.alignments,
+            skips.horizontal.alignments,
             strict=True,
         ):
             learn = learn_last_upscore if finer == 1 else learn_upscores
             self.upscores[f"{stride}-{finer}"] = Upscore(count, vertical, horizontal, learn=learn)
 
-    def rejoined(self, joints: Joints) -> Head:
+    def rejoined(self, skips: Skips) -> Head:
         """Return this head with a last upscore of other joints; all else is shared."""
         name = f"{self.strides[-1]}-1"
-        vertical, horizontal = joints.vertical.alignments[-1], joints.horizontal.alignments[-1]
+        vertical, horizontal = skips.vertical.alignments[-1], skips.horizontal.alignments[-1]
         last = Upscore(self.num_classes, vertical, horizontal, learn=False)
-        upscores = nn.ModuleDict({**self.upscores, name: last.to(self._last_upscore.weight.device)})
+        upscores = nn.ModuleDict({**self.upscores, name: last.to(self.last_upscore.weight.device)})
         return with_parts(self, upscores=upscores)
+
+    @property
+    def labelling(self) -> Labelling:
+        """What it labels, as a value."""
+        return Labelling(classes=self.classes, palette=self.palette, temperature=self.temperature)
+
+    @property
+    def last_upscore(self) -> Upscore:
+        """What enlarges the coarse scores to the image."""
+        upscore = self.upscores[f"{self.strides[-1]}-1"]
+        assert isinstance(upscore, Upscore)
+        return upscore
+
+    @property
+    def last_alignments(self) -> tuple[Alignment, Alignment]:
+        """How the coarse scores lie on the image's pixels, along H and W."""
+        return self.last_upscore.vertical, self.last_upscore.horizontal
 
     @property
     def num_classes(self) -> int:
@@ -120,7 +148,7 @@ class Head(nn.Module):
 
     def upsample(self, coarse: Tensor, size: tuple[int, int]) -> Tensor:
         """Upscore coarse scores to an image of `size` (H, W) pixels."""
-        scores: Tensor = self._last_upscore(coarse, size)
+        scores: Tensor = self.last_upscore(coarse, size)
         return scores
 
     def labels(self, coarse: Tensor, size: tuple[int, int]) -> Tensor:
@@ -133,7 +161,7 @@ class Head(nn.Module):
         Returns:
             uint8 N x H x W; without full-resolution scores where the last upscore is frozen.
         """
-        upscore = self._last_upscore
+        upscore = self.last_upscore
         if upscore.interpolates:
             return upsample_argmax(coarse, upscore.factor, size, upscore.shifts, upscore.edge)
         return self.upsample(coarse, size).max(1).indices.byte()
@@ -149,7 +177,7 @@ class Head(nn.Module):
             ignore_index: the label of pixels that don't count.
             weight: of each class; None for all alike.
         """
-        upscore = self._last_upscore
+        upscore = self.last_upscore
         if upscore.interpolates:  # no full-resolution scores then
             return upsample_cross_entropy(
                 coarse,
@@ -167,11 +195,88 @@ class Head(nn.Module):
         )
         return pixels.flatten(1).sum(1)
 
-    @property
-    def _last_upscore(self) -> Upscore:
-        upscore = self.upscores[f"{self.strides[-1]}-1"]
-        assert isinstance(upscore, Upscore)
-        return upscore
+    def scores_within(self, coarse: Tensor, rows: range, columns: range) -> Tensor:
+        """Return the scores of a part of an image, those that `upsample` gives all of it.
+
+        Args:
+            coarse: scores of the whole image, 1 x C x h x w.
+            rows: successive ones, of pixels.
+            columns: likewise.
+
+        Returns:
+            1 x C x rows x columns.
+        """
+        starts, cells = [], []
+        read = self._cells_read(coarse, rows, columns)
+        for alignment, pixels, own in zip(self.last_alignments, (rows, columns), read, strict=True):
+            first = min(own.start, pixels.start // alignment.factor)  # cells before are not read
+            cells.append(slice(first, own.stop))
+            starts.append(pixels.start - first * alignment.factor)
+        (down, across), (top, left) = cells, starts
+        scores = self.upsample(coarse[..., down, across], (top + len(rows), left + len(columns)))
+        return scores[..., top:, left:]
+
+    def probability_bands(self, views: Sequence[Tensor], size: Size) -> Iterator[Tensor]:
+        """Yield the calibrated probabilities of each pixel from the top, a band of rows at a time.
+
+        So memory is bounded, however large the image and many the classes.
+
+        Args:
+            views: the coarse scores, 1 x C x h x w, of one view or two, which are averaged.
+            size: height and width of the image.
+
+        Yields:
+            float32, classes x rows x W.
+        """
+        height, width = size
+        step = max(BAND // (self.num_classes * width), self.last_alignments[0].factor)
+        for top in range(0, height, step):
+            rows = range(top, min(top + step, height))
+            scores = [self.scores_within(view, rows, range(width)) for view in views]
+            each = [probabilities(of_view, self.temperature)[0] for of_view in scores]
+            yield each[0] if len(each) == 1 else (each[0] + each[1].flip(-1)) / 2
+
+    def labels_of_views(self, views: Sequence[Tensor], size: Size) -> NDArray[np.uint8]:
+        """Return the class of each pixel of an image, H x W.
+
+        Args:
+            views: the coarse scores of one view or two. Of a single one, labels are worked out
+                without full-resolution scores where that can be (see `labels`).
+            size: height and width of the image.
+        """
+        if len(views) == 1:
+            return self.labels(views[0], size)[0].cpu().numpy()
+        bands = self.probability_bands(views, size)
+        best = torch.cat([band.max(0).indices.byte() for band in bands])
+        return best.cpu().numpy()
+
+    def unsure_share(self, views: Sequence[Tensor], size: Size) -> float:
+        """Return the share of an image's labels that are unsure, 0..1.
+
+        Unsure is what has a calibrated probability below `UNSURE`. It is looked for among the
+        coarse cells that the image's pixels read, not among pixels, whose scores would cost more
+        than labels.
+
+        Args:
+            views: the coarse scores of one view or two, whose cells all count.
+            size: height and width of the image.
+        """
+        tops = []
+        for view in views:
+            cells = view[(0, ..., *self._cells_read(view, range(size[0]), range(size[1])))]
+            tops.append(top_probabilities(cells.float().cpu().numpy(), self.temperature).ravel())
+        return 1 - float((np.concatenate(tops) >= UNSURE).mean())
+
+    def _cells_read(self, coarse: Tensor, rows: range, columns: range) -> tuple[slice, slice]:
+        """Return which coarse cells, down and across, a part of the image reads; one at least."""
+        read = []
+        for alignment, pixels, count in zip(
+            self.last_alignments, (rows, columns), coarse.shape[-2:], strict=True
+        ):
+            (first, _), (_, last) = (alignment.cells_read(pixels[end]) for end in (0, -1))
+            first = min(max(first, 0), count - 1)
+            read.append(slice(first, min(max(first, last), count - 1) + 1))
+        return read[0], read[1]
 
     def _score(self, stride: int, features: Features) -> Tensor:
         scale = self.scales.get(stride)
@@ -190,6 +295,23 @@ class MeanScore(nn.ModuleDict):
         """Return N x classes x h x w scores of equally large features, one a trunk."""
         scores = [score(each) for score, each in zip(self.values(), features, strict=True)]
         return torch.stack(scores).mean(0)
+
+
+def probabilities(scores: Tensor, temperature: float) -> Tensor:
+    """Return the calibrated probabilities of scores N x classes x ..., as float32."""
+    return (scores.float() / temperature).softmax(1)
+
+
+def top_probabilities(scores: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
+    """Return just the highest calibrated probability of scores classes x ..., of shape "...".
+
+    By NumPy: torch's threads would be woken for this, and then spin for a while in the way of those
+    that work on the next image.
+    """
+    with np.errstate(invalid="ignore"):  # of infinite scores; the result is NaN
+        below = (scores - scores.max(0)) / np.float32(temperature)
+    top: NDArray[np.float32] = 1 / np.exp(below).sum(0)
+    return top
 
 
 def _score(channels: int, num_classes: int, inputs: tuple[str, ...]) -> nn.Module:

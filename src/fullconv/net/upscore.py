@@ -73,11 +73,15 @@ class Upscore(nn.Module):
         weight = self.weight
         if weight.requires_grad:
             return False
+        if weight.is_inference():  # whose changes torch does not count
+            return self._is_bilinear()
         if self._checked is None or self._checked[0] != weight._version:
-            kernel = bilinear_kernel(self.vertical.kernel, self.horizontal.kernel)
-            same = bool((weight.detach().cpu() == kernel.to(weight.dtype)).all())
-            self._checked = weight._version, same
+            self._checked = weight._version, self._is_bilinear()
         return self._checked[1]
+
+    def _is_bilinear(self) -> bool:
+        kernel = bilinear_kernel(self.vertical.kernel, self.horizontal.kernel)
+        return bool((self.weight.detach().cpu() == kernel.to(self.weight.dtype)).all())
 
     def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
         """Enlarge to `size` (H, W): cells of the finer grid, whose first is the image's first."""

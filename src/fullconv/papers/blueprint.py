@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 from fullconv.base.errors import FullconvError, nearest
 from fullconv.base.palette import Colour, voc_palette
+from fullconv.net.arguments import COLOR, ONLY_HEAD
 from fullconv.net.caffe_classifiers import MEAN_COLOR
-from fullconv.net.fcn import COLOR, FCN, ONLY_HEAD
+from fullconv.net.fcn import FCN
 from fullconv.net.preprocessing import Preprocessing
 from fullconv.papers.classes import GEOMETRY, NYUD, PASCAL_CONTEXT, SIFT_FLOW, VOC
 

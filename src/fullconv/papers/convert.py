@@ -63,7 +63,7 @@ def convert_file(source: Path, name: str, out: Path) -> Converted:
     layers = read_checkpoint(source) if torch_wrote_it else read_layers(source)
     load_layers(net, caffe_names(net), layers, source, name, scale_layers=not torch_wrote_it)
     net.save_pretrained(out)
-    heads = {head: labelling.classes for head, labelling in net.labelled()}
+    heads = {head: labelling.classes for head, labelling in net.heads.items()}
     return _converted(net, heads, tuple(net.inputs))
 
 
@@ -90,7 +90,7 @@ def load_layers(
     Raises:
         FullconvError: layers are missing, surplus or misshapen, or scale skips otherwise.
     """
-    scales = net.arguments["skip_scales"]
+    scales = net.arguments.skip_scales
     factors = {
         f"scale_{tap.layer}": (scales[tap.stride], tap.channels)
         for tap in net.taps

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from fullconv.net.fcn import Labels, Pixels
 from fullconv.predict.engines import Engine, EngineError, Way, build, told, ways
 from fullconv.predict.labeller import Labeller, label_all
-from fullconv.predict.labels import Labels, Pixels
 from fullconv.predict.remembered import Measured, Memory
 
 if TYPE_CHECKING:

@@ -10,16 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from fullconv.base.pipeline import ahead
-from fullconv.predict.labels import (
-    Labels,
-    Pixels,
-    Size,
-    Views,
-    labels_of,
-    probability_bands,
-    unsure_shares,
-    views_of,
-)
+from fullconv.net.fcn import Labels, Pixels, Views, views_of
+from fullconv.net.head import Size
 
 if TYPE_CHECKING:
     from fullconv.net.fcn import FCN
@@ -78,12 +70,12 @@ class Labeller:
     @torch.inference_mode()
     def labels(self, views: Views, size: Size) -> dict[str, Labels]:
         """Return the class id of each of H x W pixels, by head, of coarse scores."""
-        return labels_of(self.net, views, size)
+        return self.net.labels(views, size)
 
     @torch.inference_mode()
     def unsure(self, views: Views, size: Size) -> dict[str, float]:
-        """Return the share of unsure labels, by head, of coarse scores (see `unsure_shares`)."""
-        return unsure_shares(self.net, views, size)
+        """Return the share of unsure labels, by head (see `Head.unsure_share`)."""
+        return self.net.unsure_shares(views, size)
 
     @torch.inference_mode()
     def probabilities(self, views: Views, size: Size) -> dict[str, NDArray[np.float16]]:
@@ -91,8 +83,8 @@ class Labeller:
 
         That of several views is their average.
         """
-        return {name: self._probabilities(name, views, size) for name in self.net.heads}
-
-    def _probabilities(self, head: str, views: Views, size: Size) -> NDArray[np.float16]:
-        bands = probability_bands(self.net, head, views, size)
-        return torch.cat([band.half().cpu() for band in bands], 1).numpy()
+        found = {}
+        for name, head in self.net.heads.items():
+            bands = head.probability_bands([view[name] for view in views], size)
+            found[name] = torch.cat([band.half().cpu() for band in bands], 1).numpy()
+        return found

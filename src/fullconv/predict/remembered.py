@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fullconv.base.files import write_json
+from fullconv.net.folder import digest
 from fullconv.predict.engines import Way
 
 if TYPE_CHECKING:
@@ -105,14 +106,9 @@ def cache_folder() -> Path:
 
 def _digest(net: FCN) -> str:
     """Return a SHA-256 over what decides the net's labels: weights, layers, preprocessing."""
-    digest = hashlib.sha256()
-    about: Mapping[str, Any] = {**net.arguments, "preprocessing": net.preprocessing.to_dict()}
-    digest.update(json.dumps(about, sort_keys=True, default=str).encode())
-    for name, value in net.state_dict().items():
-        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    about = {**net.arguments.to_dict(), "preprocessing": net.preprocessing.to_dict()}
+    told = json.dumps(about, sort_keys=True, default=str)
+    return hashlib.sha256(f"{told} {digest(net.state_dict())}".encode()).hexdigest()
 
 
 def _machine(net: FCN) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from fullconv.base.errors import FullconvError
 from fullconv.base.images import ImageReader
 from fullconv.data.folder import require_same_size
 from fullconv.data.info import COLOR
+from fullconv.net.fcn import Pixels
 from fullconv.predict.jobs import Job
-from fullconv.predict.labels import Pixels
 
 
 def read_inputs(job: Job, inputs: Mapping[str, int], reader: ImageReader) -> Pixels:

@@ -18,9 +18,9 @@ from PIL import Image
 from fullconv.base.errors import FullconvError
 from fullconv.base.files import replacing, write_text
 from fullconv.base.images import ImageReader
+from fullconv.net.fcn import Pixels
 from fullconv.predict.jobs import Job
 from fullconv.predict.labeller import Labeller, label_all
-from fullconv.predict.labels import Pixels
 from fullconv.predict.pictures import save_label_image, save_overlay
 from fullconv.predict.scenes import input_remarks, photograph, read_inputs
 
@@ -54,7 +54,7 @@ class Summary:
         failed: how many of them failed.
         pixels: by the name of each head, how many pixels each class got.
         unsure: likewise, the name of each image (as its results are called) and which share of its
-            labels is unsure, 0..1 (see `labels.unsure_shares`); without those that failed.
+            labels is unsure, 0..1 (see `Head.unsure_share`); without those that failed.
     """
 
     images: int
@@ -119,7 +119,7 @@ def label_files(
             return f"{job.source}: too large for the memory; make it smaller"
 
     failed, told = 0, set[str]()
-    pixels = {name: np.zeros(head.num_classes, np.int64) for name, head in label.net.labelled()}
+    pixels = {name: np.zeros(head.num_classes, np.int64) for name, head in label.net.heads.items()}
     unsure: dict[str, list[tuple[str, float]]] = {name: [] for name in pixels}
     for job, result in zip(jobs, label_all(done, jobs, label.engine), strict=True):
         if isinstance(result, str):
@@ -165,7 +165,7 @@ def _do(job: Job, label: Labeller, reader: ImageReader) -> Done:
     probabilities = label.probabilities(views, size) if job.with_scores else {}
     shown = photograph(image, net.inputs)
     counts = {}
-    for (name, head), results in zip(net.labelled(), job.results, strict=True):
+    for (name, head), results in zip(net.heads.items(), job.results, strict=True):
         own = labels[name]
         save_label_image(results.labels, own, head.palette, net.ignore_index)
         save_overlay(results.overlay, shown, own, head.palette, net.ignore_index)

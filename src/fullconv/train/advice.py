@@ -8,7 +8,8 @@ import numpy as np
 
 from fullconv.data.folder import DatasetFolder
 from fullconv.measure.bounds import upper_bounds
-from fullconv.net.fcn import FCN, most_magnification
+from fullconv.net.arguments import most_magnification
+from fullconv.net.fcn import FCN
 from fullconv.papers.blueprint import PAPER_NETS
 from fullconv.train.nets import is_model, models_by_input, unseen_inputs
 from fullconv.train.scale import DRAWN_WELL, few_masks

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from fullconv.base.files import write_json
+from fullconv.base.precision import inference
 from fullconv.base.progress import Reporter
 from fullconv.data.folder import evenly_chosen
 from fullconv.data.loading import CachedSplit
 from fullconv.measure.calibration import Fit, fit_temperature
 from fullconv.measure.evaluation import Evaluation, evaluate
-from fullconv.net.folder import load
+from fullconv.net.fcn import Labels, load
 from fullconv.net.rewrites.quicker_layers import plain_layers
-from fullconv.predict.labels import Labels, coarse_scores, inference, scores_within
 from fullconv.train import checkpoint
 from fullconv.train.losses import image_losses, valid_weights
 from fullconv.train.stage import Period, Stage
@@ -106,11 +106,12 @@ def validation_loss(net: FCN, val: CachedSplit) -> float:
     device = next(net.parameters()).device
     total = torch.zeros(len(net.heads), device=device)
     pixels = torch.zeros_like(total)
-    with inference(net):
+    net = net.for_inference()
+    with inference(net.device.type):
         for index in evenly_chosen(len(val), LOSS_IMAGES):
             sample = val[index]
             labels = torch.from_numpy(sample.labels)[None].to(device)
-            total += image_losses(net, coarse_scores(net, sample.image), labels)[0]
+            total += image_losses(net, net.coarse_of_image(sample.image), labels)[0]
             pixels += valid_weights(labels, net.ignore_index, None)[0]
     return float((total / pixels.clamp(min=1)).sum())
 
@@ -141,9 +142,9 @@ def calibrate_kept(
         FullconvError: an image can't be read.
     """
     net = load(folder).to(device)
-    before = {head: own.temperature for head, own in net.labelled()}
+    before = {head: own.temperature for head, own in net.heads.items()}
     fits = fit_temperatures(net, val)
-    for head, own in net.labelled():
+    for head, own in net.heads.items():
         own.temperature = fits[head].temperature
         reporter.say(f"{name if len(fits) == 1 else f'{name}, {head}'}: {told(fits[head])}")
     if any(fit.temperature != before[head] for head, fit in fits.items()):
@@ -154,11 +155,12 @@ def calibrate_kept(
 def fit_temperatures(net: FCN, val: CachedSplit) -> dict[str, Fit]:
     """Fit each head's temperature on pixels of at most 32 images, evenly chosen."""
     sampled: dict[str, list[tuple[Tensor, Tensor]]] = {head: [] for head in net.heads}
-    with inference(net):
+    net = net.for_inference()
+    with inference(net.device.type):
         for index in evenly_chosen(len(val), IMAGES):
             sample = val[index]
-            coarse = coarse_scores(net, sample.image)
-            for (name, head), truth in zip(net.labelled(), sample.labels, strict=True):
+            coarse = net.coarse_of_image(sample.image)
+            for (name, head), truth in zip(net.heads.items(), sample.labels, strict=True):
                 random = np.random.default_rng(index)
                 sampled[name].append(_sampled(net, head, coarse[name], truth, random))
     return {
@@ -199,7 +201,7 @@ def _sampled(
     if len(labelled) > PIXELS:
         labelled = random.choice(labelled, PIXELS, replace=False)
     chosen = torch.from_numpy(labelled)
-    scores = scores_within(net, head, coarse, rows, columns)[0].flatten(1).cpu()
+    scores = head.scores_within(coarse, rows, columns)[0].flatten(1).cpu()
     return scores[:, chosen].T.float(), torch.from_numpy(own)[chosen].long()
 
 

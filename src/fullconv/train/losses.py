@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fullconv.base.pipeline import ahead
 from fullconv.data.folder import Split
-from fullconv.geometry import Chain
+from fullconv.geometry import SkipGeometry
 from fullconv.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def image_losses(
     losses = [
         head.losses(scores[name], truth, net.ignore_index, weight)
         for (name, head), truth, weight in zip(
-            net.labelled(), labels.unbind(1), weights, strict=True
+            net.heads.items(), labels.unbind(1), weights, strict=True
         )
     ]
     return torch.stack(losses, 1)
@@ -205,7 +205,7 @@ def _shares(scores: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     return scores.softmax(1).T[classes], (truth == classes[:, None]).to(scores)
 
 
-def _centres(chain: Chain, count: int) -> Tensor:
+def _centres(chain: SkipGeometry, count: int) -> Tensor:
     """Return the pixels nearest to the centres of `count` cells; of two equally near, the first."""
     cells, pixels = chain.fused[-1], chain.pixels
     first = (cells.offset - pixels.offset) / pixels.stride

@@ -15,8 +15,7 @@ from torch import nn
 from fullconv.base.errors import FullconvError, nearest
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.info import DatasetInfo
-from fullconv.net.fcn import FCN, Sight
-from fullconv.net.folder import load
+from fullconv.net.fcn import FCN, Sight, load
 from fullconv.net.head import Head
 from fullconv.net.preprocessing import Preprocessing
 from fullconv.net.surgery import expand_score, transplant, with_channels
@@ -58,7 +57,7 @@ def target_net(settings: Settings, folder: DatasetFolder) -> FCN:
         with _of(weights):
             take_over(source, net)
         return net
-    _same_backbone(settings.backbone, source.arguments["trunk"], weights)
+    _same_backbone(settings.backbone, source.arguments.trunk, weights)
     inputs = None
     if settings.inputs:
         chosen = chosen_inputs(settings.inputs, folder)
@@ -247,15 +246,15 @@ def grown_net(
         FullconvError: the trunks differ, or the inputs by more than that the last ones are new,
             or gone.
     """
-    fusion = fusion or source.arguments["fusion"]
+    fusion = fusion or source.arguments.fusion
     inputs = inputs or source.inputs
     common = list(zip(inputs, source.inputs, strict=False))
     if fusion == "early" and any(new != old for new, old in common):
         raise FullconvError(
             f"its inputs are {', '.join(source.inputs)}: {', '.join(inputs)} don't begin alike"
         )
-    seen = {key: getattr(recipe, key) or source.arguments[key] for key in Sight._fields}
-    arguments = {**source.arguments, "inputs": inputs, "fusion": fusion, **seen}
+    seen = {key: getattr(recipe, key) or getattr(source.arguments, key) for key in Sight._fields}
+    arguments = {**source.arguments.to_dict(), "inputs": inputs, "fusion": fusion, **seen}
     preprocessing = preprocessing_for(inputs, source.preprocessing, source.inputs)
     net = _like(arguments, preprocessing, stride, info, recipe)
     take_over(source, net)
@@ -278,7 +277,7 @@ def take_over(source: FCN, net: FCN, input_: str | None = None) -> None:
         FullconvError: the trunks differ.
     """
     _take_trunk(source.trunk, net.trunk if input_ is None else net.trunk.get_submodule(input_))
-    for name, head in net.labelled():
+    for name, head in net.heads.items():
         theirs = _same_head(source, name, len(net.heads))
         if theirs is not None:
             known = {label: number for number, label in enumerate(theirs.classes)}
@@ -322,7 +321,7 @@ def _widened(source: nn.Module, target: nn.Module, name: str) -> bool:
 
 
 def _same_head(source: FCN, name: str, count: int) -> Head | None:
-    heads = dict(source.labelled())
+    heads = dict(source.heads.items())
     if count == len(heads) == 1:
         return source.head
     return heads.get(name)

@@ -142,7 +142,7 @@ class Record:
 
     def settle(self, target: FCN) -> None:
         """Note what the settings left open and the last net, as it is before training, decides."""
-        decided = {"inputs": tuple(target.inputs), "fusion": target.arguments["fusion"]}
+        decided = {"inputs": tuple(target.inputs), "fusion": target.arguments.fusion}
         self.settings = self.settings.model_copy(update=decided)
 
     def begin(self, names: Sequence[str]) -> None:

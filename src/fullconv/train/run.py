@@ -17,8 +17,7 @@ from fullconv.base.progress import SILENT, Reporter
 from fullconv.data.check import check_folder
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import cached_splits, default_workers, mixed_seed
-from fullconv.net.fcn import FCN
-from fullconv.net.folder import load
+from fullconv.net.fcn import FCN, load
 from fullconv.report.page import write_report
 from fullconv.train.advice import hints
 from fullconv.train.evaluators import Calibration, Validation, ValidationLoss

@@ -9,7 +9,8 @@ import numpy as np
 from fullconv.data.folder import DatasetFolder, Split
 from fullconv.data.transforms import default_magnification, default_reductions
 from fullconv.measure.bounds import upper_bounds
-from fullconv.net.fcn import COLOR, Sight, most_magnification
+from fullconv.net.arguments import COLOR, most_magnification
+from fullconv.net.fcn import Sight
 from fullconv.papers.blueprint import PAPER_NETS
 from fullconv.train.settings import Settings
 

@@ -118,7 +118,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "random": checkpoint.random_state(device),
-            "arguments": self.net.arguments,
+            "arguments": self.net.arguments.to_dict(),
             "preprocessing": self.net.preprocessing.to_dict(),
             "plan": self.plan.to_dict(),
             "pace": astuple(self.pace),

@@ -14,9 +14,7 @@ from fullconv.data.folder import LabelledImage, Split
 from fullconv.data.info import DatasetInfo
 from fullconv.data.loading import CachedSplit
 from fullconv.measure.evaluation import Evaluation
-from fullconv.net.fcn import FCN
-from fullconv.net.folder import load
-from fullconv.predict.labels import Labels, head_labels
+from fullconv.net.fcn import FCN, Labels, load
 from fullconv.predict.scenes import photograph
 from fullconv.report.page import Example, Labelling, NetResult, Report
 from fullconv.train.outcome import Outcome, Trained
@@ -63,7 +61,7 @@ def summarise(
         intro=f"{len(results)} {course}; measured on {split.name}, {len(split)} images.",
         heads=tuple(
             Labelling(name, head.classes, head.palette, own.unscored)
-            for (name, head), own in zip(net.labelled(), split.heads.values(), strict=True)
+            for (name, head), own in zip(net.heads.items(), split.heads.values(), strict=True)
         ),
         ignore_index=net.ignore_index,
         nets=results,
@@ -83,7 +81,7 @@ def _shown(
     measured: Mapping[str, Evaluation] | None,
 ) -> tuple[NetResult, list[dict[str, Labels]]]:
     """Return a net as the report shows it, and what it makes of the chosen images."""
-    labels = [head_labels(net, sample.image) for _, sample in chosen]
+    labels = [net.label(sample.image) for _, sample in chosen]
     shown = NetResult(
         name=_title(trained.name),
         log=trained.rows,
@@ -114,10 +112,10 @@ def _facts(outcome: Outcome, net: FCN) -> tuple[tuple[str, str], ...]:
     epochs = (f"{trained.plan.epochs:.3g}" for trained in outcome.stages)
     plan = outcome.last.plan
     shown = "crops of {} x {} pixels".format(*plan.crop) if plan.crop != "whole" else "whole images"
-    inputs = f"{', '.join(net.inputs)} ({net.arguments['fusion']} fusion)"
+    inputs = f"{', '.join(net.inputs)} ({net.arguments.fusion} fusion)"
     return (
         ("data", str(settings.data)),
-        ("backbone", str(net.arguments["trunk"])),
+        ("backbone", str(net.arguments.trunk)),
         ("weights", settings.weights),
         *([("inputs", inputs)] if len(net.inputs) > 1 else []),
         ("epochs", " + ".join(epochs)),
@@ -126,7 +124,7 @@ def _facts(outcome: Outcome, net: FCN) -> tuple[tuple[str, str], ...]:
         ("optimizer", f"{recipe.optimizer}, learning rate {recipe.lr:g}, {recipe.schedule}"),
         ("model", "the best on val" if recipe.keep == "best" else "the last weights"),
         ("precision", plan.precision),
-        ("temperature", ", ".join(f"{head.temperature:g}" for _, head in net.labelled())),
+        ("temperature", ", ".join(f"{head.temperature:g}" for _, head in net.heads.items())),
         ("seed", str(recipe.seed)),
         ("machine", f"{platform.machine()}, {torch.get_num_threads()} threads"),
     )

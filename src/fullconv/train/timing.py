@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from fullconv.data.loading import Batch
-from fullconv.predict.labels import label_image
 from fullconv.train.plan import Pace, Plan
 from fullconv.train.stage import Stage
 from fullconv.train.state import Clock, make_optimizer
@@ -108,7 +107,7 @@ def step_seconds(
 def _seconds_per_validation(stage: Stage, net: FCN) -> float:
     """Time the labelling of one image and multiply."""
     image = stage.data.val[0].image
-    label_image(net, image)  # warms up
+    net.label(image)  # warms up
     begun = stage.clock()
-    label_image(net, image)
+    net.label(image)
     return (stage.clock() - begun) * len(stage.data.val)

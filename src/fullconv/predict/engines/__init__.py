@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from fullconv.net.fcn import FCN
-    from fullconv.predict.labels import Pixels
+    from fullconv.net.fcn import FCN, Pixels
 
 ENGINES = ("auto", "torch", "openvino", "onnxruntime")
 PRECISIONS = ("auto", "fp32", "bf16")

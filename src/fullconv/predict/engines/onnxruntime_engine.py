@@ -14,9 +14,9 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from fullconv.net.fcn import FCN
+from fullconv.net.fcn import FCN, Pixels
+from fullconv.net.rewrites.inference import inference_twin
 from fullconv.predict.engines.whole import Share, Size, SpecialSizes, Whole
-from fullconv.predict.labels import Pixels
 
 
 class ONNXRuntimeEngine:
@@ -59,7 +59,7 @@ class ONNXRuntimeEngine:
         self, size: Size | None, kind: np.dtype[Any], share: Share
     ) -> onnxruntime.InferenceSession:
         """Return a session of the net, for images of `size` or of any."""
-        whole = Whole(self._net, size).for_inference()
+        whole = inference_twin(Whole(self._net, size))
         example = np.zeros((1, *(size or (97, 131)), sum(self._net.inputs.values())), kind)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = share.threads

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fullconv.net.fcn import FCN
+from fullconv.net.fcn import FCN, Pixels
+from fullconv.net.rewrites.inference import inference_twin
 from fullconv.predict.engines import EngineError, Precision
 from fullconv.predict.engines.torch_engine import TorchEngine
 from fullconv.predict.engines.whole import Share, Size, SpecialSizes, Whole
-from fullconv.predict.labels import Pixels
 
 SMALL = 64  # pixels a side; OpenVINO errs on maps that are smaller than a pooling's window
 
@@ -95,7 +95,7 @@ class OpenVINOEngine:
 
     def _converted(self, size: Size | None, kind: np.dtype[Any]) -> Any:
         """Return OpenVINO's graph of the net, for images of `size` or of any."""
-        whole = Whole(self._net, size).for_inference()
+        whole = inference_twin(Whole(self._net, size))
         example = np.zeros((1, *(size or (97, 131)), sum(self._net.inputs.values())), kind)
         images = torch.from_numpy(example)
 

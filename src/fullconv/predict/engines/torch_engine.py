@@ -6,16 +6,15 @@ import functools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fullconv.base.precision import full_float32
-from fullconv.net.fcn import FCN
+from fullconv.base.precision import inference
+from fullconv.net.fcn import FCN, Pixels, as_tensor
 from fullconv.net.rewrites.folding import fold_norms
+from fullconv.net.rewrites.inference import inference_twin
 from fullconv.predict.engines import Precision
 from fullconv.predict.engines.whole import Share, Size, SpecialSizes, Whole
-from fullconv.predict.labels import Pixels
 
 
 class TorchEngine:
@@ -76,23 +75,18 @@ class TorchEngine:
             return module, self._pool(share) if self.at_once > 1 else None
 
     def _coarse(self, module: nn.Module, image: Pixels) -> dict[str, Tensor]:
-        pixels = torch.from_numpy(np.require(image, requirements=("C", "W")))
-        kind = self._device.type
-        with (
-            torch.inference_mode(),
-            full_float32(enabled=kind == "cuda" and not self._bf16),
-            torch.autocast(kind, torch.bfloat16, enabled=self._bf16),
-        ):
+        pixels = as_tensor(image)
+        with inference(self._device.type, bf16=self._bf16):
             coarse = module(pixels.to(self._device)[None])
         return dict(zip(self._net.heads, coarse, strict=True))
 
     def _made(self, size: Size | None) -> nn.Module:
-        whole = Whole(self._folded(), size).for_inference(self._half if self._bf16 else None)
+        whole = inference_twin(Whole(self._folded(), size), self._half if self._bf16 else None)
         return torch.compile(whole) if self._compiled else whole  # type: ignore[return-value]
 
 
 def _with_folded_norms(net: FCN) -> FCN:
-    twin = Whole(net).for_inference().net
+    twin = inference_twin(net)
     fold_norms(twin)
     return twin
 

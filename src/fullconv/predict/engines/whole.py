@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from fullconv.net.fcn import FCN
-from fullconv.predict.labels import Pixels
+from fullconv.net.fcn import FCN, Pixels
 
 LARGE = 1 << 19  # pixels; such an image keeps all cores busy by itself
 SPECIAL_SIZES = 2  # landscape and portrait, as a rule; each costs an engine about a net's memory
@@ -44,7 +41,7 @@ class Whole(nn.Module):
     def __init__(self, net: FCN, size: Size | None = None) -> None:
         """Stand for `net`, without the work that padding makes if all images are of one `size`."""
         super().__init__()
-        self.preprocessing, self.net = net.preprocessing, net
+        self.net = net
         if size is not None:
             from fullconv.net.rewrites.elision import elided
 
@@ -52,27 +49,7 @@ class Whole(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return N x classes x h x w of each head, in the net's order."""
-        scores = self.net.coarse(self.preprocessing(images.permute(0, 3, 1, 2)))
-        return tuple(self.net.by_head(scores).values())
-
-    def for_inference(self, half: Callable[[nn.Parameter], nn.Parameter] | None = None) -> Whole:
-        """Return a twin in evaluation mode that shares all weights, but none of their gradients.
-
-        The net may go on being trained meanwhile, in whatever modes its parts are.
-
-        Args:
-            half: gives what the twin's convolutions have in place of their weights.
-        """
-        shared: dict[int, object] = {id(each): each for each in self.buffers()}
-        shared |= {id(each): _frozen(each) for each in self.parameters()}
-        for part in self.modules():
-            if half is not None and isinstance(part, nn.Conv2d):
-                shared |= {id(each): half(each) for each in part.parameters()}
-        return copy.deepcopy(self, shared).eval()  # what it is told of it takes instead of a copy
-
-
-def _frozen(parameter: nn.Parameter) -> nn.Parameter:
-    return nn.Parameter(parameter.detach(), requires_grad=False)
+        return tuple(self.net.coarse_of_pixels(images).values())
 
 
 class SpecialSizes:
