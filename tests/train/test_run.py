@@ -447,8 +447,7 @@ def test_minutes_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     slowed(loop, "take_step", 0.5)
     slowed(timing, "take_step", 0.5)
-    slowed(timing, "label_image", 0.25)
-    slowed(evaluators, "evaluate", 1.0)
+    slowed(fullconv.FCN, "label", 0.25)
     wanted = asked(data, "minutes=0.6", model="fcn8s", staged=True)
     trained(tmp_path / "run", wanted, clock=clock)
     assert 12 < clock.now < 36
