@@ -17,6 +17,7 @@ from image_bytes import UPRIGHT, refusal
 from numpy.typing import NDArray
 from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
+from tiff_tags import plain_tiff
 
 from fullconv.base.errors import FullconvError
 from fullconv.base.images import ImageReader, to_rgb
@@ -409,21 +410,6 @@ def test_tiles_that_were_never_stored_are_told(tmp_path):
     np.testing.assert_array_equal(READER.input(path), by_gdal(path))
 
 
-def unlike(path: Path, tags: dict[int, tuple[int, ...]]) -> Path:
-    """A 4 x 4 TIFF of 8-bit grey, save for its `tags`."""
-    whole = {256: (4,), 257: (4,), 258: (8,), 259: (1,), 262: (1,), 273: (400,), 277: (1,)}
-    whole |= {278: (4,), 279: (400,)} | tags
-    entries, far = b"", b""
-    for tag in sorted(whole):
-        value = struct.pack(f"<{len(whole[tag])}H", *whole[tag])
-        if len(value) > 4:
-            value, far = struct.pack("<I", 300 + len(far)), far + value
-        entries += struct.pack("<HHI", tag, 3, len(whole[tag])) + value.ljust(4, b"\0")
-    head = b"II*\0\x08\0\0\0" + struct.pack("<H", len(whole)) + entries
-    path.write_bytes(head.ljust(300, b"\0") + far.ljust(100, b"\0") + bytes(400))
-    return path
-
-
 @pytest.mark.parametrize(
     ("tags", "said"),
     [
@@ -440,12 +426,12 @@ def unlike(path: Path, tags: dict[int, tuple[int, ...]]) -> Path:
 )
 def test_what_is_not_read_is_named(tmp_path, tags, said):
     for read in (READER.image, READER.input, READER.mask, READER.image_size):
-        message = refusal(read, unlike(tmp_path / "a.tif", tags))
+        message = refusal(read, plain_tiff(tmp_path / "a.tif", tags))
         assert said in message and "a.tif" in message
 
 
 def test_a_plain_file_of_that_kind_is_read(tmp_path):
-    assert READER.image(unlike(tmp_path / "a.tif", {})).shape == (4, 4, 3)
+    assert READER.image(plain_tiff(tmp_path / "a.tif", {})).shape == (4, 4, 3)
 
 
 def test_many_bands_count_as_many_pixels(tmp_path):
@@ -474,7 +460,7 @@ def test_a_tiff_that_ends_early_is_refused(tmp_path, capfd, compression, tile):
 
 
 def test_what_tifffile_says_is_part_of_the_line(tmp_path):
-    path = unlike(tmp_path / "a.tif", {})
+    path = plain_tiff(tmp_path / "a.tif", {})
     path.write_bytes(path.read_bytes().replace(b"\x11\x01\x03\0", b"\x11\x01\x63\0"))  # no type
     message = refusal(READER.image, path)
     assert "missing data offset" in message and "invalid data type 99" in message
