@@ -583,19 +583,21 @@ def test_few_of_16_bits_by_a_measured_range(tmp_path):
     values = np.random.default_rng(15).integers(0, 1021, (9, 12), dtype=np.uint16)
     assert cv2.imwrite(str(tmp_path / "a.png"), values)
     assert read_image(tmp_path / "a.png").max() <= 4  # as though all 16 bits were used
-    seen = READER.image(tmp_path / "a.png", ValueRange(0, 1020))
+    seen = ImageReader(span=ValueRange(0, 1020)).image(tmp_path / "a.png")
     np.testing.assert_array_equal(seen, np.rint(values / 4)[..., None].repeat(3, 2))
 
 
 def test_a_range_of_the_whole_type_is_what_is_read_without_one(tmp_path):
     assert cv2.imwrite(str(tmp_path / "a.png"), EVERY_16_BIT_VALUE)
-    seen = READER.image(tmp_path / "a.png", ValueRange(0, 65535))
+    seen = ImageReader(span=ValueRange(0, 65535)).image(tmp_path / "a.png")
     np.testing.assert_array_equal(seen, read_image(tmp_path / "a.png"))
 
 
 def test_8_bit_images_have_a_range_of_their_own(tmp_path):
     Image.fromarray(NOISE).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(READER.image(tmp_path / "a.png", ValueRange(0, 9)), NOISE)
+    np.testing.assert_array_equal(
+        ImageReader(span=ValueRange(0, 9)).image(tmp_path / "a.png"), NOISE
+    )
 
 
 def test_floating_point_and_negative_values_by_a_range(tmp_path):
@@ -603,10 +605,10 @@ def test_floating_point_and_negative_values_by_a_range(tmp_path):
         values = np.linspace(-300, 300, 24).reshape(4, 6).astype(dtype)
         tifffile.imwrite(tmp_path / "a.tif", values)
         refusal(read_image, tmp_path / "a.tif")
-        span = ValueRange(-200, 200)
-        assert image_size(tmp_path / "a.tif", span) == (4, 6)
+        reader = ImageReader(span=ValueRange(-200, 200))
+        assert reader.image_size(tmp_path / "a.tif") == (4, 6)
         wanted = np.clip((values.astype(float) + 200) / 400 * 255, 0, 255).round()
-        np.testing.assert_array_equal(READER.image(tmp_path / "a.tif", span)[..., 2], wanted)
+        np.testing.assert_array_equal(reader.image(tmp_path / "a.tif")[..., 2], wanted)
 
 
 def test_scaled_values_rise_from_0_to_255_and_stay_there():

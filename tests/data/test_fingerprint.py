@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -77,22 +76,17 @@ def test_its_plain_form_is_yaml(rich: Path) -> None:
     assert yaml.safe_load(yaml.safe_dump(values)) == values
 
 
-def noting(opened: list[Path], method: Callable) -> Callable:
-    """The method of a reader, which also notes the file."""
-
-    def noted(self: ImageReader, path: Path):
-        opened.append(path)
-        return method(self, path)
-
-    return noted
-
-
 def test_each_header_and_each_mask_is_read_once(tmp_path: Path, monkeypatch) -> None:
     """By the check, the pixel part and the cache together."""
     root = write_dataset(tmp_path, train=4)
     opened: list[Path] = []
-    for name in ("image", "input", "mask", "channels", "image_size", "mask_size", "is_turned"):
-        monkeypatch.setattr(ImageReader, name, noting(opened, getattr(ImageReader, name)))
+    original = ImageReader._opened
+
+    def noted(self: ImageReader, path: Path):
+        opened.append(path)
+        return original(self, path)
+
+    monkeypatch.setattr(ImageReader, "_opened", noted)
     train = DatasetFolder(root).split("train")
     found = Fingerprint.of(train)
     assert sorted(opened) == sorted((root / "images/train").iterdir())

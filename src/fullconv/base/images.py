@@ -76,23 +76,21 @@ class ImageReader:
     Attributes:
         max_pixels: how many pixels an image may have, by its header. Where it has more than 4
             bands they count as more pixels.
+        span: which values of more than 8 bits `image` turns into 0 and 255 (see `scaled`). None:
+            all that their bits can hold; 16-bit grey is divided by 257 and rounded, of 16-bit
+            colours the high byte is kept.
     """
 
     max_pixels: int = MAX_PIXELS
+    span: ValueRange | None = None
 
-    def image(self, path: str | Path, span: ValueRange | None = None) -> NDArray[np.uint8]:
+    def image(self, path: str | Path) -> NDArray[np.uint8]:
         """Read a JPEG, PNG, BMP, WebP or TIFF file as 8-bit RGB, upright as its EXIF data says.
 
         Grey, palette, CMYK and 1-bit images are converted. Of several bands in no colours the
         first three are taken; which are left out, if any, `describe` tells. Alpha is ignored: the
         colours stay as they are stored, also where they are transparent. Of several frames the
         first is read; colour profiles are not applied.
-
-        Args:
-            path: of the file.
-            span: what values of more than 8 bits become 0 and 255 (see `scaled`). None: all that
-                their bits can hold; 16-bit grey is divided by 257 and rounded, of 16-bit colours
-                the high byte is kept.
 
         Returns:
             uint8 array (height, width, 3).
@@ -102,7 +100,7 @@ class ImageReader:
                 point, or integers outside 0..65535.
         """
         with self._opened(path) as source:
-            return upright(picture(path, source, span), source.stored.orientation)
+            return upright(picture(path, source, self.span), source.stored.orientation)
 
     def input(self, path: str | Path) -> NDArray[np.uint8] | NDArray[np.float32]:
         """Read a file's measurements with their values kept; a picture, as `image` does.
@@ -146,14 +144,14 @@ class ImageReader:
         """Read the values that `image` converts, as they are stored, in order to measure a range.
 
         Returns:
-            array (height, width, bands) of the file's own type, not turned upright.
+            array (height, width, bands) of the file's own type, upright.
 
         Raises:
             FullconvError: see the class.
         """
         with self._opened(path) as source:
             values: NDArray[Any] = source.values()[..., list(source.stored.shown)]
-            return values
+            return upright(values, source.stored.orientation)
 
     def describe(self, path: str | Path) -> Stored:
         """Tell what is in a file from its header alone.
@@ -184,14 +182,14 @@ class ImageReader:
         """
         return self.describe(path).channels
 
-    def image_size(self, path: str | Path, span: ValueRange | None = None) -> tuple[int, int]:
+    def image_size(self, path: str | Path) -> tuple[int, int]:
         """Return the (height, width) that `image` would give, from the header alone.
 
         Raises:
             FullconvError: what `image` would refuse already by the header.
         """
         stored = self.describe(path)
-        require_picture(path, stored, span)
+        require_picture(path, stored, self.span)
         return stored.size
 
     def mask_size(self, path: str | Path) -> tuple[int, int]:

@@ -44,9 +44,12 @@ class ValueRange:
 
 
 def scaled(values: NDArray[Any], span: ValueRange) -> NDArray[np.float32]:
-    """Return stored values as a net sees them: 0..255, `span` linearly, all beyond at its ends."""
+    """Return stored values as a net sees them: 0..255, `span` linearly, all beyond at its ends.
+
+    What is no number becomes 0.
+    """
     share = (values.astype(np.float64) - span.low) / (span.high - span.low)
-    return (share.clip(0, 1) * 255).astype(np.float32)
+    return (np.nan_to_num(share).clip(0, 1) * 255).astype(np.float32)
 
 
 @dataclass(frozen=True)

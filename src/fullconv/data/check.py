@@ -7,6 +7,7 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -28,8 +29,9 @@ from fullconv.data.folder import (
     not_png,
     require_same_size,
 )
-from fullconv.data.info import LABELS, DatasetInfo
+from fullconv.data.info import LABELS, DatasetInfo, HeadInfo
 from fullconv.data.listing import Listing, Sample
+from fullconv.data.ranges import Extent, joined
 from fullconv.data.thinness import pixels_by_id
 
 _IDS = 256  # what an 8-bit mask can hold
@@ -57,10 +59,19 @@ _error = partial(Finding, True)
 _warning = partial(Finding, False)
 
 
+class _ImageLook(NamedTuple):
+    """What was seen of one image; no digest nor extent of its values where no pixel was read."""
+
+    size: Size
+    bits: int
+    digest: bytes | None = None
+    extent: Extent | None = None
+
+
 class _Seen(NamedTuple):
     """What was seen of a sample; None where it could not be read or was not looked at.
 
-    `pixels` is by head and without those of masks that could not be read.
+    `pixels` is by head, `looks` by input; those are left out that could not be read.
     """
 
     name: str
@@ -68,6 +79,7 @@ class _Seen(NamedTuple):
     size: Size | None
     digest: bytes | None
     pixels: dict[str, NDArray[np.int64]]
+    looks: dict[str, _ImageLook]
     findings: tuple[Finding, ...]
 
 
@@ -111,26 +123,20 @@ def check_folder(
         findings.add(_held_out(folder, listings["train"], listings["val"]))
 
     kinds = tuple(folder.input(name) for name in info.inputs)
-    inspect = partial(_inspect, inputs=kinds, info=info, reader=reader, quick=quick)
+    look = _Looker(kinds, info, reader, quick)
     seen_before: dict[bytes, tuple[str, Path]] = {}
     workers = min(os.cpu_count() or 1, _MOST_WORKERS)
     total = sum(len(listing.samples) for listing in listings.values())
     splits = []
     with reporter.bar(total, f"checking {folder.root}") as bar:
         for name, listing in listings.items():
-            sizes: dict[str, Size] = {}
-            labels = {} if quick else {head: LabelCounts() for head in info.heads}
-            for seen in ahead(inspect, listing.samples, workers):
-                if seen.size is not None:
-                    sizes[seen.name] = seen.size
-                for head, pixels in seen.pixels.items():
-                    labels[head].add(pixels, len(info.heads[head].classes))
+            gathered = _Gathered(kinds, {} if quick else info.heads)
+            for seen in ahead(partial(look, files=len(listing.samples)), listing.samples, workers):
+                gathered.add(seen)
                 findings.add(seen.findings)
                 findings.add(_repeated(name, seen, seen_before))
                 bar.advance()
-            channels = {each.name: each.channels for each in kinds}
-            held_out = folder.held_out and name == "val"
-            splits.append(Fingerprint(name, sizes, channels, held_out, labels))
+            splits.append(gathered.fingerprint(name, folder.held_out and name == "val"))
     for head in info.heads:
         findings.add(_only_class(folder, head, splits))
         findings.add(_labels_used(folder, head, splits))
@@ -150,6 +156,34 @@ def _narrowed(
             "heads": {name: info.head(name) for name in heads or info.heads},
         }
     )
+
+
+class _Gathered:
+    """Gathers what was seen of the samples of a split."""
+
+    def __init__(self, inputs: Sequence[Input], heads: Mapping[str, HeadInfo]) -> None:
+        self._heads = heads
+        self._sizes: dict[str, Size] = {}
+        self._channels = {each.name: each.channels for each in inputs}
+        self._bits = dict.fromkeys(self._channels, 0)
+        self._labels = {head: LabelCounts() for head in heads}
+        self._extents: dict[str, list[Extent]] = {name: [] for name in self._channels}
+
+    def add(self, seen: _Seen) -> None:
+        if seen.size is not None:
+            self._sizes[seen.name] = seen.size
+        for head, pixels in seen.pixels.items():
+            self._labels[head].add(pixels, len(self._heads[head].classes))
+        for name, look in seen.looks.items():
+            self._bits[name] = max(self._bits[name], look.bits)
+            if look.extent is not None:
+                self._extents[name].append(look.extent)
+
+    def fingerprint(self, name: str, held_out: bool) -> Fingerprint:
+        ranges = joined(self._extents, self._bits)
+        return Fingerprint(
+            name, self._sizes, self._channels, self._bits, held_out, ranges, self._labels
+        )
 
 
 class _Findings:
@@ -253,46 +287,55 @@ def _held_out(folder: DatasetFolder, train: Listing, val: Listing) -> Iterator[F
         yield _error("empty splits", f"{where}: holds one image; val needs another: add some")
 
 
-def _inspect(
-    sample: Sample, inputs: Sequence[Input], info: DatasetInfo, reader: ImageReader, quick: bool
-) -> _Seen:
-    """Look at one sample: at its headers if `quick`, else at its pixels."""
-    findings: list[Finding] = []
-    sizes: dict[Path, Size] = {}
-    digests: dict[Path, bytes | None] = {}
-    pixels: dict[str, NDArray[np.int64]] = {}
-    for each, path in zip(inputs, sample.images, strict=True):
-        try:
-            sizes[path], digests[path] = _look_at_image(each, path, reader, quick)
-            remarks = each.remarks(path, reader)
+@dataclass(frozen=True)
+class _Looker:
+    """Looks at one sample: at its headers if `quick`, else at its pixels."""
+
+    inputs: Sequence[Input]
+    info: DatasetInfo
+    reader: ImageReader
+    quick: bool
+
+    def __call__(self, sample: Sample, files: int) -> _Seen:
+        """Look at a sample of a split of so many."""
+        findings: list[Finding] = []
+        sizes: dict[Path, Size] = {}
+        looks: dict[str, _ImageLook] = {}
+        pixels: dict[str, NDArray[np.int64]] = {}
+        for each, path in zip(self.inputs, sample.images, strict=True):
+            try:
+                looks[each.name] = self._image(each, path, files)
+                remarks = each.remarks(path, self.reader)
+            except FullconvError as problem:
+                findings.append(_error("images that can't be read", str(problem)))
+                continue
+            sizes[path] = looks[each.name].size
             findings += (_warning(_IN_PART, f"{path}: {remark}") for remark in remarks)
-        except FullconvError as problem:
-            findings.append(_error("images that can't be read", str(problem)))
-    for head, path in zip(info.heads, sample.masks, strict=True):
-        try:
-            sizes[path], counts = _look_at_mask(path, reader, quick)
-        except FullconvError as problem:
-            findings.append(_error("masks that can't be read", str(problem)))
-            continue
-        if counts is not None:
-            pixels[head] = _by_label_id(counts, info, head)
-            findings += _foreign(path, counts, info, head)
-    image = sample.images[0]
-    findings += _misfits(image, sizes, reader)
-    size, digest = sizes.get(image), digests.get(image)
-    return _Seen(sample.name, image, size, digest, pixels, tuple(findings))
+        for head, path in zip(self.info.heads, sample.masks, strict=True):
+            try:
+                sizes[path], counts = _look_at_mask(path, self.reader, self.quick)
+            except FullconvError as problem:
+                findings.append(_error("masks that can't be read", str(problem)))
+                continue
+            if counts is not None:
+                pixels[head] = _by_label_id(counts, self.info, head)
+                findings += _foreign(path, counts, self.info, head)
+        image, first = sample.images[0], looks.get(self.inputs[0].name)
+        findings += _misfits(image, sizes, self.reader)
+        size, digest = (first.size, first.digest) if first else (None, None)
+        return _Seen(sample.name, image, size, digest, pixels, looks, tuple(findings))
 
-
-def _look_at_image(
-    kind: Input, path: Path, reader: ImageReader, quick: bool
-) -> tuple[Size, bytes | None]:
-    """Return the (height, width) of an image and a digest of its pixels, None if `quick`."""
-    if quick:
-        return kind.size(path, reader), None
-    image = kind.read(path, reader)
-    digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
-    digest.update(image.data)
-    return (image.shape[0], image.shape[1]), digest.digest()
+    def _image(self, kind: Input, path: Path, files: int) -> _ImageLook:
+        """Look at an image, one of so many; where it has more than 8 bits, at its own values."""
+        stored = kind.header(path, self.reader)
+        if self.quick:
+            return _ImageLook(stored.size, stored.bits)
+        deep = stored.bits > 8
+        values = kind.values(path, self.reader) if deep else kind.read(path, self.reader)
+        digest = hashlib.blake2b(repr(values.shape).encode(), digest_size=16)
+        digest.update(values.data)
+        extent = Extent.of(values, files) if deep else None
+        return _ImageLook(stored.size, stored.bits, digest.digest(), extent)
 
 
 def _look_at_mask(

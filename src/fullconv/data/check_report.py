@@ -51,11 +51,12 @@ class CheckReport:
             raise FullconvError(f"{self.errors[0]}{more} (see: fullconv data check {self.root})")
 
     def tables(self) -> tuple[Table, ...]:
-        """Return a table of the splits, one of the inputs if there are several, one a head.
+        """Return a table of the splits, one of the inputs if several or of many bits, one a head.
 
         A quick check knows nothing of the labels: the last are left out.
         """
-        inputs = (_input_table(self),) * (len(self.inputs) > 1)
+        deep = any(split.ranges for split in self.splits)
+        inputs = (_input_table(self),) * (len(self.inputs) > 1 or deep)
         heads = () if self.quick else self.info.heads
         return (_split_table(self), *inputs, *(_class_table(self, head) for head in heads))
 
@@ -79,11 +80,13 @@ def _split_table(report: CheckReport) -> Table:
 
 
 def _input_table(report: CheckReport) -> Table:
-    table = Table("input", "folder", "channels", box=SIMPLE_HEAD)
+    ranges = report.split("train").ranges
+    values = ("values in train",) if ranges else ()
+    table = Table("input", "folder", "channels", *values, box=SIMPLE_HEAD)
     for name, folder, channels in report.inputs:
-        table.add_row(
-            name, Text(folder), "1 (16-bit distances)" if channels == 1 else str(channels)
-        )
+        told = "1 (16-bit distances)" if channels == 1 else str(channels)
+        used = (str(ranges.get(name, "")),) if ranges else ()
+        table.add_row(name, Text(folder), told, *used)
     return table
 
 

@@ -2,9 +2,10 @@
 
     found = Fingerprint.of(split)        # the headers of its first images alone: quick
     found.images, found.median_size      # 367, (360, 480); also found.sizes, found.size_of[name]
-    found = found.with_pixels(split)     # its masks too, or some of very many
+    found = found.with_pixels(split)     # its pixels too, or those of some of very many
     found.labels["sem"].pixels           # also .images, .beside: int64 (256,), by id
     found.thinness["sem"][32].mean_iu    # to which cells of 32 pixels can draw its masks
+    found.ranges.get("color")            # where files have more than 8 bits: which values they use
     found.to_dict()                      # plain values, for recipe.yaml
 
 `check_folder` gives one for each split in `report.splits` (`report.split("train")`): with
@@ -17,7 +18,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.base.pipeline import ahead
+from fullconv.data.ranges import Extent, Range, joined
 from fullconv.data.thinness import Drawn, drawn_counts, pixels_by_id
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ SIDES = tuple(1 << power for power in range(1, 10))  # of the cells that nets ha
 MASKS_COUNTED, PIXELS_COUNTED = 1000, 1 << 29  # at most, of all together; seconds tell enough
 MASKS_DRAWN, PIXELS_DRAWN = 32, 1 << 26  # likewise
 _IDS = 256  # what an 8-bit mask can hold
+_SIZES_TOLD = 20
 
 
 def _none() -> NDArray[np.int64]:
@@ -72,7 +75,10 @@ class Fingerprint:
         name: "train", "val" or "test".
         size_of: the (height, width) of the first image of each sample, by the sample's name.
         channels: of each input, by its name.
+        bits: of a value in the files of each input, the most there are, by dataset.yaml's names.
         held_out: whether the split is taken from train.
+        ranges: by input, which values files of more than 8 bits hold; empty where no pixel was
+            read, or no file has so many.
         labels: what is in the masks, by head; empty where no pixel was read.
         thinness: how well cells of some sizes draw the masks, by head and side in pixels; likewise.
     """
@@ -80,21 +86,28 @@ class Fingerprint:
     name: str
     size_of: Mapping[str, Size]
     channels: Mapping[str, int]
+    bits: Mapping[str, int] = field(default_factory=dict)
     held_out: bool = False
+    ranges: Mapping[str, Range] = field(default_factory=dict)
     labels: Mapping[str, LabelCounts] = field(default_factory=dict)
     thinness: Mapping[str, Mapping[int, Drawn]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, split: Split) -> Fingerprint:
-        """Read the headers of a split's first images.
+        """Read the headers of a split's images.
 
         Raises:
-            FullconvError: one can't be read.
+            FullconvError: one can't be read, or is of another kind than its input.
         """
-        sizes = ahead(split.size, range(len(split)))
-        names = (sample.name for sample in split.samples)
+        sizes: dict[str, Size] = {}
+        bits = {each.name: 0 for each in split.inputs.values()}
+        headers = ahead(split.headers, range(len(split)))
+        for sample, stored in zip(split.samples, headers, strict=True):
+            sizes[sample.name] = stored[0].size
+            for name, each in zip(bits, stored, strict=True):
+                bits[name] = max(bits[name], each.bits)
         channels = {name: each.channels for name, each in split.inputs.items()}
-        return cls(split.name, dict(zip(names, sizes, strict=True)), channels)
+        return cls(split.name, sizes, channels, bits)
 
     @property
     def images(self) -> int:
@@ -113,16 +126,17 @@ class Fingerprint:
         return int(height), int(width)
 
     def with_pixels(self, split: Split, sides: Collection[int] = SIDES) -> Fingerprint:
-        """Return it with what the masks of `split` tell, each of which is read once.
+        """Return it with what the pixels of `split` tell, each file of which is read once.
 
-        Of many masks, or large ones, 1,000 are counted and 32 are drawn, evenly chosen.
+        Those are its masks, and its images where files have more than 8 bits. Of many, or large
+        ones, 1,000 are counted and 32 masks are drawn, evenly chosen.
 
         Args:
             split: that of which this is the fingerprint, with the heads that are asked about.
             sides: of the cells whose drawing is judged, in pixels.
 
         Raises:
-            FullconvError: a mask can't be read, holds a wrong label, or misfits its image.
+            FullconvError: a file can't be read, or a mask holds a wrong label or misfits its image.
         """
         counted = self._few(split, MASKS_COUNTED, PIXELS_COUNTED)
         drawn = self._few(counted, MASKS_DRAWN, PIXELS_DRAWN).samples
@@ -132,33 +146,42 @@ class Fingerprint:
             name: {side: np.zeros((3, len(head.classes)), np.int64) for side in sides}
             for name, head in split.heads.items()
         }
-        for looks in ahead(partial(self._look, counted, asked), range(len(counted))):
-            for (name, head), look in zip(split.heads.items(), looks, strict=True):
-                labels[name].add(look.pixels, len(head.classes))
-                for side, counts in look.drawn.items():
+        extents: dict[str, list[Extent]] = {name: [] for name in split.inputs}
+        bits = {name: self.bits.get(each.name, 0) for name, each in split.inputs.items()}
+        for look in ahead(partial(self._look, counted, asked), range(len(counted))):
+            for (name, head), mask in zip(split.heads.items(), look.masks, strict=True):
+                labels[name].add(mask.pixels, len(head.classes))
+                for side, counts in mask.drawn.items():
                     totals[name][side] += counts
+            for name, extent in look.extents.items():
+                extents[name].append(extent)
         thinness = {name: _thinness(head, totals[name]) for name, head in split.heads.items()}
-        return replace(self, labels=labels, thinness=thinness)
+        return replace(self, labels=labels, thinness=thinness, ranges=joined(extents, bits))
 
     def _few(self, split: Split, count: int, pixels: int) -> Split:
         """Return a split of at most `count` samples, as many as have about `pixels` together."""
         return split.few(max(min(count, pixels // math.prod(self.median_size)), 1))
 
-    def _look(self, split: Split, asked: list[tuple[int, ...]], index: int) -> list[_MaskLook]:
-        """Look at the masks of a sample, one a head."""
+    def _look(self, split: Split, asked: list[tuple[int, ...]], index: int) -> _Look:
+        """Look at the masks of a sample, and at its images of more than 8 bits."""
         layers = split.labels(index, self.size_of.get(split.samples[index].name))
-        return [
+        masks = [
             _MaskLook(pixels_by_id(labels), drawn_counts(labels, asked[index], len(head.classes)))
             for head, labels in zip(split.heads.values(), layers, strict=True)
         ]
+        deep = [name for name, own in split.inputs.items() if self.bits.get(own.name, 0) > 8]
+        extents = {name: Extent.of(split.values(index, name), len(split)) for name in deep}
+        return _Look(masks, {name: each for name, each in extents.items() if each is not None})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values: sizes as "HxW", what was counted by class id."""
+        """Return plain values: the commonest sizes as "HxW", what was counted by class id."""
         values: dict[str, Any] = {
             "images": self.images,
-            "sizes": {f"{h}x{w}": count for (h, w), count in self.sizes.most_common()},
+            "sizes": {f"{h}x{w}": count for (h, w), count in self.sizes.most_common(_SIZES_TOLD)},
             "channels": dict(self.channels),
         }
+        if self.ranges:
+            values["ranges"] = {name: asdict(each) for name, each in self.ranges.items()}
         if self.labels:
             values["labels"] = {name: _plain(counts) for name, counts in self.labels.items()}
         if self.thinness:
@@ -172,6 +195,11 @@ class Fingerprint:
 class _MaskLook(NamedTuple):
     pixels: NDArray[np.int64]
     drawn: dict[int, NDArray[np.int64]]
+
+
+class _Look(NamedTuple):
+    masks: list[_MaskLook]
+    extents: dict[str, Extent]
 
 
 def _thinness(head: HeadInfo, counts: Mapping[int, NDArray[np.int64]]) -> dict[int, Drawn]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fullconv.base.errors import FullconvError, few_named
 from fullconv.base.files import files_below
 from fullconv.base.images import IMAGE_SUFFIXES, ImageReader
+from fullconv.base.stored import Stored
 from fullconv.data.info import COLOR, DatasetInfo, HeadInfo, read_info
 from fullconv.data.listing import Listing, Sample, held_out_names, list_split
 
@@ -49,17 +50,24 @@ class Input(NamedTuple):
         self._require_kind(path, pixels.shape[2])
         return pixels
 
-    def size(self, path: Path, reader: ImageReader) -> tuple[int, int]:
-        """Return the (height, width) that `read` would give, from the header alone.
+    def header(self, path: Path, reader: ImageReader) -> Stored:
+        """Tell what is in one of its files from the header alone.
 
         Raises:
-            FullconvError: what `read` would refuse already by the header.
+            FullconvError: it can't be read, or is of another kind than the input.
         """
-        if self.name == COLOR:
-            return reader.image_size(path)
         stored = reader.describe(path)
-        self._require_kind(path, stored.channels)
-        return stored.size
+        if self.name != COLOR:
+            self._require_kind(path, stored.channels)
+        return stored
+
+    def values(self, path: Path, reader: ImageReader) -> NDArray[Any]:
+        """Read the values of one of its files as they are stored, in order to measure them.
+
+        Raises:
+            FullconvError: as for `read`.
+        """
+        return reader.values(path) if self.name == COLOR else reader.input(path)
 
     def remarks(self, path: Path, reader: ImageReader) -> tuple[str, ...]:
         """Say what `read` leaves out of a file (see `ImageReader.remarks`)."""
@@ -182,7 +190,25 @@ class Split:
     def size(self, index: int) -> tuple[int, int]:
         """Return the (height, width) of sample `index`, from the header of its first image."""
         first = next(iter(self.inputs.values()))
-        return first.size(self.samples[index].images[0], self._reader)
+        return first.header(self.samples[index].images[0], self._reader).size
+
+    def headers(self, index: int) -> tuple[Stored, ...]:
+        """Tell what is in the images of sample `index`, one an input, from their headers alone.
+
+        Raises:
+            FullconvError: one can't be read, or is of another kind than its input.
+        """
+        inputs = zip(self.inputs.values(), self.samples[index].images, strict=True)
+        return tuple(each.header(path, self._reader) for each, path in inputs)
+
+    def values(self, index: int, input_: str) -> NDArray[Any]:
+        """Read an image of sample `index` as it is stored, in order to measure its values.
+
+        Raises:
+            FullconvError: it can't be read.
+        """
+        path = self.samples[index].images[list(self.inputs).index(input_)]
+        return self.inputs[input_].values(path, self._reader)
 
 
 class DatasetFolder:
@@ -216,6 +242,12 @@ class DatasetFolder:
         present = [name for name in SPLITS if (self.images / name).is_dir()]
         self.held_out = "train" in present and "val" not in present
         self.splits = tuple(name for name in SPLITS if name in present or self._is_held_out(name))
+
+    def with_reader(self, reader: ImageReader) -> DatasetFolder:
+        """Return the same folder, read by another reader."""
+        other = copy.copy(self)
+        other.reader = reader
+        return other
 
     @property
     def images(self) -> Path:
