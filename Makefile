@@ -29,11 +29,11 @@ test: $(VENV)/.dev
 	$(PYTEST)
 
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/kernels.py
-	$(BIN)/python benchmarks/elision.py
-	$(BIN)/python benchmarks/predict.py
-	$(BIN)/python benchmarks/cost.py
-	$(BIN)/python benchmarks/training.py --rounds 1
+	$(BIN)/python -m benchmarks.speed.kernels
+	$(BIN)/python -m benchmarks.speed.elision
+	$(BIN)/python -m benchmarks.speed.predict
+	$(BIN)/python -m benchmarks.speed.cost
+	$(BIN)/python -m benchmarks.speed.training --rounds 1
 
 docs-pictures: $(VENV)/.fullconv
 	$(BIN)/python docs/drawing.py voc-fcn8s build/docs/voc-fcn8s.svg

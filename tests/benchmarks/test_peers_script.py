@@ -1,4 +1,4 @@
-"""benchmarks/peers.py: the peers are what they should be, and a tiny comparison runs through."""
+"""benchmarks/accuracy/peers.py: the peers are what they should be; a tiny comparison runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from torch import nn
 from fullconv.base.errors import FullconvError
 
 PACKAGES = ("segmentation_models_pytorch", "albumentations")
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CLASSES = ("grass", "sand", "water")
 
 pytestmark = [
@@ -31,14 +30,9 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-
 @pytest.fixture
 def training() -> ModuleType:
-    return import_module("peer_training")
+    return import_module("benchmarks.accuracy.peer_training")
 
 
 @pytest.fixture(scope="module")
@@ -199,10 +193,10 @@ def test_a_comparison(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    peers, record = import_module("peers"), import_module("record")
-    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
+    peers, frame = (import_module(f"benchmarks.{each}") for each in ("accuracy.peers", "frame"))
+    monkeypatch.setattr(frame, "RESULTS", tmp_path / "results")
     words = f"--data {data} --weights {weights} --minutes 0.02 --out {tmp_path / 'runs'}"
-    command = [str(BENCHMARKS / "peers.py"), *words.split(), "--nets"]
+    command = ["peers.py", *words.split(), "--nets"]
     monkeypatch.setattr(sys, "argv", [*command, "Unet"])
     peers.main()
     monkeypatch.setattr(sys, "argv", [*command, "Unet", "fullconv"])

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +11,7 @@ from fullconv.data.check import CheckReport, check_folder
 from fullconv.data.folder import SPLITS, DatasetFolder
 from fullconv.measure.metrics import ConfusionMatrix
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-unlike_sets = importlib.import_module("unlike_sets")
+unlike_sets = importlib.import_module("benchmarks.datasets.unlike_sets")
 
 COUNTS, SIZE = (5, 2, 2), (144, 128)
 SETS = [replace(each, counts=COUNTS, size=SIZE) for each in unlike_sets.unlike_sets()]

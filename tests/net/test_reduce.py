@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision import tv_tensors
+from training import trained
 
 from fullconv import FCN, load
 from fullconv.base.errors import FullconvError
@@ -25,7 +26,6 @@ from fullconv.data.transforms import default_crop, default_reductions, training_
 from fullconv.measure.evaluation import evaluate
 from fullconv.train.recipe import read_recipe
 from fullconv.train.scale import few_masks
-from training import trained
 
 TRUNKS = ("mobilenet_v2", "squeezenet1_1", "narrow vgg")
 

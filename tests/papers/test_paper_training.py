@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
+from training import trained
 
 import fullconv
 from fullconv.base.errors import FullconvError
@@ -30,7 +31,6 @@ from fullconv.train.advice import about_stages
 from fullconv.train.nets import grown_net, take_over
 from fullconv.train.recipe import Recipe, read_recipe, shipped_recipes
 from fullconv.train.settings import Settings
-from training import trained
 
 CLASSES = {"sem": ("bed", "chair", "lamp"), "geo": ("flat", "steep")}
 

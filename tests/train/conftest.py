@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from training import SmallClassifier
 
 from fullconv.net.fcn import FCN
-from training import SmallClassifier
 
 
 @pytest.fixture

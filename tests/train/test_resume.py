@@ -14,11 +14,11 @@ import pytest
 import torch
 from coloured_scenes import write_scenes
 from safetensors.torch import load_file
+from training import trained
 
 from fullconv.base.errors import FullconvError
 from fullconv.train import checkpoint, loop
 from fullconv.train.recipe import read_recipe
-from training import trained
 
 SETTINGS = ["epochs=6", "batch_size=2", "precision=fp32", "workers=0", "lr=0.003"]
 

@@ -19,6 +19,13 @@ import torch
 import yaml
 from coloured_scenes import write_scenes
 from torch import Tensor, nn
+from training import (
+    SimulatedClock,
+    changed,
+    stage_on,
+    trained,
+    weights_of,
+)
 
 import fullconv
 from fullconv.base.errors import FullconvError, WorkFailedError
@@ -31,13 +38,6 @@ from fullconv.train import step as step_module
 from fullconv.train.plan import Plan
 from fullconv.train.recipe import Recipe, read_recipe
 from fullconv.train.state import TrainingState
-from training import (
-    SimulatedClock,
-    changed,
-    stage_on,
-    trained,
-    weights_of,
-)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

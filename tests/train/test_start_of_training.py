@@ -13,6 +13,7 @@ from coloured_scenes import write_scenes
 from dataset_folders import write_dataset
 from PIL import Image
 from torch import nn
+from training import trained
 
 import fullconv
 from fullconv.base.errors import FullconvError
@@ -25,7 +26,6 @@ from fullconv.train.recipe import Recipe, read_recipe
 from fullconv.train.settings import Settings
 from fullconv.train.state import make_optimizer
 from fullconv.train.step import Objective, take_step
-from training import trained
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

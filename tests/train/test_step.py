@@ -11,12 +11,6 @@ import torch
 from coloured_scenes import write_scenes
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from fullconv.data.loading import Batch, Part
-from fullconv.net.fcn import FCN
-from fullconv.train import stage as stage_module
-from fullconv.train.plan import Plan
-from fullconv.train.recipe import Recipe
 from training import (
     SmallClassifier,
     changed,
@@ -27,6 +21,12 @@ from training import (
     stepped,
     weights_of,
 )
+
+from fullconv.data.loading import Batch, Part
+from fullconv.net.fcn import FCN
+from fullconv.train import stage as stage_module
+from fullconv.train.plan import Plan
+from fullconv.train.recipe import Recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

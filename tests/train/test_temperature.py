@@ -15,6 +15,7 @@ from nets import lively, random_scores, settled
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
+from training import trained
 
 import fullconv
 from fullconv.base.progress import SILENT, Reporter
@@ -24,7 +25,6 @@ from fullconv.net.head import Head
 from fullconv.train import evaluators as temperature
 from fullconv.train.evaluators import calibrate_kept, fit_temperatures, told
 from fullconv.train.recipe import read_recipe
-from training import trained
 
 CPU = torch.device("cpu")
 KNOWN = 2.5

@@ -12,6 +12,12 @@ from dataset_folders import write_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
+from training import (
+    SimulatedClock,
+    changed,
+    stage_on,
+    weights_of,
+)
 
 from fullconv.net.fcn import FCN
 from fullconv.train.evaluators import validation_loss
@@ -20,12 +26,6 @@ from fullconv.train.recipe import Recipe
 from fullconv.train.state import TrainingState
 from fullconv.train.step import Objective
 from fullconv.train.timing import fitted_to_machine
-from training import (
-    SimulatedClock,
-    changed,
-    stage_on,
-    weights_of,
-)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -14,6 +14,7 @@ import yaml
 from dataset_folders import write_rich
 from safetensors.torch import load_file
 from torch import nn
+from training import trained
 
 import fullconv
 from fullconv.base.errors import FullconvError
@@ -26,7 +27,6 @@ from fullconv.train.advice import about_unseen
 from fullconv.train.nets import joined_preprocessing, preprocessing_for, target_net
 from fullconv.train.recipe import read_recipe
 from fullconv.train.settings import Settings
-from training import trained
 
 BACKBONE = "squeezenet1_1"
 SETTINGS = ("epochs=1", "batch_size=2", "crop=64", "workers=0", "precision=fp32")

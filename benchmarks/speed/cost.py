@@ -1,6 +1,6 @@
 """What labelling and learning cost by image size, classes and batch, and what limits them now.
 
-    python benchmarks/cost.py
+    python -m benchmarks.speed.cost
 
 An FCN-8s on MobileNetV2 with random weights, medians, in turns:
 
@@ -21,7 +21,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -30,15 +29,15 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-import record
+from benchmarks.frame import Results, Row, arguments, in_turns, plain, save_figure
+from benchmarks.speed.predict import Plain
+from benchmarks.speed.training import made_step
 from fullconv.net.fcn import FCN
 from fullconv.predict.engines import Way, build, ways
 from fullconv.predict.labeller import Labeller
 from fullconv.train.recipe import Recipe
 from fullconv.train.state import make_optimizer
 from fullconv.train.step import made_ready
-from predict import Plain, in_turns
-from training import made_step
 
 SIDES = (128, 256, 512, 1024, 2048)
 CLASSES = (2, 5, 12, 21, 60, 150)
@@ -67,20 +66,14 @@ KINDS = {  # of torch's operations
     "optimizer": {"_fused_adamw_"},
 }
 
-Row = dict[str, str]
-
 
 def main() -> None:
     """Measure all, print, write and draw it."""
+    arguments(__doc__).parse_args()
     rows = [*by_size(), *by_classes(), *by_batch()]
-    for row in rows:
-        print(row)
-    record.write(rows, "cost")
-    draw(rows, Path(__file__).parents[1] / "docs" / "cost.png")
-    parts = [*step_profile(), *forward_rates()]
-    for row in parts:
-        print(row)
-    record.write(parts, "profile")
+    Results("cost").replace(rows)
+    draw(rows)
+    Results("profile").replace([*step_profile(), *forward_rates()])
 
 
 def made(classes: int = 12) -> FCN:
@@ -210,13 +203,13 @@ def rate(layer: nn.Module, x: Tensor, *, low: bool) -> float:
     return float(counter.get_total_flops() / median(times) / 1e9)
 
 
-def draw(rows: Sequence[Row], path: Path) -> None:
+def draw(rows: Sequence[Row]) -> None:
     """Draw three plots of time, a line for each way."""
     from matplotlib.figure import Figure
 
     figure = Figure((10, 3.4), layout="constrained")
     for axes, by, title in zip(
-        figure.subplots(1, 3),
+        plain(figure.subplots(1, 3)),
         ("pixels a side", "classes", "images a batch"),
         ("labels of a square image", "labels of 512x512", "a training step, by image"),
         strict=True,
@@ -234,10 +227,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             axes.set_ylim(0)
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, "cost")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Equal quality, sooner: CamVid's val curve of plain training loops and of fullconv's step.
 
-    python benchmarks/training_curves.py --data CAMVID --weights mobilenet_v2.safetensors
+    python -m benchmarks.speed.training_curves --data CAMVID --weights mobilenet_v2.safetensors
 
 trains the same FCN-8s on MobileNetV2 from the same start with the same batches, schedule and
 clipping, each in a process of its own: plain PyTorch in float32 and in bfloat16 (channels_last;
@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -30,7 +29,8 @@ import torch
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
-import record
+from benchmarks.frame import Results, Row, arguments, in_own_process, plain, save_figure
+from benchmarks.speed.training import plain_loss
 from fullconv import FCN
 from fullconv.base.precision import inference
 from fullconv.data.folder import DatasetFolder
@@ -44,7 +44,6 @@ from fullconv.train.settings import Settings
 from fullconv.train.stage import Stage, TrainingData
 from fullconv.train.state import make_optimizer
 from fullconv.train.step import made_ready, take_step
-from training import plain_loss
 
 VARIANTS = {
     "plain fp32": "plain PyTorch, float32",
@@ -53,12 +52,11 @@ VARIANTS = {
 }
 VALIDATIONS = 5
 CPU = torch.device("cpu")
-Row = dict[str, str]
 
 
 def main() -> None:
     """Train every variant, print and write the curves, and draw them."""
-    parser = argparse.ArgumentParser(description="See the docstring of this file.")
+    parser = arguments(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the CamVid dataset folder")
     parser.add_argument("--weights", required=True, help="mobilenet_v2's ImageNet weights")
     parser.add_argument("--epochs", type=int, default=8)
@@ -69,12 +67,10 @@ def main() -> None:
         return
     rows: list[Row] = []
     for variant in VARIANTS:
-        command = [sys.executable, *sys.argv, "--train", variant]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        rows += json.loads(done.stdout.splitlines()[-1])
-        print(*rows[-VALIDATIONS:], sep="\n", flush=True)
-    record.write(rows, "training-curves")
-    draw(rows, Path(__file__).parents[1] / "docs" / "training-curves.png")
+        words = (*sys.argv[1:], "--train", variant)
+        rows += json.loads(in_own_process("benchmarks.speed.training_curves", *words))
+    Results("training-curves").replace(rows)
+    draw(rows)
 
 
 def train(variant: str, data: Path, weights: str, epochs: int) -> list[Row]:
@@ -161,12 +157,12 @@ def plain_mean_iu(net: FCN, val: CachedSplit) -> float:
     return counter.metrics().mean_iu
 
 
-def draw(rows: list[Row], path: Path) -> None:
+def draw(rows: list[Row]) -> None:
     """Draw val mean IU by epoch and by minute, a line for each variant."""
     from matplotlib.figure import Figure
 
     figure = Figure((8, 3.2), layout="constrained")
-    by_epoch, by_minute = figure.subplots(1, 2, sharey=True)
+    by_epoch, by_minute = plain(figure.subplots(1, 2, sharey=True))
     for axes, column, label in (
         (by_epoch, "epoch", "epochs"),
         (by_minute, "minutes", "minutes of training"),
@@ -176,11 +172,9 @@ def draw(rows: list[Row], path: Path) -> None:
             values = [[float(row[key]) for row in own] for key in (column, "val_mean_iu")]
             axes.plot(*values, marker="o", markersize=4, label=name)
         axes.set(xlabel=label, xlim=(0, None))
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
     by_epoch.set_ylabel("mean IU on val")
     by_minute.legend(frameon=False, loc="lower right")
-    figure.savefig(path, dpi=130)
+    save_figure(figure, "training-curves")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """What it is worth that a trunk sees small images magnified, and large ones reduced.
 
-    python benchmarks/sight.py --weights mobilenet_v2.safetensors --camvid CAMVID
+    python -m benchmarks.accuracy.sight --weights mobilenet_v2.safetensors --camvid CAMVID
 
-trains an FCN-8s on each of the five small sets of benchmarks/unlike_sets.py for `--minutes` (3):
-seeing images as they are, magnified twice and four times; on CamVid as they are and twice; and on a
-part of CamVid whose photographs were enlarged four times, to 1920x1440 pixels, as they are and
+trains an FCN-8s on each of the five small sets (benchmarks/datasets/unlike_sets.py) for `--minutes`
+(3): seeing images as they are, magnified twice and four times; on CamVid as they are and twice; and
+on a part of CamVid whose photographs were enlarged four times, to 1920x1440 pixels, as they are and
 reduced. Then an FCN-4s that sees images as they are, on sets whose masks hold what is thinnest.
 `default` tells what the default recipe would choose. Each model is the best on val and is measured
 on test once.
@@ -24,23 +24,18 @@ from typing import NamedTuple
 
 from PIL import Image
 
-import record
-from fullconv.base.progress import Reporter
+from benchmarks.accuracy.measuring import Trained
+from benchmarks.datasets.unlike_sets import unlike_sets, write_missing
+from benchmarks.frame import Results, Row, arguments
 from fullconv.data.folder import DatasetFolder
 from fullconv.net.fcn import load
-from fullconv.train.outcome import read_log
 from fullconv.train.recipe import read_recipe
-from fullconv.train.run import run
 from fullconv.train.scale import sight
 from fullconv.train.settings import Settings
-from measuring import on_test, val_mean_iu
-from unlike_sets import unlike_sets, write_missing
 
 ENLARGED_CAMVID = "camvid-enlarged"
 ENLARGED, COUNTS = 4, {"train": 120, "val": 30, "test": 50}  # times, and of each split
 THIN = ("street", "defect", "vessels")
-
-Row = dict[str, str]
 
 
 class Way(NamedTuple):
@@ -54,7 +49,7 @@ class Way(NamedTuple):
 
 def main() -> None:
     """Train what is not known yet, measure it, write the results."""
-    parser = argparse.ArgumentParser(description="See the docstring of benchmarks/sight.py.")
+    parser = arguments(__doc__)
     parser.add_argument("--weights", required=True, help="mobilenet_v2's ImageNet weights")
     parser.add_argument("--camvid", type=Path, required=True, help="CamVid's dataset folder")
     parser.add_argument("--sets", type=Path, default=Path("runs/unlike"), help="the small sets")
@@ -65,12 +60,11 @@ def main() -> None:
     large = given.sets / ENLARGED_CAMVID
     if not (large / "dataset.yaml").exists():
         enlarge(given.camvid, large)
-    rows = record.read("sight")
+    results = Results("sight")
     for way in ways():
         identity = {"dataset": way.dataset, "way": way.name, "limit_minutes": f"{given.minutes:g}"}
-        if not any(identity.items() <= row.items() for row in rows):
-            rows.append(identity | trained(given, way))
-            record.write(rows, "sight")
+        if results.lacks(identity):
+            results.add(identity, trained(given, way))
 
 
 def ways() -> Iterator[Way]:
@@ -113,21 +107,18 @@ def trained(given: argparse.Namespace, way: Way) -> Row:
         "recipe": read_recipe("default", [f"minutes={given.minutes:g}", *way.settings]),
     }
     out = given.out / f"{way.dataset}-{way.name}".replace(",", "").replace(" ", "-")
-    folder = run(out, asked, resume=True, reporter=Reporter()).folder
-    metrics, net = on_test(folder, data, out.name), load(folder)
+    model = Trained.by(out, asked, out.name)
+    metrics, net = model.on_test(), load(model.folder)
     default = Settings(data=data, recipe=read_recipe("default"))
     chosen = default.stride, sight(default, DatasetFolder(data))
-    last = read_log(folder / "log.csv")[-1]
-    row = {
-        "minutes": f"{(last['seconds'] or 0) / 60:.1f}",
-        "epochs": f"{last['epoch']:g}",
+    return {
+        "minutes": model.minutes,
+        "epochs": model.epochs,
         "default": "yes" if (net.stride, net.sight) == chosen else "",
-        "val_mean_iu": f"{val_mean_iu(folder):.4f}",
+        "val_mean_iu": model.val_mean_iu,
         "test_mean_iu": f"{metrics.mean_iu:.4f}",
-        "iu": ", ".join(f"{c} {iu:.3f}" for c, iu in zip(net.classes, metrics.iu, strict=True)),
+        "iu": model.by_class(metrics),
     }
-    print(f"{way.dataset}, {way.name}:", ", ".join(f"{key} {row[key]}" for key in row), flush=True)
-    return row
 
 
 if __name__ == "__main__":

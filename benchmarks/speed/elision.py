@@ -1,6 +1,6 @@
 """The paper's FCN-8s on a photograph: what is saved by not computing what padding alone decides.
 
-    python benchmarks/elision.py [--net voc-fcn8s] [--rounds 5]
+    python -m benchmarks.speed.elision [--net voc-fcn8s] [--rounds 5]
 
 One image of 500x500 in memory to its labels, in turns in one process, medians: by eager PyTorch,
 OpenVINO and ONNX Runtime that do the whole net, padding of 100 pixels and full-resolution scores
@@ -14,7 +14,6 @@ the whole net in each precision. Results: benchmarks/results/elision.csv and eli
 
 from __future__ import annotations
 
-import argparse
 import copy
 import warnings
 from collections.abc import Callable
@@ -24,13 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import record
+from benchmarks.frame import Results, arguments, in_turns
+from benchmarks.speed.predict import Pixels, by_onnxruntime, by_openvino
 from fullconv.net.fcn import FCN
 from fullconv.papers.blueprint import paper
 from fullconv.predict.engines import build, ways
 from fullconv.predict.engines.whole import Whole
 from fullconv.predict.labeller import Labeller
-from predict import Pixels, by_onnxruntime, by_openvino, in_turns
 
 SIZE = (500, 500)
 EAGER = "eager torch fp32"
@@ -54,7 +53,7 @@ class LabelsOfAll(nn.Module):
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description="See the docstring of benchmarks/elision.py.")
+    parser = arguments(__doc__)
     parser.add_argument("--net", default="voc-fcn8s", help="one of the paper's nets")
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
@@ -66,9 +65,7 @@ def main() -> None:
     image = torch.randint(0, 256, (*SIZE, 3), dtype=torch.uint8).numpy()
     with torch.no_grad():
         rows = measure(net, image, given.rounds)
-    for row in rows:
-        print(", ".join(f"{key} {value}" for key, value in row.items() if value))
-    record.write(rows, "elision")
+    Results("elision").replace(rows)
 
 
 def measure(net: FCN, image: Pixels, rounds: int) -> list[dict[str, str]]:

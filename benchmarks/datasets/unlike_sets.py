@@ -1,6 +1,6 @@
 """Five small datasets that have little in common, to try on them what was tuned on none.
 
-    python benchmarks/unlike_sets.py --out runs/unlike
+    python -m benchmarks.datasets.unlike_sets --out runs/unlike
 
 writes five dataset folders, and `contact.png` to look at, three images of each with their masks:
 
@@ -20,7 +20,6 @@ Every scene follows from (seed, split, index) alone. What is there already is le
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -33,9 +32,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from benchmarks.frame import arguments
 from fullconv.base import files
 from fullconv.base.palette import default_palette
-from fullconv.base.progress import Progress, progress
+from fullconv.base.progress import Progress, Reporter
 from fullconv.data.folder import SPLITS, DatasetFolder
 from fullconv.data.info import DatasetInfo
 from fullconv.demo.canvas import Floats, Labels, mix, noise_tile
@@ -104,7 +104,7 @@ def unlike_sets() -> tuple[SmallSet, ...]:
 
 def main() -> None:
     """Write the sets that are not there yet, and the contact sheet."""
-    parser = argparse.ArgumentParser(description="See the docstring of benchmarks/unlike_sets.py.")
+    parser = arguments(__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/unlike"), help="gets a folder a set")
     out = parser.parse_args().out
     write_missing(out)
@@ -118,7 +118,7 @@ def write_missing(out: Path) -> None:
     for each in unlike_sets():
         folder = out / each.info.name
         if not (folder / "dataset.yaml").exists():
-            with progress(sum(each.counts), f"draw {each.info.name}") as bar:
+            with Reporter().bar(sum(each.counts), f"draw {each.info.name}") as bar:
                 each.write(folder, bar=bar)
 
 

@@ -1,16 +1,16 @@
 """Side by side with segmentation-models-pytorch: equal minutes, equal weights, the same images.
 
     pip install -c constraints.txt segmentation-models-pytorch==0.6.0 albumentations==2.0.8
-    python benchmarks/peers.py --data CAMVID --weights FILE --minutes 45
-    python benchmarks/unlike_sets.py --out runs/unlike
-    python benchmarks/peers.py --data runs/unlike/cells --weights FILE --minutes 4
+    python -m benchmarks.accuracy.peers --data CAMVID --weights FILE --minutes 45
+    python -m benchmarks.datasets.unlike_sets --out runs/unlike
+    python -m benchmarks.accuracy.peers --data runs/unlike/cells --weights FILE --minutes 4
 
 trains segmentation-models-pytorch's Unet, FPN and DeepLabV3Plus on MobileNetV2 (FILE holds its
-ImageNet weights) as its own examples do (benchmarks/peer_training.py names them), and fullconv with
-nothing but --data, --weights and the minutes; each in a process of its own, on the CPU, one after
-the other. Minutes are wall-clock: reading, timing and validations included; of its own, fullconv
-sets 15 s aside for its start and its report, which the peers use for training. Each keeps its best
-weights on val and is then measured on test once, by the same confusion matrix at the images' own
+ImageNet weights) as its own examples do (benchmarks/accuracy/peer_training.py names them), and
+fullconv with nothing but --data, --weights and the minutes; each in a process of its own, on the
+CPU, one after the other. Minutes are wall-clock: reading, timing and validations included; of its
+own, fullconv sets 15 s aside for its start and its report, which the peers use for training. Each
+keeps its best weights on val and is then measured on test once, by the same confusion matrix at the images' own
 resolution. Finally labelling is timed, an image in memory to its labels, in eager float32 and
 channels_last, in turns, in a process that keeps its memory, as `fullconv predict` does.
 --loss and --lr give the peers other settings than their examples', in rows of their own.
@@ -23,7 +23,6 @@ peer's that was cut short begins anew, fullconv's goes on.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import shutil
 import subprocess
@@ -36,31 +35,26 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-import record
+from benchmarks.accuracy.measuring import Trained
+from benchmarks.accuracy.peer_training import ARCHITECTURES, Peer, Practice, measure, package, train
+from benchmarks.frame import Results, Row, arguments, in_own_process, in_turns
+from benchmarks.speed.predict import each
 from fullconv.base.errors import FullconvError
 from fullconv.base.files import replacing
 from fullconv.base.memory import keep_freed_memory
-from fullconv.base.progress import Reporter
 from fullconv.data.folder import DatasetFolder, evenly_chosen
-from fullconv.measure.evaluation import evaluate
 from fullconv.measure.metrics import Metrics
 from fullconv.net.fcn import Pixels, load
 from fullconv.train.recipe import read_recipe
-from fullconv.train.run import run
-from measuring import val_mean_iu
-from peer_training import ARCHITECTURES, Peer, Practice, measure, package, train
-from predict import each, in_turns
 
 OWN = "fullconv"
 NETS = (*ARCHITECTURES, OWN)
-TIMED_IMAGES = 4
-
-Row = dict[str, str]
+TIMED_IMAGES, ROUNDS = 4, 7
 
 
 def main() -> None:
     """Train what is asked for and not yet known, time the labelling, write the results."""
-    given = arguments()
+    given = command_line()
     if given.train:
         print(json.dumps(trained(given, given.train)))
         return
@@ -68,22 +62,18 @@ def main() -> None:
         package("segmentation_models_pytorch")
         package("albumentations")
     name = f"peers-{dataset(given)}"
-    rows = record.read(name)
+    results = Results(name)
     for net in given.nets:
-        known = [row for row in rows if identity(given, net).items() <= row.items()]
-        if known and not given.again:
+        if results.lacks(identity(given, net)) or given.again:
+            results.add(identity(given, net), trained_apart(net))
+        else:
             print(f"{net}: is in {name}.csv already; --again trains it anew")
-            continue
-        new = in_own_process(net)
-        print(", ".join(f"{key} {value}" for key, value in new.items() if value), flush=True)
-        rows = [row for row in rows if row not in known] + [new]
-        record.write(rows, name)
-    record.write(with_speeds(given, rows), name)
+    results.replace(with_speeds(given, results.rows))
 
 
-def arguments() -> argparse.Namespace:
+def command_line() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="See the docstring of benchmarks/peers.py.")
+    parser = arguments(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="a dataset folder")
     parser.add_argument("--weights", type=Path, required=True, help="mobilenet_v2's, safetensors")
     parser.add_argument("--minutes", type=float, required=True, help="for each training")
@@ -121,13 +111,13 @@ def folder_of(given: argparse.Namespace, net: str) -> Path:
     return out / name / "-".join(rest)
 
 
-def in_own_process(net: str) -> Row:
+def trained_apart(net: str) -> Row:
     """Train a net with these arguments in a new process; return its row."""
-    command = [sys.executable, *sys.argv, "--train", net]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise FullconvError(f"{net}: its training failed, for the reason above")
-    new: Row = json.loads(done.stdout.splitlines()[-1])
+    try:
+        last = in_own_process("benchmarks.accuracy.peers", *sys.argv[1:], "--train", net)
+    except subprocess.CalledProcessError:
+        raise FullconvError(f"{net}: its training failed, for the reason above") from None
+    new: Row = json.loads(last)
     return new
 
 
@@ -159,7 +149,6 @@ def trained_peer(given: argparse.Namespace, net: str) -> Row:
 
 def trained_fullconv(given: argparse.Namespace) -> Row:
     """Train and measure fullconv's default net by its default recipe."""
-    test = DatasetFolder(given.data).split("test")
     out = folder_of(given, OWN)
     if given.again and (out / "recipe.yaml").is_file():
         shutil.rmtree(out)
@@ -169,17 +158,16 @@ def trained_fullconv(given: argparse.Namespace) -> Row:
         "device": "cpu",
         "recipe": read_recipe("default", [f"minutes={given.minutes}", f"seed={given.seed}"]),
     }
-    model = run(out, asked, resume=True, reporter=Reporter()).folder
-    net = load(model)
-    log = list(csv.DictReader((model / "log.csv").open()))
+    model = Trained.by(out, asked, OWN)
+    net = load(model.folder)
     return as_row(
         given,
         OWN,
         net.classes,
-        evaluate(net, test).metrics,
-        minutes=float(log[-1]["seconds"]) / 60,
-        epochs=float(log[-1]["epoch"]),
-        val_mean_iu=val_mean_iu(model),
+        model.on_test(),
+        minutes=(model.log[-1]["seconds"] or 0) / 60,
+        epochs=model.log[-1]["epoch"] or 0,
+        val_mean_iu=float(model.val_mean_iu),
         parameters=parameters(net),
     )
 
@@ -232,7 +220,7 @@ def with_speeds(given: argparse.Namespace, rows: list[Row]) -> list[Row]:
         net: partial(each, labeller(given, net), images) for net in own
     }
     keep_freed_memory()
-    for net, ms in in_turns(runs, len(images)).items():
+    for net, ms in in_turns(runs, len(images), ROUNDS).items():
         print(f"{net}: {ms:.1f} ms an image")
         own[net]["inference_ms"] = f"{ms:.1f}"
     return rows

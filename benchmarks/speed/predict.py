@@ -1,6 +1,6 @@
 """The whole `fullconv predict`, and its engines, against what they stand for.
 
-    python benchmarks/predict.py [--photos CAMVID/images/test] [--model runs/camvid/at-once/fcn8s]
+    python -m benchmarks.speed.predict [--photos CAMVID/images/test] [--model MODEL]
 
 measures in turns, in one process, medians:
 
@@ -18,17 +18,14 @@ Results: benchmarks/results/predict.csv and predict-machine.json.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import io
 import tempfile
-import time
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -38,7 +35,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import record
+from benchmarks.frame import Results, Row, arguments, in_turns
 from fullconv.base.images import ImageReader
 from fullconv.base.palette import Colour, palette_image
 from fullconv.base.progress import Progress
@@ -54,12 +51,11 @@ from fullconv.predict.stream import label_files
 PHOTOS, ROUNDS = 32, 7
 
 Pixels = NDArray[np.uint8]
-Row = dict[str, str]
 
 
 def main() -> None:
     """Measure both, print and write them."""
-    parser = argparse.ArgumentParser(description="See the docstring of benchmarks/predict.py.")
+    parser = arguments(__doc__)
     parser.add_argument("--photos", type=Path, help="a folder of JPEGs")
     parser.add_argument("--model", type=Path, help="a trained FCN-8s on MobileNetV2")
     asked = parser.parse_args()
@@ -68,9 +64,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         paths = sorted((asked.photos or drawn(Path(folder))).rglob("*.jpg"))[:PHOTOS]
         rows = folders(net, paths, options, Path(folder)) + images(net, paths, options)
-    for row in rows:
-        print(", ".join(f"{key} {value}" for key, value in row.items() if value))
-    record.write(rows, "predict")
+    Results("predict").replace(rows)
 
 
 def drawn(folder: Path) -> Path:
@@ -89,19 +83,6 @@ def untrained() -> FCN:
         assert isinstance(score, nn.Conv2d)
         nn.init.normal_(score.weight, std=score.in_channels**-0.5)
     return net
-
-
-def in_turns(
-    runs: dict[str, Callable[[], object]], count: int, rounds: int = ROUNDS
-) -> dict[str, float]:
-    """Return the median time of each run in milliseconds an image, of `count` images."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds + 1):
-        for name, run in runs.items():
-            begun = time.perf_counter()
-            run()
-            times[name].append((time.perf_counter() - begun) / count * 1e3)
-    return {name: median(found[1:]) for name, found in times.items()}  # the first ones warm up
 
 
 def each(work: Callable[[Pixels], object], images: Sequence[Pixels]) -> None:
@@ -131,7 +112,7 @@ def folders(net: FCN, paths: Sequence[Path], options: Sequence[Way], out: Path) 
     for name, label in alone.items():
         runs[f"labelling by {name}"] = partial(each, label, shown)
     runs["encoding"] = partial(encode_all, shown, labels, net.palette)
-    spent = in_turns(runs, len(paths))
+    spent = in_turns(runs, len(paths), ROUNDS)
     rows = [row("folder", "plain loop", spent["plain loop"])]
     for name in labellers:
         apart = spent["reading"] + spent[f"labelling by {name}"] + spent["encoding"]
@@ -186,7 +167,9 @@ def images(net: FCN, paths: Sequence[Path], options: Sequence[Way]) -> list[Row]
     ours = {f"fullconv, {way}": Labeller(net, build(net, way, shown)) for way in options}
     theirs = peers(net, shown[0])
     work: dict[str, Callable[[Pixels], Any]] = {**theirs, **ours}
-    spent = in_turns({name: partial(each, one, shown) for name, one in work.items()}, len(shown))
+    spent = in_turns(
+        {name: partial(each, one, shown) for name, one in work.items()}, len(shown), ROUNDS
+    )
     plain = spent["eager torch"]
     truth = [ours["fullconv, torch fp32"](image)["labels"] for image in shown]
     equal = {name: agreement(label, shown, truth) for name, label in ours.items()}

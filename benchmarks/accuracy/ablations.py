@@ -1,6 +1,6 @@
 """What each setting is worth: one change at a time, on CamVid.
 
-    python benchmarks/ablations.py --data CAMVID --weights mobilenet_v2.safetensors
+    python -m benchmarks.accuracy.ablations --data CAMVID --weights mobilenet_v2.safetensors
 
 trains an FCN-8s on MobileNetV2 for ten epochs with a plain recipe (cross entropy and nothing else),
 then again with one change (`CHANGES`), each from the same seed; `--seeds 0 1 2` repeats what
@@ -16,15 +16,11 @@ that was cut short goes on.
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 
-import record
-from fullconv.base.progress import Reporter
-from fullconv.net.fcn import load
+from benchmarks.accuracy.measuring import Trained
+from benchmarks.frame import Results, Row, arguments
 from fullconv.train.recipe import read_recipe
-from fullconv.train.run import run
-from measuring import on_test, val_mean_iu
 
 EPOCHS = 10
 PLAIN = [f"epochs={EPOCHS}", f"validate_every={EPOCHS}", "lovasz=0"]
@@ -48,57 +44,45 @@ CHANGES: dict[str, tuple[str, list[str]]] = {
     "stride 4": ("fcn4s", []),
     "stride 2": ("fcn2s", []),
 }
-RESULTS = "ablations"
-
-Row = dict[str, str]
 
 
 def main() -> None:
     """Train what is not known yet, measure it, write the results."""
-    parser = argparse.ArgumentParser(description="See the docstring of benchmarks/ablations.py.")
+    parser = arguments(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the CamVid dataset folder")
     parser.add_argument("--weights", required=True, help="mobilenet_v2's ImageNet weights")
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"), help="of the runs")
     parser.add_argument("--only", nargs="+", choices=tuple(CHANGES), default=tuple(CHANGES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     given = parser.parse_args()
-    rows = record.read(RESULTS)
+    results = Results("ablations")
     for seed in given.seeds:
         for change in given.only:
-            if any((row["change"], row["seed"]) == (change, str(seed)) for row in rows):
-                continue
-            rows.append(trained(given, change, seed))
-            rows.sort(key=lambda row: -float(row["val_mean_iu"]))
-            record.write(rows, RESULTS)
+            identity = {"change": change, "seed": str(seed)}
+            if results.lacks(identity):
+                measured = trained(given, change, seed)
+                results.add(identity, measured, lambda row: -float(row["val_mean_iu"]))
 
 
 def trained(given: argparse.Namespace, change: str, seed: int) -> Row:
     """Train with one change and measure the net."""
-    model, settings = CHANGES[change]
+    net, settings = CHANGES[change]
     asked = {
         "data": given.data,
         "weights": given.weights,
-        "model": model,
+        "model": net,
         "recipe": read_recipe("default", [*PLAIN, *settings, f"seed={seed}"]),
     }
-    out = given.out / f"{change.replace(' ', '-')}-{seed}"
-    folder = run(out, asked, resume=True, reporter=Reporter()).folder
-    plain, flipped = (on_test(folder, given.data, change, tta=tta) for tta in (False, True))
-    log = list(csv.DictReader((folder / "log.csv").open()))[-1]
-    row = {
-        "change": change,
-        "seed": str(seed),
-        "minutes": f"{float(log['seconds']) / 60:.1f}",
-        "train_loss": f"{float(log['train_loss']):.4f}",
-        "val_mean_iu": f"{val_mean_iu(folder):.4f}",
+    model = Trained.by(given.out / f"{change.replace(' ', '-')}-{seed}", asked, change)
+    plain, flipped = model.on_test(), model.on_test(tta=True)
+    return {
+        "minutes": model.minutes,
+        "train_loss": f"{model.log[-1]['train_loss']:.4f}",
+        "val_mean_iu": model.val_mean_iu,
         "test_mean_iu": f"{plain.mean_iu:.4f}",
         "test_mean_iu_tta": f"{flipped.mean_iu:.4f}",
-        "test_iu": ", ".join(
-            f"{name} {iu:.3f}" for name, iu in zip(load(folder).classes, plain.iu, strict=True)
-        ),
+        "test_iu": model.by_class(plain),
     }
-    print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    return row
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""How good the labels of trained nets are."""

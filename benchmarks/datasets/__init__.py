@@ -1,0 +1,1 @@
+"""Datasets that the benchmarks make themselves."""
