@@ -13,8 +13,8 @@ from fullconv.data.folder import DatasetFolder
 from fullconv.measure.evaluation import evaluate
 from fullconv.measure.metrics import Metrics
 from fullconv.net.fcn import load
+from fullconv.train.outcome import read_log
 from fullconv.train.run import run
-from fullconv.train.summary import read_log
 
 
 @dataclass(frozen=True)

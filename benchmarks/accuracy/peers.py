@@ -10,9 +10,10 @@ ImageNet weights) as its own examples do (benchmarks/accuracy/peer_training.py n
 fullconv with nothing but --data, --weights and the minutes; each in a process of its own, on the
 CPU, one after the other. Minutes are wall-clock: reading, timing and validations included; of its
 own, fullconv sets 15 s aside for its start and its report, which the peers use for training. Each
-keeps its best weights on val and is then measured on test once, by the same confusion matrix at the images' own
-resolution. Finally labelling is timed, an image in memory to its labels, in eager float32 and
-channels_last, in turns, in a process that keeps its memory, as `fullconv predict` does.
+keeps its best weights on val and is then measured on test once, by the same confusion matrix at
+the images' own resolution. Finally labelling is timed, an image in memory to its labels, in eager
+float32 and channels_last, in turns, in a process that keeps its memory, as `fullconv predict`
+does.
 --loss and --lr give the peers other settings than their examples', in rows of their own.
 
 Expected: fullconv's test mean IU is the highest on every dataset.
