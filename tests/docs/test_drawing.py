@@ -46,7 +46,7 @@ NETS = ("padded", "several", "squeezenet1_0", "mobilenet_v2")
 def test_maps_stand_where_upscores_put_them(name: str) -> None:
     """A bilinear upscore spreads one cell evenly about its centre: the mean pixel tells it."""
     net = _net(name)
-    head = net.head
+    head = next(iter(net.heads.values()))
     seen = describe(net, SIZE)
     last = joins(seen, head.num_classes)[-1]
     fused = seen.scored[-1].fused

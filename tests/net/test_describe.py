@@ -101,3 +101,9 @@ def test_of_a_net_in_another_precision() -> None:
     net = FCN("squeezenet1_1", 16, 3)
     expected = describe(net, (40, 50)).multiply_adds
     assert describe(net.double(), (40, 50)).multiply_adds == expected
+
+
+def test_of_a_net_with_several_heads() -> None:
+    net = FCN("squeezenet1_0", 8, heads={"sem": 3, "geo": 2})
+    seen = describe(net, (64, 96))
+    assert [row.layer for row in seen.scored] == [tap.layer for tap in net.taps]

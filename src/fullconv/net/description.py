@@ -135,7 +135,7 @@ def _layers(
 
 def _scored(net: FCN, padded: tuple[int, int]) -> tuple[ScoredLayer, ...]:
     height, width = padded
-    head = net.head
+    head = next(iter(net.heads.values()))  # upscores of all heads are alike
     grids = zip(net.vertical.grids, net.horizontal.grids, strict=True)
     fused_grids = zip(net.vertical.fused, net.horizontal.fused, strict=True)
     rows = []
