@@ -1,6 +1,6 @@
 # make demo    install fullconv into .venv and run the main job, end to end, on data it makes itself
 # make test    every test
-# make check   what every commit must pass: ruff, mypy --strict, the fast tests
+# make check   what every commit must pass: ruff, mypy --strict, import-linter, the fast tests
 # make bench   the benchmarks that need nothing but minutes; leave the machine alone meanwhile
 # make docs-pictures   draw what the docs describe, into build/docs
 # make setup   only install, with what development needs
@@ -23,6 +23,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(PYTEST) -m "not slow and not realdata"
 
 test: $(VENV)/.dev

@@ -34,8 +34,7 @@ from fullconv.net.folder import (
 )
 from fullconv.net.head import Head, Size, Skips
 from fullconv.net.preprocessing import Preprocessing
-from fullconv.net.rewrites.inference import inference_twin
-from fullconv.net.surgery import with_parts
+from fullconv.net.surgery import inference_twin, with_parts
 from fullconv.net.trunk import LateFusion, Tap, Trunk
 from fullconv.net.upscore import Upscore
 

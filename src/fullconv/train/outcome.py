@@ -50,7 +50,7 @@ class Trained:
             state.plan,
             round(state.seconds, 2),
             tuple(state.rows),
-            state.metrics,
+            state.metrics or _metrics(stage.folder),  # which states of old do not hold
             tuple(state.per_image),
         )
 
@@ -63,7 +63,7 @@ class Trained:
             folder: its model folder.
             noted: its plan and seconds in recipe.yaml.
         """
-        metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
+        metrics = _metrics(folder)
         per_image = checkpoint.load(folder / "last.pt")["per_image"]
         plan, seconds = Plan.from_dict(noted["plan"]), noted["seconds"]
         rows = read_log(folder / "log.csv")
@@ -109,3 +109,8 @@ def read_log(path: Path) -> tuple[Row, ...]:
             {key: float(value) if value else None for key, value in row.items()}
             for row in csv.DictReader(file)
         )
+
+
+def _metrics(folder: Path) -> Mapping[str, Any]:
+    metrics: Mapping[str, Any] = json.loads((folder / "metrics.json").read_text("utf-8"))
+    return metrics

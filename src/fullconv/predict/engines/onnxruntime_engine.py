@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fullconv.net.fcn import FCN, Pixels
-from fullconv.net.rewrites.inference import inference_twin
+from fullconv.net.surgery import inference_twin
 from fullconv.predict.engines.whole import Share, Size, SpecialSizes, Whole
 
 

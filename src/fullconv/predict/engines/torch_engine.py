@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fullconv.base.precision import inference
 from fullconv.net.fcn import FCN, Pixels, as_tensor
 from fullconv.net.rewrites.folding import fold_norms
-from fullconv.net.rewrites.inference import inference_twin
+from fullconv.net.surgery import inference_twin
 from fullconv.predict.engines import Precision
 from fullconv.predict.engines.whole import Share, Size, SpecialSizes, Whole
 
