@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from fullconv import Preprocessing
+from fullconv.base.images import ImageReader
+from fullconv.base.stored import ValueRange
 
 RGBD = Preprocessing(
     "BGR", 1.0, (116.19, 97.203, 92.318, 7.844), (1.0, 2.0, 4.0, 0.5), logarithmic=(3,)
@@ -77,3 +79,19 @@ def test_a_logarithmic_channel_that_there_is_not_is_refused():
 def test_values_that_would_spoil_every_image(values, told):
     with pytest.raises(ValueError, match=told):
         Preprocessing.from_dict(values)
+
+
+def test_ranges_travel_with_the_weights():
+    known = Preprocessing(ranges={"color": (0.0, 1020.0), "depth": (412.0, 9870.0)})
+    assert known.to_dict()["ranges"] == {"color": [0.0, 1020.0], "depth": [412.0, 9870.0]}
+    assert Preprocessing.from_dict(json.loads(json.dumps(known.to_dict()))) == known
+    assert "ranges" not in Preprocessing().to_dict()
+    assert known.reader(ImageReader(99)) == ImageReader(99, ValueRange(0, 1020))
+    assert Preprocessing().reader(ImageReader(99)) == ImageReader(99)
+    assert hash(known) == hash(Preprocessing())
+
+
+@pytest.mark.parametrize("ends", [[5, 5], [9, 1], [0, float("inf")], [1], "ab", 3])
+def test_a_range_that_is_none_is_refused(ends):
+    with pytest.raises(ValueError):
+        Preprocessing.from_dict({**Preprocessing().to_dict(), "ranges": {"color": ends}})

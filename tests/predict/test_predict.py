@@ -7,6 +7,7 @@ import struct
 import tracemalloc
 import warnings
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ import fullconv
 from fullconv.base.errors import FullconvError
 from fullconv.base.images import ImageReader
 from fullconv.base.progress import Progress
+from fullconv.net.preprocessing import Preprocessing
 from fullconv.predict.engines import is_installed, ways
 from fullconv.predict.engines.torch_engine import TorchEngine
 from fullconv.predict.jobs import further_folders, make_folders, plan
@@ -851,3 +853,58 @@ def test_a_pipe_named_like_an_image_is_not_opened(tmp_path):
     assert predicted([tmp_path / "in"], tmp_path / "out")[0].images == 1
     with pytest.raises(FullconvError, match=r"b\.png: is a pipe, a socket or a device"):
         plan([str(tmp_path / "in/b.png")], tmp_path / "out")
+
+
+# Images of more than 8 bits
+
+
+def of_12_bits():
+    """A net that was trained on images of 12 bits in files of 16."""
+    seen = Preprocessing(mean=(0.0,) * 3, std=(1.0,) * 3, ranges={"color": (0.0, 4080.0)})
+    return ColourNet(preprocessing=seen)
+
+
+def test_images_of_many_bits_are_seen_as_in_training(tmp_path):
+    pixels = picture(tmp_path / "8/a.png")
+    (tmp_path / "12").mkdir()
+    tifffile.imwrite(tmp_path / "12/a.tif", pixels.astype(np.uint16) * 16, photometric="rgb")
+    for bits, net in (("8", ColourNet), ("12", of_12_bits), ("8", of_12_bits)):
+        summary, lines = predicted([tmp_path / bits], tmp_path / "out", net=net)
+        assert summary.failed == 0 and lines == []
+        assert (np.asarray(Image.open(tmp_path / "out/a.png")) == pixels.argmax(2)).all()
+    assert (of_12_bits().predict(tmp_path / "12/a.tif") == pixels.argmax(2)).all()
+    with Image.open(tmp_path / "8/a.png") as image:
+        assert (of_12_bits().predict(image) == pixels.argmax(2)).all()
+
+
+@pytest.mark.parametrize("net", [ColourNet, of_12_bits])
+@pytest.mark.parametrize("factor", [1, 257])
+def test_images_far_from_those_of_training_get_a_warning(tmp_path, net, factor):
+    """Of values 16 times too low or too high, the labels are given, and said to be doubtful."""
+    pixels = picture(tmp_path / "8.png")
+    for name in ("a.tif", "b.tif"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(exist_ok=True)
+        tifffile.imwrite(path, pixels.astype(np.uint16) * factor, photometric="rgb")
+    summary, lines = predicted([tmp_path / "in"], tmp_path / "out", net=net)
+    assert summary.failed == 0
+    if net is ColourNet and factor == 257:  # all 16 bits, which is what is taken for granted
+        assert lines == []
+    else:
+        (line,) = lines  # of the first such image alone
+        assert f"{tmp_path}/in/a.tif: its values (color) are far from 0.." in line
+
+
+def test_distances_far_from_those_of_training_get_a_warning(tmp_path):
+    picture(tmp_path / "in/a.png")
+    for name, distance in (("metres", 3), ("millimetres", 3000)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((6, 8), distance, np.uint16)).save(tmp_path / name / "a.png")
+    net = FarColourNet()
+    net.preprocessing = replace(net.preprocessing, ranges={"depth": (500.0, 9000.0)})
+    for name, warned in (("metres", 1), ("millimetres", 0)):
+        further = {"depth": tmp_path / name}
+        options = {**FAR, "net": lambda: net, "further": further}
+        _, lines = predicted([tmp_path / "in"], tmp_path / "out", **options)
+        assert len(lines) == warned
+        assert all("its values (depth) are far from 500..9000" in line for line in lines)

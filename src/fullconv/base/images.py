@@ -222,19 +222,19 @@ class ImageReader:
             yield source
 
 
-def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+def to_rgb(image: Image.Image, reader: ImageReader = ImageReader()) -> NDArray[np.uint8]:
     """Convert an open PIL image as `ImageReader.image` does a file: uint8 (height, width, 3).
 
-    A TIFF file that PIL has opened but not yet decoded is decoded here.
+    A TIFF file that PIL has opened but not yet decoded is decoded here, by `reader`.
 
     Raises:
         FullconvError: a floating-point image.
     """
     name = getattr(image, "filename", "")
     if isinstance(image, TiffImageFile) and image.tile and image.tell() == 0 and name:
-        return ImageReader().image(os.fsdecode(name))
+        return reader.image(os.fsdecode(name))
     source = _PilSource(image)
-    return upright(picture(name or "the image", source, None), source.stored.orientation)
+    return upright(picture(name or "the image", source, reader.span), source.stored.orientation)
 
 
 class _PilSource:

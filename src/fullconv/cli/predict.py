@@ -77,7 +77,7 @@ def command(
     folders = further_folders(further or (), tuple(net.inputs))
     jobs = plan(inputs, out, scores=scores, heads=heads, further=folders)
     make_folders(jobs)
-    reader = reader_of(max_pixels)
+    reader = net.preprocessing.reader(reader_of(max_pixels))
 
     def first(count: int) -> list[Pixels]:
         return first_images(jobs, net.inputs, count, reader)

@@ -119,6 +119,7 @@ def split_for(net: FCN, folder: DatasetFolder, name: str) -> Split:
         FullconvError: there is no such split; or the dataset lacks an input or a head of the net,
             or has other channels or other classes; the message names them.
     """
+    folder = folder.with_reader(net.preprocessing.reader(folder.reader))
     split = folder.split(name, tuple(net.inputs), tuple(net.heads))
     folder.require_inputs(net.inputs)
     for head, mine in net.heads.items():

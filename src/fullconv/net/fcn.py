@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fullconv.base.errors import FullconvError
-from fullconv.base.images import ImageReader, to_rgb
+from fullconv.base.images import to_rgb
 from fullconv.base.palette import Colour
 from fullconv.base.precision import inference
 from fullconv.geometry import GeometryError, Grid, least_padding
@@ -421,10 +421,10 @@ class FCN(nn.Module):
                 f"this net needs {', '.join(self.inputs)}: give one array of all their channels"
             )
         elif isinstance(image, (str, PathLike)):
-            reader = ImageReader()
+            reader = self.preprocessing.reader()
             pixels = (reader.image if self.inputs == COLOR else reader.input)(Path(image))
         else:
-            pixels = to_rgb(image)
+            pixels = to_rgb(image, self.preprocessing.reader())
         channels = sum(self.inputs.values())
         if pixels.ndim != 3 or pixels.shape[2] != channels or not _is_pixels(pixels, self):
             raise FullconvError(

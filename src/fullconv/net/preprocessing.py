@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import TypeAdapter
+
+from fullconv.base.images import ImageReader
+from fullconv.base.stored import ValueRange
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +30,8 @@ class Preprocessing:
         input_size: side in pixels of the square images that the classifier was trained on.
         logarithmic: the channels whose values, if above 1, are first replaced by their natural
             logarithm, and by 0 otherwise: depth in millimetres, which is 0 where unknown.
+        ranges: by input, the least and the greatest value that files of more than 8 bits had in
+            training. Of "color" they are seen as 0 and 255 (see `reader`).
     """
 
     channels: Literal["RGB", "BGR"] = "RGB"
@@ -35,6 +40,12 @@ class Preprocessing:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     input_size: int = 224
     logarithmic: tuple[int, ...] = ()
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict, hash=False)
+
+    def reader(self, reader: ImageReader = ImageReader()) -> ImageReader:
+        """Return a reader that sees images as the net was trained to; `reader` tells all else."""
+        known = self.ranges.get("color")
+        return replace(reader, span=ValueRange(*known)) if known else reader
 
     def __call__(self, images: Tensor) -> Tensor:
         """Convert images (..., C, H, W) to the network's float32 input of the same shape.
@@ -63,8 +74,10 @@ class Preprocessing:
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form that config.json and weight files carry."""
         values = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
-        if not self.logarithmic:  # a key that few nets need
-            del values["logarithmic"]
+        values["ranges"] = {name: list(ends) for name, ends in self.ranges.items()}
+        for key in ("logarithmic", "ranges"):  # which few nets need
+            if not values[key]:
+                del values[key]
         return values
 
     @classmethod
@@ -73,7 +86,8 @@ class Preprocessing:
 
         Raises:
             ValueError: a value is of the wrong kind or not finite, mean and std differ in length,
-                a std or the scale is not positive, or a logarithmic channel is none.
+                a std or the scale is not positive, a logarithmic channel is none, or a range does
+                not rise.
         """
         known = {key: values[key] for key in cls.__dataclass_fields__ if key in values}
         rebuilt = TypeAdapter(cls).validate_python(known)
@@ -86,4 +100,6 @@ class Preprocessing:
             raise ValueError("a std, scale or input_size that is not positive")
         if not set(rebuilt.logarithmic) <= set(range(count)):
             raise ValueError(f"logarithmic channels {rebuilt.logarithmic} of {count}")
+        for ends in rebuilt.ranges.values():
+            ValueRange(*ends)
         return rebuilt

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,11 @@ from fullconv.base.errors import FullconvError
 from fullconv.base.images import ImageReader
 from fullconv.data.folder import require_same_size
 from fullconv.data.info import COLOR
-from fullconv.net.fcn import Pixels
+from fullconv.net.fcn import FCN, Pixels
 from fullconv.predict.jobs import Job
+
+FAR = 0.5  # share of pixels beyond what a net was trained on
+DARK, BRIGHT = 24, 0.001  # of 255; and the share of pixels that reach it even in dark images
 
 
 def read_inputs(job: Job, inputs: Mapping[str, int], reader: ImageReader) -> Pixels:
@@ -56,6 +59,33 @@ def read_inputs(job: Job, inputs: Mapping[str, int], reader: ImageReader) -> Pix
 def input_remarks(job: Job, inputs: Mapping[str, int], reader: ImageReader) -> tuple[str, ...]:
     """Say what `read_inputs`, which succeeded, left out of the first of an image's files."""
     return reader.remarks(job.source, as_image=next(iter(inputs)) == COLOR)
+
+
+def range_remarks(job: Job, image: Pixels, net: FCN, reader: ImageReader) -> Iterator[str]:
+    """Say which inputs of an image hold values far from those that the net was trained on.
+
+    Only files of more than 8 bits are judged, by what the net sees of them.
+    """
+    first = 0
+    paths = [job.source, *(files[0] for files in job.others.values())]
+    for path, (name, channels) in zip(paths, net.inputs.items(), strict=True):
+        seen = image[..., first : first + channels]
+        first += channels
+        bits = reader.describe(path).bits
+        if bits <= 8:
+            continue
+        low, high = net.preprocessing.ranges.get(name, (0, 2.0**bits - 1))
+        if name == COLOR:  # 0..255 stand for them
+            far = np.mean(seen == 255) > FAR or (low and np.mean(seen == 0) > FAR)
+            far = far or np.mean(seen >= DARK) < BRIGHT
+        else:
+            known = name in net.preprocessing.ranges
+            far = known and np.mean((seen < low) | (seen > high)) > FAR
+        if far:
+            yield (
+                f"its values ({name}) are far from {low:g}..{high:g}, which the model was made "
+                "for: its labels may be wrong"
+            )
 
 
 def photograph(image: Pixels, inputs: Mapping[str, int]) -> NDArray[np.uint8]:

@@ -22,7 +22,7 @@ from fullconv.net.fcn import Pixels
 from fullconv.predict.jobs import Job
 from fullconv.predict.labeller import Labeller, label_all
 from fullconv.predict.pictures import save_label_image, save_overlay
-from fullconv.predict.scenes import input_remarks, photograph, read_inputs
+from fullconv.predict.scenes import input_remarks, photograph, range_remarks, read_inputs
 
 if TYPE_CHECKING:
     from fullconv.base.progress import Progress
@@ -37,7 +37,7 @@ class Done(NamedTuple):
     Attributes:
         pixels: how many of them each class got.
         unsure: the share of its labels that are unsure.
-        remarks: what of its files was not read.
+        remarks: what of its files was not read, or is unlike what the net was trained on.
     """
 
     pixels: dict[str, NDArray[np.int64]]
@@ -105,6 +105,7 @@ def label_files(
     ``bar.say``, and the others are done nevertheless. What of a file is not read, such as bands
     beyond colours, is told of the first such image. `bar` advances by one per input.
     """
+    reader = label.net.preprocessing.reader(reader)
 
     def done(job: Job) -> Done | str:
         try:
@@ -173,7 +174,11 @@ def _do(job: Job, label: Labeller, reader: ImageReader) -> Done:
             with replacing(results.scores) as temporary, temporary.open("wb") as file:
                 np.save(file, probabilities[name])
         counts[name] = np.array(Image.fromarray(own).histogram()[: head.num_classes])
-    return Done(counts, label.unsure(views, size), input_remarks(job, net.inputs, reader))
+    remarks = (
+        *input_remarks(job, net.inputs, reader),
+        *range_remarks(job, image, net, reader),
+    )
+    return Done(counts, label.unsure(views, size), remarks)
 
 
 def _is_lack_of_memory(error: Exception) -> bool:
