@@ -12,12 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules import activation, batchnorm, dropout, instancenorm
 
 from fullconv.base.errors import FullconvError
+from fullconv.dense.tracing import source_of
 from fullconv.geometry import Grid, Window, merge
+
+Shape = tuple[int, ...]
 
 SOFTMAXES = (nn.Softmax, nn.Softmin, nn.LogSoftmax)
 
@@ -31,7 +34,7 @@ class LayerGrid:
     """Where the cells of a value lie.
 
     Attributes:
-        layout: one letter a dimension: N, C (may repeat), H, W.
+        layout: one letter a dimension: N, C (may repeat), H, W; P for H and W in one.
         vertical, horizontal: the grids along H and W; None for a value that depends on the whole
             image and has no place on it.
     """
@@ -78,10 +81,33 @@ def layer_grids(module: fx.GraphModule) -> dict[fx.Node, LayerGrid]:
         if node.op == "placeholder":
             found[node] = LayerGrid("NCHW", Grid(), Grid())
         elif node.op != "output" and any(source in found for source in node.all_input_nodes):
-            grid = _grid_of(module, node, found)
+            grid = _grid_or_refusal(module, node, found)
             if grid is not None:
                 found[node] = grid
     return found
+
+
+def _grid_or_refusal(
+    module: fx.GraphModule, node: fx.Node, found: dict[fx.Node, LayerGrid]
+) -> LayerGrid | None:
+    """Return the grid of a layer; what can't follow a flattening is the flattening's fault."""
+    try:
+        return _grid_of(module, node, found)
+    except NotConvolutionalError:
+        flattened = _flattening(node, found)
+        if flattened is None:
+            raise
+        before, after = (each.meta["shape"] for each in (flattened.all_input_nodes[0], flattened))
+        reason = f"a view from {before} to {after} mixes up the image axes"
+        raise _refusal(flattened, f"{reason} for {layer_name(node)}") from None
+
+
+def _flattening(node: fx.Node, found: dict[fx.Node, LayerGrid]) -> fx.Node | None:
+    """Return the layer that made rows of positions of a map which a node reads, if one did."""
+    for source in node.all_input_nodes:
+        if source in found and "P" in found[source].layout and not found[source].is_global:
+            return _flattening(source, found) or source
+    return None
 
 
 def _grid_of(
@@ -98,14 +124,23 @@ def _grid_of(
         return _joined(node, inputs)
     if name in _RULES:
         return _RULES[name](node, inputs)
+    if name == "matmul":
+        return _multiply(node, found)
+    if name in ("scaled_dot_product_attention", "bmm", "einsum"):
+        raise _refusal(node, f"{name}() weighs positions against each other (attention)")
     raise _refusal(node, f"{name}() does not slide over the image")
 
 
 def _refusal(node: fx.Node, reason: str) -> NotConvolutionalError:
     return NotConvolutionalError(
         f"layer {layer_name(node)}: {reason}; only networks of convolutions, pooling and "
-        "pointwise layers can be made fully convolutional"
+        f"pointwise layers can be made fully convolutional{_where(node)}"
     )
+
+
+def _where(node: fx.Node) -> str:
+    source = source_of(node)
+    return f" ({source})" if source else ""
 
 
 def layer_name(node: fx.Node) -> str:
@@ -123,6 +158,11 @@ def _grid_of_module(layer: nn.Module, node: fx.Node, grid: LayerGrid) -> LayerGr
         return slid.unbounded() if getattr(layer, "padding_mode", "") == "circular" else slid
     if is_global_pooling(layer):
         return LayerGrid("NCHW", None, None)
+    return _grid_of_other_module(layer, node, grid)
+
+
+def _grid_of_other_module(layer: nn.Module, node: fx.Node, grid: LayerGrid) -> LayerGrid:
+    """Return the grid of a layer without a window, which keeps its input's."""
     if isinstance(layer, (nn.Linear, nn.LayerNorm)):
         if not grid.layout.endswith("C"):
             raise _refusal(node, f"a {type(layer).__name__} runs along an image axis")
@@ -130,8 +170,9 @@ def _grid_of_module(layer: nn.Module, node: fx.Node, grid: LayerGrid) -> LayerGr
     of_batch = isinstance(layer, batchnorm._BatchNorm) and layer.running_mean is None
     if of_batch or isinstance(layer, (nn.GroupNorm, instancenorm._InstanceNorm)):
         return grid.unbounded()
-    if isinstance(layer, SOFTMAXES) and grid.layout[1 if layer.dim is None else layer.dim] != "C":
-        raise _refusal(node, f"a {type(layer).__name__} runs along an image axis")
+    if isinstance(layer, SOFTMAXES):
+        axis = 1 if layer.dim is None else layer.dim
+        return _normalised_along(node, grid, axis, type(layer).__name__)
     if node.meta.get("shape") == node.all_input_nodes[0].meta.get("shape"):
         if _is_pointwise(layer):
             return grid
@@ -310,45 +351,163 @@ def _transpose(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
 
 
 def _reshape(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
-    """Allow a view that regroups channels and leaves the two image axes last."""
+    """Allow a view that regroups channels, cuts an image axis into small pieces, or joins both."""
     before, after = node.all_input_nodes[0].meta["shape"], node.meta["shape"]
-    if not inputs[0].layout.endswith("HW") or before[-2:] != after[-2:]:
-        raise _refusal(node, f"a view from {before} to {after} mixes up the image axes")
-    if call_name(node) != "flatten" and all(isinstance(side, int) for side in node.args[-2:]):
+    grid, letters = inputs[0], ""
+    for axes, sizes in _groups(grid.layout, before, after):
+        made = _regrouped(axes, sizes)
+        if made is None:
+            raise _refusal(node, f"a view from {before} to {after} mixes up the image axes")
+        letters += made
+    asked = zip(letters, _sizes_asked(node), strict=False)
+    sides = [size for letter, size in asked if letter in "HWP"]
+    fixed = all(isinstance(side, int) and side != -1 for side in sides)
+    if call_name(node) != "flatten" and sides and fixed:
         raise _refusal(node, f"a view to the fixed size {after[-2:]}")
-    return replace(inputs[0], layout="N" + "C" * (len(after) - 3) + "HW")
+    vertical, horizontal = pieces(node, grid.layout)
+    return replace(grid, layout=letters).through(
+        Window(vertical, vertical), Window(horizontal, horizontal)
+    )
+
+
+def pieces(node: fx.Node, layout: str) -> tuple[int, int]:
+    """Return the lengths of the pieces that a view cuts the axes H and W of a map into."""
+    groups = _groups(layout, node.all_input_nodes[0].meta["shape"], node.meta["shape"])
+    lengths = {axes: math.prod(sizes[1:]) for axes, sizes in groups}
+    return lengths.get("H", 1), lengths.get("W", 1)
+
+
+def _sizes_asked(node: fx.Node) -> list[Any]:
+    """Return the sizes that a view asks for, as numbers or as nodes."""
+    given = node.args[1:]
+    if len(given) == 1 and isinstance(given[0], Sequence):
+        given = tuple(given[0])
+    return list(given)
+
+
+def _groups(layout: str, before: Shape, after: Shape) -> list[tuple[str, list[int]]]:
+    """Return which axes a view makes of which, as letters and new lengths, in the least groups."""
+    groups: list[tuple[str, list[int]]] = []
+    old, new = list(zip(layout, before, strict=True)), list(after)
+    while old or new:
+        axes, product, sizes = "", 1, [new.pop(0)] if new else []
+        while not axes or math.prod(sizes) != product:
+            if old and (not axes or math.prod(sizes) > product or not new):
+                letter, length = old.pop(0)
+                axes, product = axes + letter, product * length
+            elif new:
+                sizes.append(new.pop(0))
+            else:
+                break
+        groups.append((axes, sizes))
+    return groups
+
+
+def _regrouped(axes: str, sizes: list[int]) -> str | None:
+    """Return the letters of the axes that a view makes of some; None where none fit."""
+    plain = axes.replace("C", "")
+    if plain == "":
+        return "C" * len(sizes)
+    if plain == "N":
+        return "N" + "C" * (len(sizes) - 1) if axes[0] == "N" else None
+    if axes in ("H", "W", "P"):
+        return axes + "C" * (len(sizes) - 1)
+    return "P" if axes == "HW" and len(sizes) == 1 else None
 
 
 def _unsqueeze(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
-    axis = axes_of(node)[0]
     letters = inputs[0].layout
+    axis = int(argument(node, 1, "dim")) % (len(letters) + 1)
     return replace(inputs[0], layout=letters[:axis] + "C" + letters[axis:])
 
 
 def _index(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid | None:
-    """Allow picking channels, and picking one of several values."""
+    """Allow picking channels, every second row or column, and one of several values."""
     if "shape" not in node.meta:
         return None  # an element of a size
     if "shape" not in node.all_input_nodes[0].meta:
         return inputs[0]  # one of the pieces of a split
-    keys = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
-    letters = ""
+    keys = list(node.args[1]) if isinstance(node.args[1], tuple) else [node.args[1]]
+    if Ellipsis in keys:
+        place = keys.index(Ellipsis)
+        keys[place : place + 1] = [slice(None)] * (len(inputs[0].layout) - len(keys) + 1)
+    letters, windows = "", {"H": Window(1), "W": Window(1)}
     for letter, key in zip(inputs[0].layout, keys, strict=False):
-        if letter in "HW" and key != slice(None):
-            raise _refusal(node, "part of the image is picked out")
+        if letter in "HWP" and key != slice(None):
+            windows[letter] = _picked(node, letter, key)
         letters += "" if isinstance(key, int) else letter
-    return replace(inputs[0], layout=letters + inputs[0].layout[len(keys) :])
+    layout = letters + inputs[0].layout[len(keys) :]
+    return replace(inputs[0], layout=layout).through(windows["H"], windows["W"])
+
+
+def _picked(node: fx.Node, letter: str, key: Any) -> Window:
+    """Return the window of a slice that picks every n-th cell."""
+    if isinstance(key, slice) and letter != "P" and key.stop is None:
+        start, step = key.start or 0, key.step or 1
+        if type(start) is type(step) is int and step > 1 and 0 <= start < step:
+            return Window(1, step, before=-start)
+    raise _refusal(node, "part of the image is picked out")
 
 
 def _reduce(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
-    """Allow a reduction over channels, kept as an axis, or over the whole image."""
+    """Allow a reduction over channels, or over the whole image."""
     position = 2 if call_name(node) == "norm" else 1
-    letters = {inputs[0].layout[axis] for axis in axes_of(node, position)}
-    if letters == {"H", "W"}:
-        return LayerGrid(inputs[0].layout, None, None)
-    if letters == {"C"} and argument(node, position + 1, "keepdim", False):
-        return inputs[0]
+    grid, reduced = inputs[0], axes_of(node, position)
+    letters = {grid.layout[axis] for axis in reduced}
+    if letters >= {"H", "W"} or "P" in letters:
+        return LayerGrid(grid.layout, None, None)
+    if letters == {"C"}:
+        if argument(node, position + 1, "keepdim", False):
+            return grid
+        kept = (letter for axis, letter in enumerate(grid.layout) if axis not in reduced)
+        return replace(grid, layout="".join(kept))
     raise _refusal(node, "a reduction over some of the image's axes")
+
+
+def _softmax(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
+    return _normalised_along(node, inputs[0], argument(node, 1, "dim", 1), call_name(node))
+
+
+def _normalise(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
+    return _normalised_along(node, inputs[0], argument(node, 2, "dim", 1), call_name(node))
+
+
+def _normalised_along(node: fx.Node, grid: LayerGrid, axis: int, name: str) -> LayerGrid:
+    letter = grid.layout[axis]
+    if letter not in "CP":
+        raise _refusal(node, f"a {name} runs along an image axis")
+    return grid.unbounded() if letter == "P" else grid
+
+
+def _stack(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
+    grid = _joined(node, inputs)
+    axis = argument(node, 1, "dim", 0) % (len(grid.layout) + 1)
+    return replace(grid, layout=grid.layout[:axis] + "C" + grid.layout[axis:])
+
+
+def _squeeze(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
+    dropped = axes_of(node)
+    if not dropped or any(inputs[0].layout[axis] != "C" for axis in dropped):
+        raise _refusal(node, "an axis of the image is dropped where it has one cell")
+    kept = (letter for axis, letter in enumerate(inputs[0].layout) if axis not in dropped)
+    return replace(inputs[0], layout="".join(kept))
+
+
+def _expand(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
+    before, after = node.all_input_nodes[0].meta["shape"], node.meta["shape"]
+    aligned = zip(inputs[0].layout, before, after, strict=False)
+    if len(before) != len(after) or any(a != b for letter, a, b in aligned if letter != "C"):
+        raise _refusal(node, "a map is repeated")
+    return inputs[0]
+
+
+def _multiply(node: fx.Node, found: dict[fx.Node, LayerGrid]) -> LayerGrid:
+    """Allow a sum over all positions, weighted by some: a global context."""
+    first, second = (found.get(source) for source in node.all_input_nodes[:2])
+    letters = [grid.layout if grid else "" for grid in (first, second)]
+    if first and letters[0][-1:] == "P" and letters[1][-2:-1] == "P":
+        return LayerGrid(first.layout, None, None)
+    raise _refusal(node, "it weighs positions against each other (attention)")
 
 
 def call_name(node: fx.Node) -> str:
@@ -424,6 +583,17 @@ def _layer_norm(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
     return inputs[0]
 
 
+def whole_pieces(maps: Tensor, rows: int, columns: int) -> Tensor:
+    """Crop N x C x H x W to whole pieces of `rows` x `columns` cells, which a view cuts it into."""
+    height, width = maps.shape[-2:]
+    return maps[..., : height // rows * rows, : width // columns * columns]
+
+
+def _cropped(_: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
+    """The view that follows is the window; this drops what no piece holds."""
+    return inputs[0]
+
+
 def _whole_map_norm(_: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
     return inputs[0].unbounded()
 
@@ -443,11 +613,20 @@ _RULES: dict[str, Callable[[fx.Node, list[LayerGrid]], LayerGrid | None]] = {
     "reshape": _reshape,
     "flatten": _reshape,
     "unsqueeze": _unsqueeze,
+    "squeeze": _squeeze,
+    "stack": _stack,
+    "expand": _expand,
+    "softmax": _softmax,
+    "log_softmax": _softmax,
+    "normalize": _normalise,
     "getitem": _index,
     "mean": _reduce,
     "norm": _reduce,
     "sum": _reduce,
     "amax": _reduce,
+    "amin": _reduce,
+    "var": _reduce,
+    "std": _reduce,
     "adaptive_avg_pool2d": _adaptive_pool,
     "adaptive_max_pool2d": _adaptive_pool,
     "conv2d": _conv2d,
@@ -455,6 +634,7 @@ _RULES: dict[str, Callable[[fx.Node, list[LayerGrid]], LayerGrid | None]] = {
     "boolean_dispatch": _max_pool2d,
     "avg_pool2d": _avg_pool2d,
     "pad": _pad,
+    "whole_pieces": _cropped,
     "layer_norm": _layer_norm,
     "group_norm": _whole_map_norm,
     "instance_norm": _whole_map_norm,

@@ -27,6 +27,8 @@ from fullconv.dense.grids import (
     layer_grids,
     layer_name,
     pair,
+    pieces,
+    whole_pieces,
 )
 from fullconv.dense.tracing import cut_points, module_of, note_shapes, trace
 
@@ -86,7 +88,10 @@ def densify(
             or nothing ("drop"), which leaves every cell of the features to itself.
         hidden: padding of dense layers with a kernel larger than one cell.
     """
+    _put_channels_first(network)
     pooled = [_localize_pooling(network, node) for node in cut_points(network.graph)]
+    if hidden == "same":
+        _pad_covering(network)
     _unflatten(network, hidden)
     if pooling == "drop":
         for node in filter(None, pooled):
@@ -101,6 +106,46 @@ def densify(
     except Exception as error:  # a layer may raise anything
         reason = str(error).strip().split("\n")[0]
         raise NotConvolutionalError(f"its layers can't work on maps: {reason}") from error
+    _crop_to_pieces(network)
+
+
+def _crop_to_pieces(network: fx.GraphModule) -> None:
+    """Crop a map to whole pieces before a view cuts it into such (space to depth)."""
+    views = [
+        node
+        for node in network.graph.nodes
+        if node.target in ("view", "reshape", torch.reshape)
+        and len(node.meta.get("shape", ()))
+        > len(node.all_input_nodes[0].meta.get("shape", ()))
+        == 4
+    ]
+    found = layer_grids(network) if views else {}
+    for node in views:
+        source = node.all_input_nodes[0]
+        if source in found and (sides := pieces(node, found[source].layout)) != (1, 1):
+            with network.graph.inserting_before(node):
+                cropped = network.graph.call_function(whole_pieces, (source, *sides))
+            cropped.meta["shape"] = source.meta["shape"]
+            node.replace_input_with(source, cropped)
+    if views:
+        network.recompile()
+
+
+def _put_channels_first(network: fx.GraphModule) -> None:
+    """Let a reduction over the image axes of N x H x W x C find them where pooling does."""
+    for node in cut_points(network.graph):
+        if node.target not in _REDUCTIONS or sorted(axes_of(node)) != [1, 2]:
+            continue
+        source, shape = node.all_input_nodes[0], node.meta["shape"]
+        if len(source.meta["shape"]) != 4 or len(shape) != 2:
+            continue
+        with network.graph.inserting_before(node):
+            first = network.graph.call_method("permute", (source, 0, 3, 1, 2))
+            reduced = network.graph.call_method(call_name(node), (first, (2, 3)))
+        first.meta["shape"] = tuple(source.meta["shape"][axis] for axis in (0, 3, 1, 2))
+        reduced.meta["shape"] = shape
+        node.replace_all_uses_with(reduced)
+        network.graph.erase_node(node)
 
 
 def _localize_pooling(network: fx.GraphModule, node: fx.Node) -> fx.Node | None:
@@ -146,13 +191,14 @@ def _pooled_by(network: fx.GraphModule, node: fx.Node) -> Callable[..., Any] | N
         return F.avg_pool2d if _averages_whole_map(layer, node) else None
     if node.target is F.max_pool2d:
         return F.max_pool2d if asks_whole_map(node) else None
-    for names, reduce in (
-        (("mean", torch.mean), F.avg_pool2d),
-        (("amax", torch.amax), F.max_pool2d),
-    ):
-        if node.target in names and sorted(axes_of(node)) == [2, 3]:
-            return reduce
-    return None
+    reduce = _REDUCTIONS.get(node.target)
+    return reduce if reduce and sorted(axes_of(node)) == [2, 3] else None
+
+
+_REDUCTIONS: dict[Any, Callable[..., Any]] = {
+    **dict.fromkeys(("mean", torch.mean), F.avg_pool2d),
+    **dict.fromkeys(("amax", torch.amax), F.max_pool2d),
+}
 
 
 def _averages_whole_map(layer: nn.Module | None, node: fx.Node) -> bool:
@@ -195,11 +241,22 @@ def _unflatten(network: fx.GraphModule, hidden: Literal["valid", "same"]) -> Non
 
 def _flattens(network: fx.GraphModule, node: fx.Node, before: Shape, after: Shape) -> bool:
     """Whether a layer makes vectors of maps, or drops a last axis of length 1 on the way there."""
-    if math.prod(before) != math.prod(after) or (len(after) != 2 and after != before[:-1]):
+    shorter = len(after) == 2 or after == before[:-1]
+    if math.prod(before) != math.prod(after) or not shorter or len(before) > len("NCHW"):
         return False
     if node.op == "call_module":
         return isinstance(network.get_submodule(str(node.target)), nn.Flatten)
     return node.target in (torch.flatten, "flatten", "view", "reshape", "squeeze", torch.squeeze)
+
+
+def _pad_covering(network: fx.GraphModule) -> None:
+    """Pad convolutions that cover the whole map at the native size: dense layers, in effect."""
+    for node in cut_points(network.graph):
+        layer = module_of(network, node)
+        if isinstance(layer, nn.Conv2d) and node.meta["shape"][2:] == (1, 1):
+            before = node.all_input_nodes[0].meta["shape"][2:]
+            if before == layer.kernel_size != (1, 1) and layer.padding in ((0, 0), 0):
+                _pad_before(network, node, layer.kernel_size)
 
 
 def _on_map(
@@ -216,6 +273,8 @@ def _on_map(
             return _convolve(network, node, shape)
         if is_pointwise_call(node):
             return None
+        if node.target is F.layer_norm and kernel == (1, 1):
+            return _normalize_channels(network, node)
         raise NotConvolutionalError(
             f"layer {layer_name(node)}: {call_name(node)}() can't work on a map instead of a vector"
         )
@@ -288,7 +347,7 @@ def _normalize_channels(network: fx.GraphModule, node: fx.Node) -> fx.Node:
     graph, source = network.graph, node.all_input_nodes[0]
     with graph.inserting_before(node):
         last = graph.call_method("permute", (source, 0, 2, 3, 1))
-        normalized = graph.call_module(str(node.target), (last,))
+        normalized = graph.node_copy(node, lambda each: last if each is source else each)
         return graph.call_method("permute", (normalized, 0, 3, 1, 2))
 
 

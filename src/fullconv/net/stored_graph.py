@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from fullconv.base.errors import FullconvError
+from fullconv.dense.grids import whole_pieces
 
 CLASSES = frozenset(
     """
@@ -38,7 +39,7 @@ METHODS = frozenset(
     add add_ sub sub_ mul mul_ div div_ neg abs sqrt rsqrt exp clamp clamp_ maximum minimum
     relu relu_ sigmoid sigmoid_ tanh float type_as expand_as contiguous clone detach
     chunk split permute transpose view view_as reshape reshape_as flatten unsqueeze squeeze
-    mean norm sum amax size
+    mean norm sum amax size expand square softmax
     """.split()
 )
 ATTRIBUTES = ("shape", "ndim")  # of tensors
@@ -193,16 +194,20 @@ def stochastic_depth(input: Tensor, p: float, mode: str, training: bool = True) 
 FUNCTIONS: Mapping[str, Any] = {
     "getattr": getattr,
     "stochastic_depth": stochastic_depth,
+    "whole_pieces": whole_pieces,
     **{
         f"{home.__name__}.{name}": getattr(home, name)
         for home, names in (
-            (operator, "add iadd sub isub mul imul truediv itruediv floordiv mod neg getitem"),
+            (
+                operator,
+                "add iadd sub isub mul imul truediv itruediv floordiv mod neg getitem matmul",
+            ),
             (
                 torch,
                 """
                 cat concat chunk split permute transpose reshape flatten unsqueeze squeeze
                 add sub mul div neg abs sqrt rsqrt exp clamp maximum minimum addcmul lerp where
-                relu sigmoid tanh mean norm sum amax
+                relu sigmoid tanh mean norm sum amax stack matmul square
                 """,
             ),
             (
@@ -211,7 +216,7 @@ FUNCTIONS: Mapping[str, Any] = {
                 conv2d linear pad max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d
                 batch_norm layer_norm group_norm instance_norm local_response_norm
                 dropout dropout2d alpha_dropout relu relu6 leaky_relu prelu elu selu celu silu gelu
-                mish softplus sigmoid tanh hardswish hardsigmoid hardtanh
+                mish softplus sigmoid tanh hardswish hardsigmoid hardtanh softmax
                 """,
             ),
         )
