@@ -35,9 +35,9 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from fullconv.base.errors import FullconvError, WorkFailedError
-from fullconv.base.modes import evaluating
 from fullconv.base.pipeline import ahead
 from fullconv.base.progress import progress
+from fullconv.base.runtime import evaluating
 from fullconv.data.folder import DatasetFolder, Split
 from fullconv.data.loading import (
     Batch,

@@ -42,7 +42,7 @@ from benchmarks.frame import Results, Row, arguments, in_own_process, in_turns
 from benchmarks.speed.predict import each
 from fullconv.base.errors import FullconvError
 from fullconv.base.files import replacing
-from fullconv.base.memory import keep_freed_memory
+from fullconv.base.runtime import keep_freed_memory
 from fullconv.data.folder import DatasetFolder, evenly_chosen
 from fullconv.measure.metrics import Metrics
 from fullconv.net.fcn import Pixels, load

@@ -76,7 +76,7 @@ def _trained(model: Path, photo: Path) -> Tensor:
     """Return a net's coarse scores of a photo."""
     import fullconv
     from fullconv.base.images import ImageReader
-    from fullconv.base.precision import inference
+    from fullconv.base.runtime import inference
 
     net = fullconv.load(model)
     with inference():

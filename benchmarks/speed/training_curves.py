@@ -32,7 +32,7 @@ from torch.nn.utils import clip_grad_norm_
 from benchmarks.frame import Results, Row, arguments, in_own_process, plain, save_figure
 from benchmarks.speed.training import plain_loss
 from fullconv import FCN
-from fullconv.base.precision import inference
+from fullconv.base.runtime import inference
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import Batch, CachedSplit, cached_splits, default_workers
 from fullconv.measure.evaluation import evaluate

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fullconv.base.devices import pick_device
 from fullconv.base.errors import FullconvError
+from fullconv.base.runtime import pick_device
 
 
 def test_the_cpu_is_always_there():

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from fullconv.base.memory import keep_freed_memory
+from fullconv.base.runtime import keep_freed_memory
 
 PROGRAM = """
 import resource, sys
-from fullconv.base.memory import keep_freed_memory
+from fullconv.base.runtime import keep_freed_memory
 size, how = int(sys.argv[1]), sys.argv[2]
 if how != "given anew":
     assert keep_freed_memory(large=how == "kept")

@@ -8,7 +8,7 @@ import traceback
 import typer
 
 from fullconv.base.errors import FullconvError
-from fullconv.base.memory import keep_freed_memory
+from fullconv.base.runtime import keep_freed_memory
 from fullconv.cli import convert, data, demo, describe, evaluate, predict, train
 from fullconv.cli.streams import log_warnings, settle_streams
 

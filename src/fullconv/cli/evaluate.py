@@ -34,9 +34,9 @@ def command(
 
     Fractions in 0..1, over all of the split's labelled pixels at the images' own resolution.
     """
-    from fullconv.base.devices import pick_device
     from fullconv.base.files import write_json
     from fullconv.base.progress import progress
+    from fullconv.base.runtime import pick_device
     from fullconv.data.folder import DatasetFolder
     from fullconv.measure.evaluation import evaluate, split_for
     from fullconv.net.fcn import load

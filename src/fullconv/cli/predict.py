@@ -61,9 +61,9 @@ def command(
     OUT/unsure.csv tells the share of each image's labels that are unsure: whose probability is
     below 0.75. The share is that of coarse cells, which lie the model's stride apart.
     """
-    from fullconv.base.devices import pick_device
     from fullconv.base.errors import WorkFailedError
     from fullconv.base.progress import progress
+    from fullconv.base.runtime import pick_device
     from fullconv.net.fcn import load
     from fullconv.predict.choice import choose
     from fullconv.predict.engines import check

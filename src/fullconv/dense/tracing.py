@@ -31,7 +31,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.proxy import Attribute
 
 from fullconv.base.errors import FullconvError
-from fullconv.base.modes import evaluating
+from fullconv.base.runtime import evaluating
 
 # Sizes that differ by so much are alike to every classifier with windows: all strides divide it.
 PERIOD = 128  # pixels

@@ -10,7 +10,6 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from fullconv.base.modes import evaluating
 from fullconv.dense.grids import layer_grids, layer_name, windows_of
 from fullconv.geometry import Alignment, Grid
 from fullconv.net.fcn import FCN
@@ -101,11 +100,11 @@ def describe(net: FCN, size: tuple[int, int]) -> Description:
     height, width = size
     padded = net.vertical.covering_size(height), net.horizontal.covering_size(width)
     counts = _multiply_adds(net, size)
-    magnify = net.sight.magnify
+    magnify = net.arguments.magnify
     return Description(
         size=size,
         seen=(height * magnify, width * magnify),
-        reduce=net.sight.reduce,
+        reduce=net.arguments.reduce,
         pixels=net.vertical.pixels,
         padded=padded,
         layers=tuple(layer for name in net.trunks for layer in _layers(net, name, padded, counts)),
@@ -121,7 +120,7 @@ def _layers(
     """Yield the sliding layers of one of the net's trunks."""
     network, prefix = net.trunks[trunk].layers, f"{trunk}." if trunk else ""
     height, width = padded
-    reduce = net.sight.reduce
+    reduce = net.arguments.reduce
     for node, place in layer_grids(network).items():
         if place.vertical is not None and place.horizontal is not None:
             vertical, horizontal = (
@@ -188,7 +187,8 @@ def _layer(
 def _multiply_adds(net: FCN, size: tuple[int, int]) -> dict[str, int]:
     """Count multiply-adds of each layer of the trunk by name, and of the whole net under ""."""
     counter = FlopCounterMode(display=False)
-    with evaluating(net), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), counter:
+    net = net.for_inference()
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), counter:
         like = next(net.parameters())
         net(like.new_empty(1, len(net.preprocessing.mean), *size))
     prefix = f"{type(net).__name__}.trunk."

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from fullconv.base.errors import FullconvError
 from fullconv.base.images import to_rgb
 from fullconv.base.palette import Colour
-from fullconv.base.precision import inference
+from fullconv.base.runtime import inference
 from fullconv.geometry import GeometryError, Grid, least_padding
 from fullconv.net.arguments import COLOR, Labelling, NetArguments, labellings
 from fullconv.net.folder import (

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fullconv.base.files import write_json
-from fullconv.base.precision import inference
 from fullconv.base.progress import Reporter
+from fullconv.base.runtime import inference
 from fullconv.data.folder import evenly_chosen
 from fullconv.data.loading import CachedSplit
 from fullconv.measure.calibration import Fit, fit_temperature

@@ -12,8 +12,8 @@ from typing import Any, Self
 
 import torch
 
-from fullconv.base.devices import pick_device
 from fullconv.base.progress import SILENT, Reporter
+from fullconv.base.runtime import pick_device
 from fullconv.data.check import check_folder
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import cached_splits, default_workers, mixed_seed

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from fullconv.base.memory import LARGE, keep_freed_memory
-from fullconv.base.precision import full_float32
+from fullconv.base.runtime import LARGE, full_float32, keep_freed_memory
 from fullconv.data.loading import Batch
 from fullconv.net.rewrites.quicker_layers import quicken
 from fullconv.train.losses import ClassWeights, image_losses, overlap_loss, valid_weights

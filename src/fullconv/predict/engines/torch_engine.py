@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor, nn
 
-from fullconv.base.precision import inference
+from fullconv.base.runtime import inference
 from fullconv.net.fcn import FCN, Pixels, as_tensor
 from fullconv.net.rewrites.folding import fold_norms
 from fullconv.net.surgery import inference_twin

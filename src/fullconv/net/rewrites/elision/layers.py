@@ -10,7 +10,6 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from fullconv.base.errors import FullconvError
-from fullconv.base.modes import evaluating
 from fullconv.dense.grids import pair
 from fullconv.dense.tracing import module_of
 from fullconv.net.fcn import FCN, Scores
@@ -30,7 +29,8 @@ def elided(net: FCN, size: tuple[int, int]) -> Elided:
     """
     seen = net.seen_size(size)
     exactly = torch.autocast(next(net.parameters()).device.type, enabled=False)
-    with evaluating(net), torch.no_grad(), exactly:
+    net = net.for_inference()
+    with torch.no_grad(), exactly:
         trunks = {
             name: with_parts(trunk, layers=_elided_layers(trunk.layers, seen))
             for name, trunk in net.trunks.items()

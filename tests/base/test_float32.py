@@ -13,7 +13,7 @@ from colour_net import ColourNet
 from dataset_folders import write_dataset
 from torch import nn
 
-from fullconv.base.precision import full_float32
+from fullconv.base.runtime import full_float32
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import Batch, Part
 from fullconv.measure.evaluation import evaluate
@@ -53,6 +53,17 @@ def test_settings_are_put_back(fails: bool) -> None:
     assert torch.backends.cudnn.allow_tf32  # can be read as before
     with full_float32(enabled=False):
         assert settings() == ("tf32",) * 3
+
+
+def test_bodies_of_several_threads_overlap() -> None:
+    """The one that ends first leaves the settings to the other."""
+    first, second = full_float32(), full_float32()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert settings() == EXACT
+    second.__exit__(None, None, None)
+    assert settings() == ("tf32",) * 3
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

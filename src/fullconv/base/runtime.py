@@ -1,0 +1,157 @@
+"""How this process computes: on which device, how precisely, with memory kept or given back."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from fullconv.base.errors import FullconvError, nearest
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+# <malloc.h> of the GNU C library
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+NEVER = 2**31 - 1
+DEFAULT_MMAP_MAX = 65536
+LARGE = 32 * 2**20  # bytes; the highest M_MMAP_THRESHOLD
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Return the device called `name`; "auto" is the first of CUDA, MPS and CPU that is there.
+
+    Raises:
+        FullconvError: `name` is none of auto, cpu, cuda (or cuda:N) and mps, or isn't there.
+    """
+    import torch
+
+    kind, _, index = name.partition(":")
+    if kind not in DEVICES or (index and (kind != "cuda" or not index.isdecimal())):
+        raise FullconvError(
+            f"device {name!r} is none of {', '.join(DEVICES)}{nearest(kind, DEVICES)}"
+        )
+    present = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if kind == "auto":
+        return torch.device(next(each for each, here in present.items() if here))
+    if not present[kind] or (index and int(index) >= torch.cuda.device_count()):
+        there = ", ".join(each for each, here in present.items() if here)
+        raise FullconvError(f"no {name} device found (present: {there}); use --device auto")
+    return torch.device(name)
+
+
+class _Float32:
+    """Counts who wants all 24 bits: of several threads, the last one gives the settings back."""
+
+    def __init__(self) -> None:
+        self._lock, self._users, self._before = threading.Lock(), 0, list[tuple[Any, str]]()
+
+    def take(self) -> None:
+        from torch import backends
+
+        cudnn: Any = backends.cudnn
+        with self._lock:
+            if not self._users:
+                kinds = (cudnn.conv, cudnn.rnn, backends.cuda.matmul)
+                self._before = [(kind, kind.fp32_precision) for kind in kinds]
+                for kind in kinds:
+                    kind.fp32_precision = "ieee"
+            self._users += 1
+
+    def give_back(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                for kind, precision in self._before:
+                    kind.fp32_precision = precision
+
+
+_float32 = _Float32()  # as the settings that it guards, one a process
+
+
+@contextmanager
+def full_float32(*, enabled: bool = True) -> Iterator[None]:
+    """Let NVIDIA GPUs compute float32 in the body with all its 24 bits.
+
+    Left alone, torch lets cuDNN convolve float32 as TF32, which keeps 11 bits. The settings are
+    the process's own; they are put back as they were when the last body ends, whichever thread it
+    is of. Elsewhere than on these GPUs nothing changes.
+
+    Args:
+        enabled: False leaves everything as it is.
+    """
+    if not enabled:
+        yield
+        return
+    _float32.take()
+    try:
+        yield
+    finally:
+        _float32.give_back()
+
+
+@contextmanager
+def inference(kind: str = "cpu", *, bf16: bool = False) -> Iterator[None]:
+    """Compute without gradients in the body, in bfloat16 or true float32.
+
+    Args:
+        kind: of device: "cpu", "cuda" or "mps".
+        bf16: whether convolutions are worked out in bfloat16.
+    """
+    import torch
+
+    with (
+        torch.inference_mode(),
+        full_float32(enabled=not bf16),
+        torch.autocast(kind, torch.bfloat16, enabled=bf16),
+    ):
+        yield
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put `module` into evaluation mode, and each of its parts back as it was afterwards.
+
+    Parts may differ: a frozen normalisation stays in evaluation mode inside a training net.
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def keep_freed_memory(*, large: bool = True) -> bool:
+    """Ask the C library to keep what is freed for the next allocation; for the whole process.
+
+    By default the GNU C library returns large blocks to the system when they are freed, so that
+    each layer's activations are given anew, zeroed page by page: a large part of the time of a
+    training step on a CPU. Programs call this at their start; libraries shouldn't.
+
+    Args:
+        large: whether to keep blocks above 32 MB too. These fit badly into one another's place:
+            that saves time and costs memory.
+
+    Returns:
+        Whether this C library takes the wish (it does on most Linux systems).
+    """
+    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    taken = [
+        mallopt(M_TRIM_THRESHOLD, NEVER),
+        mallopt(M_MMAP_THRESHOLD, LARGE),
+        mallopt(M_MMAP_MAX, 0 if large else DEFAULT_MMAP_MAX),
+    ]
+    return all(taken)
