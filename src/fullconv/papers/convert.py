@@ -58,9 +58,11 @@ def convert_file(source: Path, name: str, out: Path) -> Converted:
         raise FullconvError(f"{out}: exists already; name a new folder")
     if published.released and not source.exists():
         raise FullconvError(f"{source}: no such file; fetch {published.released}")
-    net = published.build()
     torch_wrote_it = source.suffix in CHECKPOINTS
-    layers = read_checkpoint(source) if torch_wrote_it else read_layers(source)
+    # All of the file is walked before the net is built, which takes half a minute at worst. The
+    # values stay where they are, mapped into memory.
+    layers = list(read_checkpoint(source) if torch_wrote_it else read_layers(source))
+    net = published.build()
     load_layers(net, caffe_names(net), layers, source, name, scale_layers=not torch_wrote_it)
     net.save_pretrained(out)
     heads = {head: labelling.classes for head, labelling in net.heads.items()}
