@@ -56,4 +56,4 @@ $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
 	touch $@ $(VENV)/.fullconv
 
 clean:
-	rm -rf $(VENV) runs dist build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) runs dist build .import_linter_cache .mypy_cache .ruff_cache .pytest_cache

@@ -43,7 +43,7 @@ from fullconv.demo.streets import CLASSES, PALETTE, draw_scene
 from fullconv.predict.pictures import save_label_image
 from fullconv.predict.scenes import photograph
 from fullconv.report.contact import side_by_side
-from fullconv.report.page import Example, Labelling, Report
+from fullconv.report.page import Example, Report, ReportedHead
 
 Size = tuple[int, int]
 Drawn = tuple[NDArray[np.uint8], Labels]
@@ -135,7 +135,7 @@ def contact_sheet(folders: list[DatasetFolder], rows: int = 3) -> Image.Image:
 
 def _pictures(folder: DatasetFolder, rows: int) -> Report:
     info, train = folder.info, folder.split("train")
-    head = Labelling("labels", info.classes, info.palette or default_palette(len(info.classes)))
+    head = ReportedHead("labels", info.classes, info.palette or default_palette(len(info.classes)))
     scenes = []
     for index in range(min(rows, len(train))):
         name, image, (labels,) = train[index]

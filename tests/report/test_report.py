@@ -16,7 +16,7 @@ from PIL import Image
 from fullconv.measure.metrics import Metrics
 from fullconv.report.contact import side_by_side
 from fullconv.report.figures import HATCH, hatched
-from fullconv.report.page import DASH, Example, Labelling, NetResult, Report, write_report
+from fullconv.report.page import DASH, Example, NetResult, Report, ReportedHead, write_report
 
 CLASSES = ("sky", "road", "pole", "ghost")
 PALETTE = ((10, 20, 200), (120, 60, 130), (250, 250, 0), (0, 0, 0))
@@ -80,7 +80,7 @@ def a_report(nets: int = 3, examples: int = 2, size: tuple[int, int] = (40, 60))
     return Report(
         title="FCN on noise",
         intro="What it learnt.",
-        heads=(Labelling("labels", CLASSES, PALETTE),),
+        heads=(ReportedHead("labels", CLASSES, PALETTE),),
         ignore_index=255,
         nets=tuple(
             NetResult(
@@ -313,7 +313,7 @@ def test_many_classes_list_the_worst_confusions(tmp_path: Path) -> None:
     report = a_report(nets=1, examples=0)
     report = replace(
         report,
-        heads=(Labelling("labels", classes, ((1, 2, 3),) * 150),),
+        heads=(ReportedHead("labels", classes, ((1, 2, 3),) * 150),),
         nets=(replace(report.nets[0], metrics=metrics),),
     )
     page = written(tmp_path, report)
@@ -397,7 +397,7 @@ def test_side_by_side_without_scenes_is_refused() -> None:
 
 # Several heads
 
-GEO = Labelling(
+GEO = ReportedHead(
     "geo", ("far", "near", "water"), ((9, 200, 9), (200, 9, 200), (1, 1, 1)), ("water",)
 )
 GEO_CONFUSION = [[30, 10, 0], [20, 40, 0], [0, 0, 0]]  # IUs 30/60, 40/70, none
@@ -413,7 +413,7 @@ def two_headed(stages: int = 2, scenes: int = 2, size: tuple[int, int] = (40, 60
 
     return replace(
         report,
-        heads=(Labelling("sem", CLASSES, PALETTE), GEO),
+        heads=(ReportedHead("sem", CLASSES, PALETTE), GEO),
         nets=tuple(
             replace(
                 stage,

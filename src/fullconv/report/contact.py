@@ -13,7 +13,7 @@ from PIL.ImageFont import FreeTypeFont
 
 from fullconv.base.palette import Colour
 from fullconv.report.figures import hatched
-from fullconv.report.page import Example, Labelling, Report, legend
+from fullconv.report.page import Example, Report, ReportedHead, legend
 
 PAPER, INK, MUTED = (255, 255, 255), (27, 33, 39), (88, 97, 106)
 
@@ -75,7 +75,7 @@ def _titles(names: Sequence[str], width: int, font: FreeTypeFont) -> Image.Image
     return titles
 
 
-def _legend(report: Report, head: Labelling, width: int, font: FreeTypeFont) -> Image.Image:
+def _legend(report: Report, head: ReportedHead, width: int, font: FreeTypeFont) -> Image.Image:
     """Name the colours that occur, in as many lines as `width` pixels need."""
     entries = [_entry(name, colour, font) for name, colour in legend(report, head)]
     if len(report.heads) > 1:

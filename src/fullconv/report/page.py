@@ -33,7 +33,7 @@ METRICS = {
 
 
 @dataclass(frozen=True)
-class Labelling:
+class ReportedHead:
     """One labelling that the nets learn.
 
     Attributes:
@@ -67,7 +67,7 @@ class NetResult:
     seconds: float
     parameters: int
 
-    def of(self, head: Labelling) -> dict[str, Any]:
+    def of(self, head: ReportedHead) -> dict[str, Any]:
         """Return the metrics of one head."""
         of_head: dict[str, Any] = self.metrics.get("heads", {}).get(head.name, self.metrics)
         return of_head
@@ -91,7 +91,7 @@ class Example:
     truth: Mapping[str, NDArray[np.uint8]]
     predictions: tuple[Mapping[str, NDArray[np.uint8]], ...]
 
-    def maps(self, head: Labelling) -> list[NDArray[np.uint8]]:
+    def maps(self, head: ReportedHead) -> list[NDArray[np.uint8]]:
         """Return truth and predictions of one head."""
         return [labels[head.name] for labels in (self.truth, *self.predictions)]
 
@@ -111,7 +111,7 @@ class Report:
 
     title: str
     intro: str
-    heads: tuple[Labelling, ...]
+    heads: tuple[ReportedHead, ...]
     ignore_index: int
     nets: tuple[NetResult, ...]
     examples: tuple[Example, ...]
@@ -122,7 +122,7 @@ class Report:
         """What the figure's columns show."""
         return ("photo", "truth", *(net.name for net in self.nets))
 
-    def titled(self, text: str, head: Labelling) -> str:
+    def titled(self, text: str, head: ReportedHead) -> str:
         """Add a head's name to `text`, where there are several."""
         return f"{text}, {head.name}" if len(self.heads) > 1 else text
 
@@ -139,7 +139,7 @@ class ClassRow(NamedTuple):
 class HeadView(NamedTuple):
     """What the page shows of one head; `matrix` holds shares of its rows, or is None."""
 
-    head: Labelling
+    head: ReportedHead
     best: dict[str, float | None]
     legend: list[tuple[str, Colour | None]]
     class_rows: list[ClassRow]
@@ -214,7 +214,7 @@ def count(value: float) -> str:
     return f"{value:.0f}"
 
 
-def _view(report: Report, head: Labelling) -> HeadView:
+def _view(report: Report, head: ReportedHead) -> HeadView:
     matrix = np.array(report.nets[-1].of(head).get("confusion") or [], dtype=np.int64)
     class_rows = _class_rows(report, head, matrix)
     shown = len(head.classes) <= MOST_CLASSES_IN_MATRIX and matrix.size > 0
@@ -250,7 +250,7 @@ def _pictures(report: Report) -> list[tuple[Example, list[tuple[str, str]]]]:
     return rows
 
 
-def legend(report: Report, head: Labelling) -> list[tuple[str, Colour | None]]:
+def legend(report: Report, head: ReportedHead) -> list[tuple[str, Colour | None]]:
     """Return the classes of a head that examples show, and their colours; "ignored" has None."""
     seen: set[int] = set()
     for example in report.examples:
@@ -278,7 +278,7 @@ def _curves(report: Report) -> list[tuple[str, str, list[tuple[str, str]]]]:
     ]
 
 
-def _class_rows(report: Report, head: Labelling, matrix: NDArray[np.int64]) -> list[ClassRow]:
+def _class_rows(report: Report, head: ReportedHead, matrix: NDArray[np.int64]) -> list[ClassRow]:
     """Return the classes by falling IU of the last net, those without one last."""
     total = int(matrix.sum())
     ius = [net.of(head).get("iu") or {} for net in report.nets]

@@ -16,7 +16,7 @@ from fullconv.data.loading import CachedSplit
 from fullconv.measure.evaluation import Evaluation
 from fullconv.net.fcn import FCN, Labels, load
 from fullconv.predict.scenes import photograph
-from fullconv.report.page import Example, Labelling, NetResult, Report
+from fullconv.report.page import Example, NetResult, Report, ReportedHead
 from fullconv.train.outcome import Outcome, Trained
 
 
@@ -60,7 +60,7 @@ def summarise(
         title=f"{_title(last.name)} on {info.name}",
         intro=f"{len(results)} {course}; measured on {split.name}, {len(split)} images.",
         heads=tuple(
-            Labelling(name, head.classes, head.palette, own.unscored)
+            ReportedHead(name, head.classes, head.palette, own.unscored)
             for (name, head), own in zip(net.heads.items(), split.heads.values(), strict=True)
         ),
         ignore_index=net.ignore_index,
