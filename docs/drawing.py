@@ -31,7 +31,7 @@ from fullconv.base.errors import FullconvError
 from fullconv.base.files import replacing
 from fullconv.geometry import Grid, Window
 from fullconv.net.arguments import ONLY_HEAD
-from fullconv.net.description import Description, Layer, ScoredLayer, describe
+from fullconv.net.description import Description, ScoredLayer, SlidingLayer, describe
 from fullconv.net.fcn import FCN, load
 from fullconv.papers.blueprint import DEFAULT_BACKBONE, Blueprint
 
@@ -112,9 +112,9 @@ class Join:
     result: Strip
 
 
-def columns(layers: Sequence[Layer], scored: Sequence[ScoredLayer] = ()) -> list[Column]:
+def columns(layers: Sequence[SlidingLayer], scored: Sequence[ScoredLayer] = ()) -> list[Column]:
     """Group the sliding layers of a trunk by their grids, into the drawing's columns."""
-    places: dict[tuple[object, ...], list[Layer]] = {}
+    places: dict[tuple[object, ...], list[SlidingLayer]] = {}
     for layer in layers:
         places.setdefault(_place(layer), []).append(layer)
     names = {layer.name for layer in layers}
@@ -130,7 +130,7 @@ def columns(layers: Sequence[Layer], scored: Sequence[ScoredLayer] = ()) -> list
     ]
 
 
-def _place(layer: Layer | ScoredLayer | Column) -> tuple[object, ...]:
+def _place(layer: SlidingLayer | ScoredLayer | Column) -> tuple[object, ...]:
     return layer.size, layer.grid.stride, layer.grid.offset
 
 
@@ -184,7 +184,7 @@ def draw(net: FCN, size: tuple[int, int], name: str) -> Figure:
     return sheet.figure
 
 
-def _layers_of(layers: Sequence[Layer], trunk: str) -> list[Layer]:
+def _layers_of(layers: Sequence[SlidingLayer], trunk: str) -> list[SlidingLayer]:
     """Return the layers whose names begin with `trunk`, which is taken off."""
     return [
         replace(layer, name=layer.name.removeprefix(trunk))

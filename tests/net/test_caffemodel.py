@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fullconv import FullconvError
-from fullconv.net.weights.caffemodel import Layer, read_layers
+from fullconv.net.weights.caffemodel import WeightedLayer, read_layers
 
 # Writing by Caffe's own schema --------------------------------------------------------------------
 
@@ -380,7 +380,7 @@ FUZZ = settings(
 )
 
 
-def read_within_bounds(folder: Path, contents: bytes) -> list[Layer] | None:
+def read_within_bounds(folder: Path, contents: bytes) -> list[WeightedLayer] | None:
     """Read `contents`; either all is sound, or one line says what is wrong, and memory is flat."""
     path = written(folder, contents)
     tracemalloc.start()

@@ -19,7 +19,7 @@ import fullconv
 from fullconv import FCN, FullconvError
 from fullconv.net.caffe_classifiers import Inception, InceptionWidths
 from fullconv.net.rewrites.elision import elided, saved_multiply_adds
-from fullconv.net.rewrites.elision.plan import Plan
+from fullconv.net.rewrites.elision.plan import ElisionPlan
 
 SIZES = [(1, 1), (2, 31), (33, 47), (64, 96), (101, 58)]
 
@@ -226,7 +226,7 @@ def test_layers_of_other_kinds(layer, is_elided):
     net = FCN(nn.Sequential(layers), stride, 3, padding=100)
     nn.init.normal_(net.scores[str(stride)].weight)
     net.double().eval()
-    elided_names = [node.name for node in Plan.of(net.trunk.layers, (40, 51)).values]
+    elided_names = [node.name for node in ElisionPlan.of(net.trunk.layers, (40, 51)).values]
     assert elided_names[:2] == ["conv1", "relu1"] and "wide" not in elided_names
     assert ("layer" in elided_names) == ("conv2" in elided_names) == is_elided
     for size in ((1, 1), (40, 51), (41, 50)):
@@ -298,7 +298,7 @@ def test_the_papers_net():
 
 def test_cells_that_see_an_image_of_500_pixels():
     """By hand: a pixel p is at cell p + 99 of conv1_1, in frames of 698; pooling rounds up."""
-    plan = Plan.of(net_of("vgg", 8).trunk.layers, (500, 500))
+    plan = ElisionPlan.of(net_of("vgg", 8).trunk.layers, (500, 500))
     rows, columns = plan.axes
     seeing = {node.name: rows.seeing(node) for node in plan.values}
     assert seeing["conv1_1"] == range(98, 600)  # 99 - 1 to 598 + 1

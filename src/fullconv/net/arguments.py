@@ -24,7 +24,7 @@ from fullconv.base.settings import first_mistake
 from fullconv.geometry import MOST_PADDING
 
 ONLY_HEAD = "labels"
-COLOR = {"color": 3}
+COLOR_ONLY = {"color": 3}
 MOST_INPUTS, MOST_HEADS, MOST_CLASSES = 16, 16, 255
 MOST_REDUCTION = 16
 
@@ -53,7 +53,7 @@ class NetArguments(BaseModel):
 
     trunk: str | None = None
     stride: int
-    inputs: Annotated[dict[str, Channels], Field(min_length=1, max_length=MOST_INPUTS)] = COLOR
+    inputs: Annotated[dict[str, Channels], Field(min_length=1, max_length=MOST_INPUTS)] = COLOR_ONLY
     fusion: Literal["early", "late"] = "early"
     skips: dict[int, str] = {}
     skip_scales: dict[int, float] = {}
@@ -118,7 +118,7 @@ class NetArguments(BaseModel):
     @classmethod
     def _names_of_inputs(cls, inputs: dict[str, int]) -> dict[str, int]:
         require_names("input", inputs)
-        if COLOR.keys() & inputs and next(iter(inputs)) not in COLOR:
+        if COLOR_ONLY.keys() & inputs and next(iter(inputs)) not in COLOR_ONLY:
             raise ValueError("the input color must come first: pretrained filters are for it")
         return inputs
 
@@ -155,7 +155,7 @@ class NetArguments(BaseModel):
             return "reduce must be 1 with a padding of the first convolution"
         if self.learn_last_upscore:
             return "reduce must be 1 where the last upscore is learnt"
-        if self.inputs != COLOR:
+        if self.inputs != COLOR_ONLY:
             return f"reduce must be 1 for the inputs {', '.join(self.inputs)}"
         return None
 

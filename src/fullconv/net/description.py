@@ -17,7 +17,7 @@ from fullconv.net.upscore import Upscore
 
 
 @dataclass(frozen=True)
-class Layer:
+class SlidingLayer:
     """A layer of the trunk that slides over the image.
 
     Attributes:
@@ -89,7 +89,7 @@ class Description:
     reduce: int
     pixels: Grid
     padded: tuple[int, int]
-    layers: tuple[Layer, ...]
+    layers: tuple[SlidingLayer, ...]
     scored: tuple[ScoredLayer, ...]
     parameters: int
     multiply_adds: int
@@ -116,7 +116,7 @@ def describe(net: FCN, size: tuple[int, int]) -> Description:
 
 def _layers(
     net: FCN, trunk: str, padded: tuple[int, int], counts: dict[str, int]
-) -> Iterator[Layer]:
+) -> Iterator[SlidingLayer]:
     """Yield the sliding layers of one of the net's trunks."""
     network, prefix = net.trunks[trunk].layers, f"{trunk}." if trunk else ""
     height, width = padded
@@ -129,7 +129,7 @@ def _layers(
             cells = vertical.cells(height), horizontal.cells(width)
             row = _layer(network, node, counts, prefix)
             if row is not None:
-                yield Layer(prefix + row[0], *row[1:4], cells, vertical, *row[4:])
+                yield SlidingLayer(prefix + row[0], *row[1:4], cells, vertical, *row[4:])
 
 
 def _scored(net: FCN, padded: tuple[int, int]) -> tuple[ScoredLayer, ...]:
@@ -166,7 +166,7 @@ def _scored(net: FCN, padded: tuple[int, int]) -> tuple[ScoredLayer, ...]:
 def _layer(
     network: fx.GraphModule, node: fx.Node, counts: dict[str, int], prefix: str
 ) -> tuple[str, str, str, int, int, int] | None:
-    """Return the parts of a `Layer` that don't depend on the image's size."""
+    """Return the parts of a `SlidingLayer` that don't depend on the image's size."""
     if node.op != "call_module":
         return None
     module = network.get_submodule(str(node.target))

@@ -21,7 +21,7 @@ from fullconv.base.images import to_rgb
 from fullconv.base.palette import Colour
 from fullconv.base.runtime import inference
 from fullconv.geometry import GeometryError, Grid, least_padding
-from fullconv.net.arguments import COLOR, Labelling, NetArguments, labellings
+from fullconv.net.arguments import COLOR_ONLY, Labelling, NetArguments, labellings
 from fullconv.net.folder import (
     CONFIG,
     FORMAT,
@@ -163,7 +163,7 @@ class FCN(nn.Module):
         self.arguments = NetArguments.of(
             trunk=trunk if isinstance(trunk, str) else None,
             stride=stride,
-            inputs=dict(inputs or COLOR),
+            inputs=dict(inputs or COLOR_ONLY),
             fusion=fusion,
             skips=dict(skips or {}),
             skip_scales=dict(skip_scales or {}),
@@ -422,7 +422,7 @@ class FCN(nn.Module):
             )
         elif isinstance(image, (str, PathLike)):
             reader = self.preprocessing.reader()
-            pixels = (reader.image if self.inputs == COLOR else reader.input)(Path(image))
+            pixels = (reader.image if self.inputs == COLOR_ONLY else reader.input)(Path(image))
         else:
             pixels = to_rgb(image, self.preprocessing.reader())
         channels = sum(self.inputs.values())

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from fullconv.base.errors import FullconvError, nearest
 from fullconv.base.palette import Colour, voc_palette
-from fullconv.net.arguments import COLOR, ONLY_HEAD
+from fullconv.net.arguments import COLOR_ONLY, ONLY_HEAD
 from fullconv.net.caffe_classifiers import MEAN_COLOR
 from fullconv.net.fcn import FCN
 from fullconv.net.preprocessing import Preprocessing
@@ -62,7 +62,7 @@ class Blueprint:
     backbone: str = DEFAULT_BACKBONE
     fixed: bool = False
     heads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    inputs: Mapping[str, int] = field(default_factory=COLOR.copy)
+    inputs: Mapping[str, int] = field(default_factory=COLOR_ONLY.copy)
     fusion: Literal["early", "late"] = "early"
     skip_scales: Mapping[int, float] = field(default_factory=dict)
     padding: int | None = None

@@ -14,7 +14,7 @@ from fullconv.base.files import replacing
 from fullconv.net.fcn import FCN
 from fullconv.net.trunk import LateFusion, Tap
 from fullconv.net.weights.caffe_layers import fill, read_classifier, weighted_layers
-from fullconv.net.weights.caffemodel import Layer, read_layers
+from fullconv.net.weights.caffemodel import WeightedLayer, read_layers
 from fullconv.net.weights.torch_file import read_checkpoint
 from fullconv.papers.blueprint import Blueprint
 
@@ -72,7 +72,7 @@ def convert_file(source: Path, name: str, out: Path) -> Converted:
 def load_layers(
     net: FCN,
     names: Mapping[str, str],
-    layers: Iterable[Layer],
+    layers: Iterable[WeightedLayer],
     source: Path,
     model: str | None = None,
     *,

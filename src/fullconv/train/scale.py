@@ -9,7 +9,7 @@ import numpy as np
 from fullconv.data.folder import DatasetFolder, Split
 from fullconv.data.transforms import default_magnification, default_reductions
 from fullconv.measure.bounds import upper_bounds
-from fullconv.net.arguments import COLOR, most_magnification
+from fullconv.net.arguments import COLOR_ONLY, most_magnification
 from fullconv.net.fcn import Sight
 from fullconv.papers.blueprint import PAPER_NETS
 from fullconv.train.settings import Settings
@@ -26,7 +26,7 @@ def sight(settings: Settings, folder: DatasetFolder) -> Sight:
     """Return how a new net is to see the images: as the recipe says, else as suits them."""
     recipe = settings.recipe
     magnify, reduce = recipe.magnify, recipe.reduce
-    if settings.model in PAPER_NETS or folder.info.inputs.keys() != COLOR.keys():
+    if settings.model in PAPER_NETS or folder.info.inputs.keys() != COLOR_ONLY.keys():
         # Distances are not to be mixed, and models of one dataset are to go together.
         return Sight(magnify or 1, reduce or 1)
     split = folder.split("train")

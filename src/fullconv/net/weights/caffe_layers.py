@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fullconv.base.errors import FullconvError
 from fullconv.net.caffe_classifiers import GoogLeNet
-from fullconv.net.weights.caffemodel import Blob, Layer, read_layers
+from fullconv.net.weights.caffemodel import Blob, WeightedLayer, read_layers
 
 CLASSIFIERS_LAST = {"fc8", "loss3/classifier"}  # the layers that only a classifier has
 MOST_NAMED = 3  # layers in a message
@@ -27,7 +27,7 @@ def weighted_layers(network: nn.Module) -> list[str]:
 def fill(
     state: Mapping[str, Tensor],
     names: Mapping[str, str],
-    layers: Iterable[Layer],
+    layers: Iterable[WeightedLayer],
     source: Path,
     *,
     what: str,
@@ -104,7 +104,7 @@ class _UnfitError(ValueError):
     """A layer is not as the network has it; the message names both."""
 
 
-def _fill_layer(state: Mapping[str, Tensor], path: str, layer: Layer) -> None:
+def _fill_layer(state: Mapping[str, Tensor], path: str, layer: WeightedLayer) -> None:
     targets = [state[key].detach() for key in (f"{path}.weight", f"{path}.bias") if key in state]
     if len(layer.blobs) != len(targets):
         raise _UnfitError(f"{layer.name} has {len(layer.blobs)} blobs, not {len(targets)}")
@@ -132,7 +132,7 @@ def _fill_diagonal(name: str, blob: Blob, target: Tensor) -> None:
     target.numpy()[:, 0] = diagonal
 
 
-def _check_factor(layer: Layer, factor: float, channels: int) -> None:
+def _check_factor(layer: WeightedLayer, factor: float, channels: int) -> None:
     values = layer.blobs[0].values
     if len(layer.blobs) != 1 or _bare(values.shape) != _bare((channels,)):
         raise _UnfitError(f"{layer.name} is not {channels} factors, one a channel")

@@ -66,7 +66,7 @@ class Blob:
 
 
 @dataclass(frozen=True)
-class Layer:
+class WeightedLayer:
     """A layer of a caffemodel.
 
     Attributes:
@@ -81,7 +81,7 @@ class Layer:
     blobs: tuple[Blob, ...]
 
 
-def read_layers(path: Path) -> Iterator[Layer]:
+def read_layers(path: Path) -> Iterator[WeightedLayer]:
     """Yield a caffemodel's layers in their order, those without blobs included.
 
     Both of Caffe's ways of writing layers are read, in the same file even: `layer` (since 2014) and
@@ -143,12 +143,12 @@ class _Walk:
         self.contents = contents
         self.fields_left = MOST_FIELDS
 
-    def layers(self) -> Iterator[Layer]:
+    def layers(self) -> Iterator[WeightedLayer]:
         for field in self.fields(0, len(self.contents)):
             if field.number in LAYER_KINDS:
                 yield self.layer(field, LAYER_KINDS[field.number])
 
-    def layer(self, field: _Field, kind: _LayerKind) -> Layer:
+    def layer(self, field: _Field, kind: _LayerKind) -> WeightedLayer:
         fields = self.message(field)
         about = self.decoded(kind.message, fields)
         if kind.message == "V1LayerParameter" and about.HasField("layer"):
@@ -158,7 +158,7 @@ class _Walk:
             blobs = [self.blob(each) for each in fields if each.number == kind.blobs]
         except _DamagedError as error:
             raise _DamagedError(f"layer {name[:80]!a}: {error}") from error
-        return Layer(name, _type(about.type), tuple(blobs))
+        return WeightedLayer(name, _type(about.type), tuple(blobs))
 
     def blob(self, field: _Field) -> Blob:
         fields = self.message(field)

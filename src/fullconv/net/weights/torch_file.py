@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from fullconv.base.errors import FullconvError
-from fullconv.net.weights.caffemodel import Blob, Layer
+from fullconv.net.weights.caffemodel import Blob, WeightedLayer
 
 ZIPPED = b"PK\x03\x04"  # by which torch tells a zip archive
 STATE = "model_state_dict"  # where a trainer's checkpoint keeps the net's weights
 NUMPY_DTYPES = {torch.float16, torch.float32, torch.float64}
 
 
-def read_checkpoint(path: Path) -> Iterator[Layer]:
+def read_checkpoint(path: Path) -> Iterator[WeightedLayer]:
     """Yield the layers of a state dict that ``torch.save`` wrote, weights before biases.
 
     Nothing of it is run: only tensors and plain values are unpickled. A trainer's checkpoint that
@@ -36,7 +36,7 @@ def read_checkpoint(path: Path) -> Iterator[Layer]:
         layers.setdefault(layer, {})[parameter] = _blob(value, str(name), path)
     for name, parameters in layers.items():
         blobs = [parameters.pop(kind) for kind in ("weight", "bias") if kind in parameters]
-        yield Layer(name, "", (*blobs, *parameters.values()))
+        yield WeightedLayer(name, "", (*blobs, *parameters.values()))
 
 
 def _state(path: Path) -> Mapping[str, Any]:

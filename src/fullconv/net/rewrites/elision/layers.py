@@ -13,7 +13,7 @@ from fullconv.base.errors import FullconvError
 from fullconv.dense.grids import pair
 from fullconv.dense.tracing import module_of
 from fullconv.net.fcn import FCN, Scores
-from fullconv.net.rewrites.elision.plan import POOLS, Plan
+from fullconv.net.rewrites.elision.plan import POOLS, ElisionPlan
 from fullconv.net.surgery import with_parts
 
 
@@ -88,7 +88,7 @@ class Plus(nn.Module):
 
 def _elided_layers(network: fx.GraphModule, size: tuple[int, int]) -> fx.GraphModule:
     """Return what yields a trunk's features of images of one size; as written, if that is best."""
-    plan = Plan.of(network, size)
+    plan = ElisionPlan.of(network, size)
     if plan.saved_multiply_adds <= 0:
         return network
     blank = Blank(plan)
@@ -121,7 +121,7 @@ class Blank:
     It is worked out on the smallest image whose frame ends as this one's does, and drawn out.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: ElisionPlan) -> None:
         self._plan = plan
         sources = {s for node in plan.values if plan.slides(node) for s in plan.sources(node)}
         wanted = {node for node in plan.values if node in sources or plan.outsiders(node)}
@@ -160,7 +160,7 @@ def _values(
     return found
 
 
-def _surrounded(plan: Plan, node: fx.Node, blank: Blank) -> nn.Module:
+def _surrounded(plan: ElisionPlan, node: fx.Node, blank: Blank) -> nn.Module:
     """Return a sliding layer for an input that goes on beyond its edges as a constant."""
     layer, source = module_of(plan.network, node), plan.sources(node)[0]
     left, right, top, bottom = plan.margins(node, source)
@@ -206,7 +206,7 @@ def _pooling(pool: nn.Module | None) -> nn.Module:
     return twin
 
 
-def _framed(plan: Plan, node: fx.Node, blank: Blank) -> nn.Module:
+def _framed(plan: ElisionPlan, node: fx.Node, blank: Blank) -> nn.Module:
     """Return what sets the cells that an elided value holds into its whole map."""
     margins = plan.frame_margins(node)
     frame, constant = blank.frame(node), blank.constant(node)
@@ -225,7 +225,7 @@ def _is_sole(network: fx.GraphModule, node: fx.Node) -> bool:
     return type(layer) in (nn.Conv2d, *POOLS)
 
 
-def _fit_sources(plan: Plan, node: fx.Node, twins: dict[fx.Node, fx.Node]) -> None:
+def _fit_sources(plan: ElisionPlan, node: fx.Node, twins: dict[fx.Node, fx.Node]) -> None:
     """Crop the maps of which others ask for more cells than a layer that joins them."""
     for source in plan.sources(node):
         margins = plan.margins(node, source)

@@ -24,10 +24,12 @@ EVERYWHERE = range(-sys.maxsize, sys.maxsize)
 def saved_multiply_adds(net: FCN, size: tuple[int, int]) -> int:
     """Return how many multiply-adds `elided` saves on an image of `size` (height, width) pixels."""
     seen = net.seen_size(size)
-    return sum(Plan.of(trunk.layers, seen).saved_multiply_adds for trunk in net.trunks.values())
+    return sum(
+        ElisionPlan.of(trunk.layers, seen).saved_multiply_adds for trunk in net.trunks.values()
+    )
 
 
-class Axis:
+class FramedAxis:
     """The cells of a network's values along one axis.
 
     Spans count the cells of the frame from its first; below that and beyond its last, the frame
@@ -125,7 +127,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ElisionPlan:
     """What of a network to elide for images of one size.
 
     Attributes:
@@ -138,10 +140,10 @@ class Plan:
     network: fx.GraphModule
     image: fx.Node
     values: tuple[fx.Node, ...]
-    axes: tuple[Axis, Axis]
+    axes: tuple[FramedAxis, FramedAxis]
 
     @classmethod
-    def of(cls, network: fx.GraphModule, size: tuple[int, int]) -> Plan:
+    def of(cls, network: fx.GraphModule, size: tuple[int, int]) -> ElisionPlan:
         """Plan for images of `size` (height, width) pixels."""
         found = layer_grids(network)
         image, *nodes = found
@@ -202,8 +204,8 @@ def _axes(
     image: fx.Node,
     found: Mapping[fx.Node, LayerGrid],
     size: tuple[int, int],
-) -> tuple[Axis, Axis]:
-    vertical, horizontal = Axis(image, size[0]), Axis(image, size[1])
+) -> tuple[FramedAxis, FramedAxis]:
+    vertical, horizontal = FramedAxis(image, size[0]), FramedAxis(image, size[1])
     for node, place in found.items():
         if place.vertical is not None and place.horizontal is not None:
             vertical.grids[node], horizontal.grids[node] = place.vertical, place.horizontal
