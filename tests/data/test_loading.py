@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from coloured_scenes import write_scenes
 from dataset_folders import write_dataset, write_rich
@@ -223,6 +224,50 @@ def test_inputs_and_heads_are_kept_as_they_are_read(
     assert split.reads == {0: 1, 1: 1, 2: 1}
     assert CachedSplit(split, kept.kept_bytes - 1).kept_bytes == 0
     assert CachedSplit(split, kept.kept_bytes).kept_bytes == kept.kept_bytes
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bands", "bytes_per_pixel"),
+    [
+        (np.float32, 1, 4),
+        (np.float32, 4, 16),
+        (np.int16, 1, 4),
+        (np.uint16, 5, 10),
+        (np.uint8, 4, 4),
+        (np.int32, 1, 4),
+    ],
+)
+def test_measurements_of_any_type_are_kept_as_they_are_read(
+    tmp_path: Path, dtype: type, bands: int, bytes_per_pixel: int
+) -> None:
+    """Heights below zero, fractions and many bands, none of which fits 16 bits or 8."""
+    root = write_rich(tmp_path)
+    for at, path in enumerate(sorted((root / "depth").rglob("*.png"))):
+        with Image.open(path) as image:
+            shape = (image.height, image.width, bands)
+        values = np.random.default_rng(at).integers(-200, 200, shape) / 8
+        values = values if np.dtype(dtype).kind == "f" else abs(values)
+        layout = {"planarconfig": 1} if bands > 1 else {}
+        path.unlink()
+        target, stored = path.with_suffix(".tif"), values.astype(dtype)
+        tifffile.imwrite(target, stored, photometric="minisblack", **layout)
+    split = DatasetFolder(root).split("train", ("depth",), ("sem",))
+    kept = CachedSplit(split, PLENTY)
+    assert kept.kept_bytes == (8 * 10 + 5 * 13 + 8 * 10) * (bytes_per_pixel + 1)
+    for _ in range(2):
+        for index in range(3):
+            np.testing.assert_array_equal(kept[index].image, split[index].image)
+
+
+def test_a_file_of_another_type_than_the_first_is_read_rightly(tmp_path: Path) -> None:
+    root = write_rich(tmp_path)
+    path = root / "depth/train/train1.png"
+    path.unlink()
+    heights = np.random.default_rng(0).normal(0, 9, (5, 13)).astype(np.float32)
+    tifffile.imwrite(path.with_suffix(".tif"), heights)
+    kept = CachedSplit(DatasetFolder(root).split("train", ("color", "depth"), ("sem",)), PLENTY)
+    for _ in range(2):
+        np.testing.assert_array_equal(kept[1].image[..., 3], heights)
 
 
 def test_max_pixels_of_the_folder_holds_for_what_is_kept(tmp_path: Path) -> None:

@@ -32,11 +32,14 @@ class Input(NamedTuple):
         channels: 3 (bytes: colours, or HHA); 1 (16-bit grey, which stands for distances in
             millimetres and is read as float32 with its values kept); or those of files of more
             bands, whose values are kept, too.
+        kind: numpy's name of the least type that holds the values of its first file: "u1", "u2" or
+            "f4".
     """
 
     name: str
     folder: str
     channels: int = 3
+    kind: str = "u1"
 
     def read(self, path: Path, reader: ImageReader) -> NDArray[np.uint8] | NDArray[np.float32]:
         """Read one of its files: (H, W, channels), uint8 or float32 (see `ImageReader.input`).
@@ -320,7 +323,11 @@ class DatasetFolder:
         """
         own = self.info.input_name(name)
         folder = self.info.inputs[own]
-        return Input(own, folder, 3 if own == COLOR else self._channels(folder))
+        first = None if own == COLOR else self._first(folder)
+        if first is None or first.measured is None:
+            return Input(own, folder)
+        byte, word = (first.dtype.kind in "bu" and first.bits <= bits for bits in (8, 16))
+        return Input(own, folder, first.channels, "u1" if byte else "u2" if word else "f4")
 
     def require_inputs(self, inputs: Mapping[str, int]) -> None:
         """Refuse inputs that this folder does not have, or not with so many channels.
@@ -346,14 +353,14 @@ class DatasetFolder:
                 f"{name!r} has {channels}; {cure}"
             )
 
-    def _channels(self, folder: str) -> int:
-        """Tell what the first readable file of an input holds; 3 channels where there is none."""
+    def _first(self, folder: str) -> Stored | None:
+        """Tell what the first readable file of an input holds; None where there is none."""
         for split in SPLITS:
             for path in sorted(files_below(self.root / folder / split)):
                 if path.suffix.lower() in IMAGE_SUFFIXES:
                     with suppress(FullconvError):  # it is told when it is read
-                        return self.reader.channels(path)
-        return 3
+                        return self.reader.describe(path)
+        return None
 
     def _is_held_out(self, name: str) -> bool:
         return self.held_out and name == "val"

@@ -32,6 +32,9 @@ from fullconv.data.listing import Sample
 UNKNOWN_MEMORY = 4 << 30  # assumed where the system does not tell
 LITTLE_SHARED_MEMORY = 512 << 20
 
+_KINDS = ("u1", "u2", "f4")  # each holds the values of those before it
+_KEPT = dict(zip(_KINDS, (torch.uint8, torch.uint16, torch.float32), strict=True))
+
 Transform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[Tensor, Tensor]]
 
 
@@ -39,7 +42,7 @@ class CachedSplit:
     """A split that keeps its decoded images in memory, where they fit.
 
     Images are decoded when first asked for, by whichever process asks. Distances are kept in the
-    16 bits that they have in their files.
+    16 bits that they have in their files; an image that does not fit its input's type is not kept.
 
     Args:
         split: where images and masks come from.
@@ -58,7 +61,7 @@ class CachedSplit:
     ) -> None:
         self.split, self.name = split, split.name
         channels = [each.channels for each in split.inputs.values()]
-        kind = torch.uint16 if 1 in channels else torch.uint8
+        kind = _KEPT[max((each.kind for each in split.inputs.values()), key=_KINDS.index)]
         self._bytes_per_pixel = sum(channels) * kind.itemsize + len(split.heads)
         self._sizes = _sizes_if_they_fit(split, sizes or {}, budget_bytes // self._bytes_per_pixel)
         if self._sizes is not None:
@@ -99,7 +102,11 @@ class CachedSplit:
         image = self._images[end - area : end].numpy().reshape(*size, -1)
         labels = self._labels[layers * (end - area) : layers * end].numpy().reshape(-1, *size)
         if not self._filled[index]:  # two workers may both do it, with the same result
-            _, image[:], labels[:] = self.split[index]
+            sample = self.split[index]
+            with np.errstate(invalid="ignore"):
+                image[:], labels[:] = sample.image, sample.labels
+            if sample.image.dtype != image.dtype and not np.array_equal(sample.image, image):
+                return sample  # of another type than the first file of its input
             self._filled[index] = 1
         if image.dtype != np.uint8:
             image = image.astype(np.float32)
