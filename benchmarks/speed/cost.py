@@ -32,8 +32,9 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.frame import Results, Row, arguments, in_turns, plain, save_figure
 from benchmarks.speed.predict import Plain
 from benchmarks.speed.training import made_step
+from fullconv.export.verification import EngineConfig
 from fullconv.net.fcn import FCN
-from fullconv.predict.engines import Way, build, ways
+from fullconv.predict.engines import build, configs
 from fullconv.predict.labeller import Labeller
 from fullconv.train.recipe import Recipe
 from fullconv.train.state import make_optimizer
@@ -44,7 +45,7 @@ CLASSES = (2, 5, 12, 21, 60, 150)
 BATCHES = (1, 2, 4, 8, 16)
 CPU = torch.device("cpu")
 EAGER, PLAIN_STEP, STEP = "eager torch", "plain step, bf16", "fullconv step, bf16"
-WAYS = (Way("torch"), Way("openvino"), Way("openvino", "bf16"))
+WAYS = (EngineConfig("torch"), EngineConfig("openvino"), EngineConfig("openvino", "bf16"))
 KINDS = {  # of torch's operations
     "convolutions, backward": {"convolution_backward"},
     "convolutions, forward": {"mkldnn_convolution"},
@@ -109,7 +110,7 @@ def labelled(net: FCN, side: int, by: str, value: int) -> list[Row]:
     work: dict[str, Callable[[], Any]] = {
         EAGER: torch.inference_mode()(lambda: plain(torch.from_numpy(image)[None]))
     }
-    for way in [way for way in WAYS if way in ways("auto", "auto", CPU)]:
+    for way in [way for way in WAYS if way in configs("auto", "auto", CPU)]:
         work[f"fullconv, {way}"] = partial(Labeller(net, build(net, way, [image])), image)
     spent = in_turns(work, 1, 9)
     return [row(by, value, name, ms) for name, ms in spent.items()]

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from benchmarks.frame import Results, arguments, in_turns
 from benchmarks.speed.predict import Pixels, by_onnxruntime, by_openvino
+from fullconv.export.coarse import CoarseScores
 from fullconv.net.fcn import FCN
 from fullconv.papers.blueprint import paper
-from fullconv.predict.engines import build, ways
-from fullconv.predict.engines.whole import Whole
+from fullconv.predict.engines import build, configs
 from fullconv.predict.labeller import Labeller
 
 SIZE = (500, 500)
@@ -42,7 +42,7 @@ class LabelsOfAll(nn.Module):
     def __init__(self, net: FCN, layout: torch.memory_format) -> None:
         super().__init__()
         own = copy.deepcopy(net).to(memory_format=layout)
-        self.whole, self.head = Whole(own), own.head
+        self.whole, self.head = CoarseScores(own), own.head
 
     def forward(self, images: Tensor) -> Tensor:
         """Return labels N x H x W of images N x H x W x 3."""
@@ -70,7 +70,7 @@ def main() -> None:
 
 def measure(net: FCN, image: Pixels, rounds: int) -> list[dict[str, str]]:
     """Return a row for each way to label `image`."""
-    options = [way for way in ways("auto", "auto", torch.device("cpu")) if not way.compiled]
+    options = [way for way in configs("auto", "auto", torch.device("cpu")) if not way.compiled]
     ours = {way: build(net, way, [image]) for way in options}
     work: dict[str, Callable[[], Any]] = {
         f"whole net, {name}": partial(label, image) for name, label in peers(net, image).items()
@@ -78,7 +78,7 @@ def measure(net: FCN, image: Pixels, rounds: int) -> list[dict[str, str]]:
     for way, engine in ours.items():
         work[f"fullconv, {way}"] = partial(Labeller(net, engine), image)
     spent = in_turns(work, 1, rounds)
-    truth = Whole(net)(torch.from_numpy(image)[None])[0]
+    truth = CoarseScores(net)(torch.from_numpy(image)[None])[0]
     expected = net.head.labels(truth, SIZE)
     rows = []
     for name, ms in spent.items():

@@ -40,9 +40,11 @@ from fullconv.base.images import ImageReader
 from fullconv.base.palette import Colour, palette_image
 from fullconv.base.progress import Progress
 from fullconv.demo.streets import draw_scene
+from fullconv.export.openvino import import_openvino
+from fullconv.export.verification import EngineConfig
 from fullconv.net.fcn import FCN, load
 from fullconv.predict.choice import AT_ONCE
-from fullconv.predict.engines import Way, build, is_installed, ways
+from fullconv.predict.engines import build, configs, is_installed
 from fullconv.predict.jobs import make_folders, plan
 from fullconv.predict.labeller import Labeller
 from fullconv.predict.pictures import overlay
@@ -60,7 +62,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a trained FCN-8s on MobileNetV2")
     asked = parser.parse_args()
     net = load(asked.model).requires_grad_(False) if asked.model else untrained()
-    options = [way for way in ways("auto", "auto", torch.device("cpu")) if not way.compiled]
+    options = [way for way in configs("auto", "auto", torch.device("cpu")) if not way.compiled]
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         paths = sorted((asked.photos or drawn(Path(folder))).rglob("*.jpg"))[:PHOTOS]
         rows = folders(net, paths, options, Path(folder)) + images(net, paths, options)
@@ -94,7 +96,9 @@ def each(work: Callable[[Pixels], object], images: Sequence[Pixels]) -> None:
 # A folder of files
 
 
-def folders(net: FCN, paths: Sequence[Path], options: Sequence[Way], out: Path) -> list[Row]:
+def folders(
+    net: FCN, paths: Sequence[Path], options: Sequence[EngineConfig], out: Path
+) -> list[Row]:
     """Measure a folder of JPEGs to label images and overlays, as a whole and in parts."""
     jobs = plan([str(path) for path in paths], out / "ours")
     make_folders(jobs)
@@ -161,7 +165,7 @@ def encode_all(
 # An image in memory
 
 
-def images(net: FCN, paths: Sequence[Path], options: Sequence[Way]) -> list[Row]:
+def images(net: FCN, paths: Sequence[Path], options: Sequence[EngineConfig]) -> list[Row]:
     """Measure an image's labels by each engine, one image at a time."""
     shown = [ImageReader().image(path) for path in paths[:12]]
     ours = {f"fullconv, {way}": Labeller(net, build(net, way, shown)) for way in options}
@@ -230,9 +234,7 @@ def peers(net: FCN, image: Pixels) -> dict[str, Callable[[Pixels], Any]]:
 
 def by_openvino(plain: nn.Module, image: Pixels, hint: str) -> Callable[[Pixels], Any]:
     """Return the whole net in OpenVINO, for images of one size."""
-    from fullconv.predict.engines.openvino_engine import _openvino
-
-    openvino = _openvino()
+    openvino = import_openvino()
     graph = openvino.convert_model(plain, example_input=torch.from_numpy(image)[None])
     graph.reshape([1, *image.shape])
     settings = {

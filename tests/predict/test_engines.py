@@ -19,11 +19,11 @@ from torch import nn
 from fullconv import FCN, Preprocessing
 from fullconv.base.pipeline import ahead
 from fullconv.data.folder import DatasetFolder
+from fullconv.export.verification import REFERENCE, EngineConfig
 from fullconv.net.head import Head
-from fullconv.predict.choice import REFERENCE
-from fullconv.predict.engines import Way, build, is_installed
-from fullconv.predict.engines.torch_engine import TorchEngine
-from fullconv.predict.engines.whole import OFTEN, SPECIAL_SIZES, SpecialSizes
+from fullconv.net.rewrites.by_size import OFTEN, SPECIAL_SIZES, TwinBySize
+from fullconv.predict.engines import build, is_installed
+from fullconv.predict.engines.torch_engine import twins_for_torch
 from fullconv.predict.labeller import Labeller, label_all
 
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ def engines(*precisions: str) -> list[object]:
     marks = {"openvino": needs("openvino"), "onnxruntime": needs("onnxruntime")}
     return [
         pytest.param(
-            Way(engine, precision), marks=marks.get(engine, ()), id=f"{engine}-{precision}"
+            EngineConfig(engine, precision), marks=marks.get(engine, ()), id=f"{engine}-{precision}"
         )
         for precision in precisions
         for engine in ("torch", "openvino", "onnxruntime")
@@ -101,9 +101,9 @@ def difference(ours, theirs):
 SIZES = ((96, 130), (64, 64), (65, 127), (1, 1), (2, 3), (33, 70), (161, 97))
 
 
-@pytest.mark.parametrize("way", engines("fp32"))
-def test_scores_are_those_of_the_net_whatever_the_size(mobile, way):
-    engine = build(mobile, way)
+@pytest.mark.parametrize("config", engines("fp32"))
+def test_scores_are_those_of_the_net_whatever_the_size(mobile, config):
+    engine = build(mobile, config)
     for size in SIZES:
         image = photo(size)
         scores = engine(image)
@@ -132,21 +132,21 @@ TRUNKS = (
         for name in TRUNKS
     ],
 )
-@pytest.mark.parametrize("way", engines("fp32"))
-def test_no_engine_bakes_a_size_in(trunk, way):
+@pytest.mark.parametrize("config", engines("fp32"))
+def test_no_engine_bakes_a_size_in(trunk, config):
     trunk, *seen = trunk.split()
     options = {{"x": "magnify", "/": "reduce"}[each[0]]: int(each[1:]) for each in seen}
     made = net(NarrowVGG() if trunk == "vgg" else trunk, **options)
-    engine = build(made, way)
+    engine = build(made, config)
     for size in (*SIZES, (66, 67), (68, 95), (94, 100)):
         image = photo(size)
         assert difference(engine(image)["labels"], expected(made, image)) < 1e-4, size
 
 
 @pytest.mark.skipif(not BF16, reason="needs a CPU with bfloat16")
-@pytest.mark.parametrize("way", engines("bf16"))
-def test_bf16_is_near_but_not_the_same(mobile, way):
-    engine = build(mobile, way)
+@pytest.mark.parametrize("config", engines("bf16"))
+def test_bf16_is_near_but_not_the_same(mobile, config):
+    engine = build(mobile, config)
     for size in SIZES[:2]:
         image = photo(size)
         plain = expected(mobile, image)
@@ -154,9 +154,9 @@ def test_bf16_is_near_but_not_the_same(mobile, way):
         assert 1e-3 < apart < 0.3  # of random weights, whose errors grow from layer to layer
 
 
-@pytest.mark.parametrize("way", engines("fp32"))
+@pytest.mark.parametrize("config", engines("fp32"))
 @pytest.mark.parametrize("fusion", ["early", "late"])
-def test_several_heads_and_inputs(way, fusion):
+def test_several_heads_and_inputs(config, fusion):
     """Float32 distances and bytes alike; preprocessing is in the engine, logarithm included."""
     torch.manual_seed(0)
     made = FCN(
@@ -173,7 +173,7 @@ def test_several_heads_and_inputs(way, fusion):
         for score in head.scores.modules():
             if isinstance(score, nn.Conv2d):
                 nn.init.normal_(score.weight)
-    engine = build(made, way)
+    engine = build(made, config)
     bytes_only = photo((70, 90), channels=4)
     distances = bytes_only.astype(np.float32)
     distances[..., 3] *= 20.5
@@ -186,11 +186,11 @@ def test_several_heads_and_inputs(way, fusion):
         assert difference(engine(bytes_only)["sem"], expected(made, distances)["sem"]) < 1e-4
 
 
-@pytest.mark.parametrize("way", engines("fp32"))
-def test_a_net_with_much_padding_of_any_size(way):
+@pytest.mark.parametrize("config", engines("fp32"))
+def test_a_net_with_much_padding_of_any_size(config):
     """The first size is elided, others after some images, further ones never: all are right."""
     made = net(narrow_caffe_vgg(), padding=100)
-    engine = build(made, way)
+    engine = build(made, config)
     sizes = [(70, 90)] * 2 + [(90, 70)] * (OFTEN + 1) + [(64, 80)] * (OFTEN + 1) + [(70, 90)]
     for seed, size in enumerate(sizes):
         image = photo(size, seed)
@@ -198,26 +198,25 @@ def test_a_net_with_much_padding_of_any_size(way):
 
 
 def test_sizes_that_a_net_is_elided_for():
-    made = SpecialSizes(net(narrow_caffe_vgg(), padding=100))
+    made = TwinBySize(net(narrow_caffe_vgg(), padding=100))
 
     def special(height):
-        image = np.empty((height, 7, 3), np.uint8)
-        return made.of(image)
+        return made((height, 7)).size
 
     assert special(5) == (5, 7)  # the first
     assert [special(6) for _ in range(OFTEN)] == [None] * (OFTEN - 1) + [(6, 7)]
     assert SPECIAL_SIZES == 2
     assert [special(8) for _ in range(2 * OFTEN)] == [None] * 2 * OFTEN
     assert (special(5), special(6)) == ((5, 7), (6, 7))
-    usual = SpecialSizes(net(NarrowVGG()))
-    assert [usual.of(np.empty((5, 7, 3), np.uint8)) for _ in range(OFTEN)] == [None] * OFTEN
+    usual = TwinBySize(net(NarrowVGG()))
+    assert [usual((5, 7)).size for _ in range(OFTEN)] == [None] * OFTEN
 
 
-@pytest.mark.parametrize("way", engines("fp32", "bf16"))
+@pytest.mark.parametrize("config", engines("fp32", "bf16"))
 @pytest.mark.parametrize("at_once", [1, 3])
 @pytest.mark.usefixtures("four_threads")
-def test_many_threads_may_ask_at_once(way, at_once):
-    engine = build(net(NarrowVGG()), way, at_once=at_once)
+def test_many_threads_may_ask_at_once(config, at_once):
+    engine = build(net(NarrowVGG()), config, at_once=at_once)
     images = [photo((64 + 8 * (n % 3), 96), seed=n) for n in range(18)]
     alone = [engine(image)["labels"].clone() for image in images]
     together = list(ahead(engine, images, 6))
@@ -225,9 +224,9 @@ def test_many_threads_may_ask_at_once(way, at_once):
         assert one.equal(other["labels"])
 
 
-@pytest.mark.parametrize("way", engines("fp32"))
-def test_arrays_of_any_layout_are_read(mobile, way):
-    engine = build(mobile, way)
+@pytest.mark.parametrize("config", engines("fp32"))
+def test_arrays_of_any_layout_are_read(mobile, config):
+    engine = build(mobile, config)
     image = photo((64, 80))
     turned = image[::-1, ::-1]
     whole = engine(turned)["labels"]
@@ -236,11 +235,11 @@ def test_arrays_of_any_layout_are_read(mobile, way):
     assert difference(engine(image)["labels"], expected(mobile, image.copy())) < 1e-4
 
 
-@pytest.mark.parametrize("way", engines("fp32"))
-def test_labels_need_no_full_resolution_scores(mobile, way, monkeypatch):
+@pytest.mark.parametrize("config", engines("fp32"))
+def test_labels_need_no_full_resolution_scores(mobile, config, monkeypatch):
     image = photo((96, 130))
     truth = mobile(mobile.preprocessing(torch.from_numpy(image).permute(2, 0, 1)[None]))
-    label = Labeller(mobile, build(mobile, way))
+    label = Labeller(mobile, build(mobile, config))
     monkeypatch.setattr(Head, "upsample", None)
     labels = label(image)["labels"]
     assert (labels.dtype, labels.shape) == (np.uint8, (96, 130))
@@ -251,7 +250,8 @@ def test_labels_need_no_full_resolution_scores(mobile, way, monkeypatch):
 def test_probabilities_are_the_softmax_of_the_upscored(mobile):
     image = photo((40, 60))
     label = Labeller(mobile, build(mobile, REFERENCE))
-    found = label.probabilities(label.views(image), (40, 60))["labels"]
+    bands = label.probability_bands("labels", label.views(image), (40, 60))
+    found = np.concatenate(list(bands), 1)
     x = mobile.preprocessing(torch.from_numpy(image).permute(2, 0, 1)[None])
     with torch.no_grad():
         truth = mobile(x).softmax(1)[0].numpy()
@@ -259,20 +259,20 @@ def test_probabilities_are_the_softmax_of_the_upscored(mobile):
     assert np.abs(found - truth).max() < 2e-3
 
 
-@pytest.mark.parametrize("way", engines("fp32", "bf16"))
-def test_an_engine_leaves_its_net_as_it_was(way):
+@pytest.mark.parametrize("config", engines("fp32", "bf16"))
+def test_an_engine_leaves_its_net_as_it_was(config):
     made = net(NarrowVGG())
     made.train()
     made.trunk.eval()
     before = {name: value.clone() for name, value in made.state_dict().items()}
     modes = [part.training for part in made.modules()]
     image = photo((64, 80))
-    first = build(made, way)(image)["labels"]
+    first = build(made, config)(image)["labels"]
     assert [part.training for part in made.modules()] == modes
     assert all(value.equal(before[name]) for name, value in made.state_dict().items())
     assert all(each.requires_grad for each in made.trunk.parameters())
     made.eval()  # whatever mode the net is in, an engine evaluates
-    assert difference(first, expected(made, image)) < (1e-4 if way.precision == "fp32" else 0.5)
+    assert difference(first, expected(made, image)) < (1e-4 if config.precision == "fp32" else 0.5)
     assert not first.requires_grad
 
 
@@ -286,7 +286,7 @@ def test_torch_s_threads_are_divided_among_images_side_by_side(at_once, threads)
             self.counted.append(torch.get_num_threads())
             return super().coarse(x)
 
-    engine = TorchEngine(Counting(), at_once=at_once)
+    engine = build(Counting(), REFERENCE, at_once=at_once)
     with ThreadPoolExecutor(8) as others:
         list(others.map(engine, [photo((8, 9))] * 16))
         assert set(Counting.counted) == {threads}
@@ -305,7 +305,7 @@ def test_torch_s_threads_are_divided_among_images_side_by_side(at_once, threads)
 @pytest.mark.usefixtures("four_threads")
 @pytest.mark.parametrize(("at_once", "threads"), [(1, 4), (2, 1)])
 def test_threads_that_ask_have_one_thread_each_if_the_engine_has_its_own(at_once, threads):
-    engine = TorchEngine(ColourNet(), at_once=at_once)
+    engine = build(ColourNet(), REFERENCE, at_once=at_once)
     found = list(label_all(lambda _: torch.get_num_threads(), range(20), engine))
     assert set(found) == {threads}
     assert torch.get_num_threads() == 4
@@ -316,8 +316,10 @@ def test_threads_that_ask_have_one_thread_each_if_the_engine_has_its_own(at_once
 
 def test_torch_in_bf16_holds_half_the_weights_once():
     made = net(narrow_caffe_vgg(), padding=100)
-    engine = TorchEngine(made, "bf16")
-    modules = [engine._made((40, 50)), engine._made((50, 40)), engine._made(None)]
+    twins = twins_for_torch(made, bf16=True)
+    modules = [twins((40, 50)).net, *(twins((50, 40)).net for _ in range(OFTEN)), twins((9, 9)).net]
+    assert modules[1] is modules[2] is modules[3] is not modules[4]
+    modules = [modules[0], modules[4], modules[5]]
     kept = [
         {
             id(part.weight)
@@ -335,7 +337,7 @@ def test_torch_in_bf16_holds_half_the_weights_once():
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_torch_compiles_a_net():
     made = net(NarrowVGG())
-    engine = build(made, Way("torch", compiled=True))
+    engine = build(made, EngineConfig("torch", compiled=True))
     for size in ((64, 80), (70, 90)):
         image = photo(size)
         assert difference(engine(image)["labels"], expected(made, image)) < 1e-4
@@ -345,21 +347,21 @@ def test_torch_compiles_a_net():
 @pytest.mark.parametrize(("at_once", "size", "streams"), [(1, 64, 1), (3, 64, 3), (3, 512, 1)])
 @pytest.mark.usefixtures("four_threads")
 def test_openvino_is_told_its_settings(at_once, size, streams):
-    engine = build(net(NarrowVGG()), Way("openvino"), at_once=at_once)
-    requests = engine._requests_for(np.zeros((size, 1024, 3), np.uint8))
-    compiled = requests.get().get_compiled_model()
+    engine = build(net(NarrowVGG()), EngineConfig("openvino"), at_once=at_once)
+    requests = engine.prepare(np.zeros((size, 1024, 3), np.uint8))
+    compiled = requests.graph
     said = {
         name: compiled.get_property(name)
         for name in ("INFERENCE_PRECISION_HINT", "INFERENCE_NUM_THREADS", "NUM_STREAMS")
     }
     assert said["INFERENCE_PRECISION_HINT"].to_string() == "f32"
     assert said["NUM_STREAMS"] == min(streams, os.cpu_count() or 1)  # never more than cores
-    assert requests.qsize() == said["NUM_STREAMS"] - 1
+    assert requests.count == said["NUM_STREAMS"]
 
 
 @needs("openvino")
 def test_openvino_reports_to_nobody(tmp_path):
-    script = "from fullconv.predict.engines.openvino_engine import _openvino; _openvino()"
+    script = "from fullconv.export.openvino import import_openvino; import_openvino()"
     environment = {**os.environ, "HOME": str(tmp_path), "CI": ""}
     for start in ("", "import openvino; "):
         subprocess.run([sys.executable, "-c", start + script], env=environment, check=True)
@@ -367,17 +369,17 @@ def test_openvino_reports_to_nobody(tmp_path):
 
 
 @pytest.mark.realdata
-@pytest.mark.parametrize("way", engines("fp32", "bf16"))
-def test_labels_of_photographs_agree(way, fitted):
+@pytest.mark.parametrize("config", engines("fp32", "bf16"))
+def test_labels_of_photographs_agree(config, fitted):
     made, photographs = fitted
-    label, plain = Labeller(made, build(made, way)), Labeller(made, build(made, REFERENCE))
+    label, plain = Labeller(made, build(made, config)), Labeller(made, build(made, REFERENCE))
     same = []
     for image in photographs:
         labels = plain(image)["labels"]
         assert len(np.unique(labels)) > 3
         assert (labels == made.predict(image)).mean() > 0.9999
         same.append((label(image)["labels"] == labels).mean())
-    assert np.mean(same) >= (0.9999 if way.precision == "fp32" else 0.98)
+    assert np.mean(same) >= (0.9999 if config.precision == "fp32" else 0.98)
 
 
 @pytest.fixture(scope="module")

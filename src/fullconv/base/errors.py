@@ -34,3 +34,9 @@ def few_named(names: Sequence[str], most: int = 3) -> str:
     """Join the first `most` names of a list that may be long: "a, b, c and 7 more"."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def one_line(error: Exception, most: int = 300) -> str:
+    """Return what an error says, that is not ours, in one line of bounded length."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) < most else f"{words[:most]}..."

@@ -55,6 +55,23 @@ def files_below(folder: Path, again: list[Path] | None = None) -> Iterator[Path]
                 yield path
 
 
+def cache_folder() -> Path | None:
+    """Return where this user's caches of fullconv lie; None for a user who has no home.
+
+    The variable FULLCONV_CACHE overrides the system's custom.
+    """
+    from platformdirs import user_cache_path
+
+    own = os.environ.get("FULLCONV_CACHE")
+    if own:
+        return Path(own)
+    try:
+        folder = user_cache_path("fullconv", appauthor=False, opinion=False)
+    except RuntimeError:
+        return None
+    return folder if folder.is_absolute() else None
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it to disk and rename it over `path`.

@@ -40,27 +40,27 @@ def main() -> None:
     except Exception as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
-        message, code = _told(error)
+        message, code = _one_line(error)
         print(message, file=sys.stderr)
     if code == INTERRUPTED:
         print("fullconv: interrupted", file=sys.stderr)
     sys.exit(code)
 
 
-def _told(error: Exception) -> tuple[str, int]:
+def _one_line(error: Exception) -> tuple[str, int]:
     """Return what to say of an error, one line as a rule, and the exit code."""
     code = 1
     if isinstance(error, FullconvError):
-        told, code = str(error), error.exit_code
+        line, code = str(error), error.exit_code
     elif isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        told = f"{where}{error.strerror or error}"
+        line = f"{where}{error.strerror or error}"
     elif hasattr(error, "format_message"):  # bad usage; the class's home differs among typer's
-        told, code = str(error.format_message()), 2
-        if told.startswith("Usage:"):  # no arguments at all: this is the help text
-            return told, code
+        line, code = str(error.format_message()), 2
+        if line.startswith("Usage:"):  # no arguments at all: this is the help text
+            return line, code
         context = getattr(error, "ctx", None)
-        told += f" ({context.command_path} --help)" if context else ""
+        line += f" ({context.command_path} --help)" if context else ""
     else:
-        told = f"unexpected {type(error).__name__}: {error} (--debug shows where)"
-    return f"fullconv: {' '.join(told.split())}", code
+        line = f"unexpected {type(error).__name__}: {error} (--debug shows where)"
+    return f"fullconv: {' '.join(line.split())}", code

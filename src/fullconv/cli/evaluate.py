@@ -35,25 +35,19 @@ def command(
     Fractions in 0..1, over all of the split's labelled pixels at the images' own resolution.
     """
     from fullconv.base.files import write_json
-    from fullconv.base.progress import progress
-    from fullconv.base.runtime import pick_device
-    from fullconv.data.folder import DatasetFolder
-    from fullconv.measure.evaluation import evaluate, split_for
-    from fullconv.net.fcn import load
+    from fullconv.base.progress import Reporter
+    from fullconv.measure.run import Settings, run
 
-    place = pick_device(device)
-    folder = DatasetFolder(data, reader_of(max_pixels))
-    net = load(model)
-    images = split_for(net, folder, split)
-    with progress(len(images), f"evaluate {split}", quiet=quiet) as bar:
-        result = evaluate(net, images, device=place, tta=tta, bar=bar)
-    for name, head in net.heads.items():
-        title = f"{split}: {result.images} images{', with mirrors' * tta}"
-        if len(net.heads) > 1:
+    settings = Settings(model, data, split, device, tta, reader_of(max_pixels))
+    measured = run(settings, Reporter(quiet))
+    for name, head in measured.net.heads.items():
+        title = f"{split}: {measured.evaluation.images} images{', with mirrors' * tta}"
+        if len(measured.net.heads) > 1:
             title = f"{name}, {title}"
-        _show(result.heads[name], head.classes, images.heads[name].unscored, title)
+        metrics = measured.evaluation.heads[name]
+        _show(metrics, head.classes, measured.unscored[name], title)
     if out is not None:
-        write_json(out, result.to_dict(net))
+        write_json(out, measured.to_dict())
 
 
 def _show(metrics: Metrics, classes: Sequence[str], unscored: Sequence[str], title: str) -> None:

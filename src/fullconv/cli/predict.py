@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,9 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fullconv.net.fcn import Pixels
     from fullconv.net.head import Head
-    from fullconv.predict.choice import Chosen
+    from fullconv.predict.run import Prediction
     from fullconv.predict.stream import Summary
 
 
@@ -62,43 +60,38 @@ def command(
     below 0.75. The share is that of coarse cells, which lie the model's stride apart.
     """
     from fullconv.base.errors import WorkFailedError
-    from fullconv.base.progress import progress
-    from fullconv.base.runtime import pick_device
-    from fullconv.net.fcn import load
-    from fullconv.predict.choice import choose
-    from fullconv.predict.engines import check
-    from fullconv.predict.jobs import further_folders, make_folders, plan
-    from fullconv.predict.labeller import Labeller
-    from fullconv.predict.stream import first_images, label_files, write_unsure
+    from fullconv.base.progress import Reporter
+    from fullconv.predict.run import Settings, run
 
-    check(engine, precision, device)
-    net = load(model).to(pick_device(device if engine in ("auto", "torch") else "cpu"))
-    heads = tuple(net.heads) if len(net.heads) > 1 else ()
-    folders = further_folders(further or (), tuple(net.inputs))
-    jobs = plan(inputs, out, scores=scores, heads=heads, further=folders)
-    make_folders(jobs)
-    reader = net.preprocessing.reader(reader_of(max_pixels))
-
-    def first(count: int) -> list[Pixels]:
-        return first_images(jobs, net.inputs, count, reader)
-
-    chosen = choose(net, len(jobs), first, engine=engine, precision=precision, say=_tell)
-    with progress(len(jobs), "predict", quiet=quiet) as bar:
-        summary = label_files(Labeller(net, chosen.engine, tta=tta), jobs, bar, reader=reader)
-    if summary.failed < summary.images:
-        write_unsure(summary, out)
-        for name, head in net.heads.items():
-            _show_classes(name if heads else None, head, summary.pixels[name])
-            _show_unsure(summary, name)
-            _warn_of_one_class(head, summary.dominant(name))
-        _show_way(chosen)
-        _show_places(summary.images - summary.failed, out, heads, scores)
-    if summary.failed:
-        raise WorkFailedError(f"{summary.failed} of {summary.images} inputs failed")
+    settings = Settings(
+        model=model,
+        inputs=tuple(inputs),
+        out=out,
+        further=tuple(further or ()),
+        engine=engine,
+        precision=precision,
+        device=device,
+        scores=scores,
+        tta=tta,
+        reader=reader_of(max_pixels),
+    )
+    prediction = run(settings, Reporter(quiet))
+    if prediction.done:
+        _show(prediction)
+    if prediction.failures:
+        failed, images = len(prediction.failures), prediction.summary.images
+        raise WorkFailedError(f"{failed} of {images} inputs failed")
 
 
-def _tell(line: str) -> None:
-    print(f"fullconv: {line}", file=sys.stderr)
+def _show(prediction: Prediction) -> None:
+    """Print what was found, by what, and where it is."""
+    several = len(prediction.heads) > 1
+    for name, head in prediction.heads.items():
+        _show_classes(name if several else None, head, prediction.summary.pixels[name])
+        _show_unsure(prediction.summary, name)
+        _warn_of_one_class(head, prediction.summary.dominant(name))
+    _show_engine(prediction)
+    _show_places(prediction)
 
 
 def _show_classes(name: str | None, head: Head, pixels: NDArray[np.int64]) -> None:
@@ -108,13 +101,15 @@ def _show_classes(name: str | None, head: Head, pixels: NDArray[np.int64]) -> No
 
     from fullconv.base.console import plain_console
 
+    console = plain_console()
+    block = "#" if console.options.ascii_only else "█"
     table = Table("class", "share of pixels", box=None, title=name, title_justify="left")
     shares = pixels / pixels.sum()
     for label in shares.argsort()[::-1]:
         if pixels[label]:
-            bar = Text("█" * round(40 * shares[label]), style=f"rgb{head.palette[label]}")
+            bar = Text(block * round(40 * shares[label]), style=f"rgb{head.palette[label]}")
             table.add_row(Text(head.classes[label]), Text(f"{shares[label]:6.1%}  ") + bar)
-    plain_console().print(table)
+    console.print(table)
     absent = [each for each, count in zip(head.classes, pixels, strict=True) if not count]
     if absent:
         print(f"not found: {', '.join(absent)}")
@@ -143,20 +138,20 @@ def _warn_of_one_class(head: Head, dominant: int | None) -> None:
         )
 
 
-def _show_way(chosen: Chosen) -> None:
+def _show_engine(prediction: Prediction) -> None:
     """Say how the labels were worked out, unless plainly."""
-    if chosen.measured is not None:
+    if prediction.verification is not None:
         print(
-            f"engine {chosen.way}: on the images that it was measured on, "
-            f"{chosen.measured.agreement:.2%} of its labels are those of torch fp32"
+            f"engine {prediction.config}: on the images that it was measured on, "
+            f"{prediction.verification.agreement:.2%} of its labels are those of torch fp32"
         )
 
 
-def _show_places(done: int, out: Path, heads: tuple[str, ...], scores: bool) -> None:
+def _show_places(prediction: Prediction) -> None:
     """Say where the results are."""
-    below = out / f"{{{','.join(heads)}}}" if heads else out
+    done, places = prediction.done, prediction.places
     print(
-        f"{done} label image{'s' * (done != 1)} in {below}, overlays in {below / 'overlay'}, "
-        f"unsure shares in {below / 'unsure.csv'}"
-        + (f", probabilities in {below / 'scores'}" if scores else "")
+        f"{done} label image{'s' * (done != 1)} in {places.labels}, overlays in {places.overlays}, "
+        f"unsure shares in {places.unsure}"
+        + (f", probabilities in {places.scores}" if places.scores else "")
     )

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 LEAST, MOST = 0.05, 20.0  # temperatures: beyond, probabilities are as good as 0 and 1, or all equal
 BINS = 15
 DIGITS = 4  # of a temperature after the point
-PRECISE = 1e-7  # relative, far below what is rounded
+PRECISE = 1e-11  # of the slope, far below what is rounded
 ROUNDS = 100
 
 
@@ -86,35 +87,36 @@ def _most_likely(scores: Tensor, truth: Tensor) -> tuple[float, str]:
     scores = scores - scores.amax(1, keepdim=True)  # which changes no probability
     if not scores.any():
         return 1.0, "scores that tell no classes apart"
-    coldest, hottest = 1 / LEAST, 1 / MOST
-    if _slopes(scores, truth, coldest)[0] <= 0:
+    if _slope(scores, truth, 1 / LEAST) <= 0:
         return LEAST, "as sure as allowed: hardly a label is wrong"
-    if _slopes(scores, truth, hottest)[0] >= 0:
+    if _slope(scores, truth, 1 / MOST) >= 0:
         return MOST, "as unsure as allowed: the scores tell nothing of the truth"
-    return round(1 / _root(scores, truth, hottest, coldest), DIGITS), ""
+    return round(_minimum(scores, truth), DIGITS), ""
 
 
-def _root(scores: Tensor, truth: Tensor, low: float, high: float) -> float:
-    """Return the inverse temperature where the slope is zero, by Newton's method.
+def _minimum(scores: Tensor, truth: Tensor) -> float:
+    """Return the temperature that makes the truth most likely, by L-BFGS in its logarithm."""
+    logarithm = torch.zeros((), dtype=scores.dtype, device=scores.device, requires_grad=True)
+    search = torch.optim.LBFGS(
+        [logarithm],
+        max_iter=ROUNDS,
+        tolerance_grad=PRECISE,
+        tolerance_change=0.0,
+        line_search_fn="strong_wolfe",
+    )
 
-    The likelihood's logarithm is concave in the inverse, so the slope rises and has one root; where
-    a step leaves the interval known to hold it, the interval is halved instead.
-    """
-    inverse = 1.0
-    for _ in range(ROUNDS):
-        slope, curvature = _slopes(scores, truth, inverse)
-        low, high = (inverse, high) if slope < 0 else (low, inverse)
-        following = inverse - slope / curvature if curvature > 0 else math.inf
-        if abs(following - inverse) <= PRECISE * inverse:
-            return following
-        inverse = following if low < following < high else math.sqrt(low * high)
-    return inverse
+    def closure() -> Tensor:
+        search.zero_grad()
+        loss = F.cross_entropy(scores * (-logarithm).exp(), truth)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    with torch.enable_grad():
+        search.step(closure)  # type: ignore[no-untyped-call]
+    return float(logarithm.detach().exp().clamp(LEAST, MOST))
 
 
-def _slopes(scores: Tensor, truth: Tensor, inverse: float) -> tuple[float, float]:
-    """Return the first two derivatives of the mean negative log-likelihood by the inverse."""
-    shares = (scores * inverse).softmax(1)
-    mean = (shares * scores).sum(1)
-    true = scores.gather(1, truth[:, None])[:, 0]
-    variance = (shares * (scores - mean[:, None]) ** 2).sum(1)
-    return float((mean - true).mean()), float(variance.mean())
+def _slope(scores: Tensor, truth: Tensor, inverse: float) -> float:
+    """Return the derivative of the mean negative log-likelihood by the temperature's inverse."""
+    mean = ((scores * inverse).softmax(1) * scores).sum(1)
+    return float((mean - scores.gather(1, truth[:, None])[:, 0]).mean())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from fullconv.base.progress import Progress
     from fullconv.data.folder import DatasetFolder, Split
     from fullconv.data.loading import CachedSplit
-    from fullconv.net.fcn import FCN
+    from fullconv.net.fcn import FCN, Labels, Pixels
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     bf16: bool = False,
     tta: bool = False,
+    label: Callable[[Pixels], Mapping[str, Labels]] | None = None,
     bar: Progress | None = None,
 ) -> Evaluation:
     """Label every image of `split` at native resolution, one at a time, and measure the labels.
@@ -89,17 +91,18 @@ def evaluate(
         device: where the net works.
         bf16: whether it works in bfloat16; else in float32, of which TF32 is none.
         tta: whether it looks at each image's mirror, too, and averages both probabilities.
+        label: gives an image's labels by head in the net's place, such as an export of it.
         bar: shows the progress.
 
     Raises:
         FullconvError: an image or mask can't be read; the message names it.
     """
     net.to(device)
-    twin = net.for_inference()
+    label = label or partial(net.for_inference().label, bf16=bf16, tta=tta)
     totals = _counters(net, split)
     per_image: list[tuple[str, float]] = []
     for name, image, truths in ahead(split.__getitem__, range(len(split))):
-        predicted = twin.label(image, bf16=bf16, tta=tta)
+        predicted = label(image)
         own = _counters(net, split)
         for head, truth in zip(own, truths, strict=True):
             own[head].update(truth, predicted[head])

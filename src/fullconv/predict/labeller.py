@@ -15,7 +15,7 @@ from fullconv.net.head import Size
 
 if TYPE_CHECKING:
     from fullconv.net.fcn import FCN
-    from fullconv.predict.engines import Engine
+    from fullconv.predict.engines.engine import Engine
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -77,14 +77,14 @@ class Labeller:
         """Return the share of unsure labels, by head (see `Head.unsure_share`)."""
         return self.net.unsure_shares(views, size)
 
-    @torch.inference_mode()
-    def probabilities(self, views: Views, size: Size) -> dict[str, NDArray[np.float16]]:
-        """Return each class's calibrated probability at each of H x W pixels, C x H x W, by head.
+    def probability_bands(
+        self, head: str, views: Views, size: Size
+    ) -> Iterator[NDArray[np.float16]]:
+        """Yield each class's calibrated probability at each pixel, C x rows x W from the top.
 
         That of several views is their average.
         """
-        found = {}
-        for name, head in self.net.heads.items():
-            bands = head.probability_bands([view[name] for view in views], size)
-            found[name] = torch.cat([band.half().cpu() for band in bands], 1).numpy()
-        return found
+        with torch.inference_mode():
+            own = [view[head] for view in views]
+            for band in self.net.heads[head].probability_bands(own, size):
+                yield band.half().cpu().numpy()

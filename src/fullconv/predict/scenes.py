@@ -1,9 +1,12 @@
-"""From the files of an image's inputs to one array; and back to a photograph to look at."""
+"""Images that can be read by windows; and what a person is shown of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,52 +16,76 @@ from fullconv.base.images import ImageReader
 from fullconv.data.folder import require_same_size
 from fullconv.data.info import COLOR
 from fullconv.net.fcn import FCN, Pixels
+from fullconv.net.head import Size
 from fullconv.predict.jobs import Job
 
 FAR = 0.5  # share of pixels beyond what a net was trained on
 DARK, BRIGHT = 24, 0.001  # of 255; and the share of pixels that reach it even in dark images
 
 
-def read_inputs(job: Job, inputs: Mapping[str, int], reader: ImageReader) -> Pixels:
-    """Read all inputs of an image.
+class Scene(Protocol):
+    """An image to label, whose pixels are read when they are needed."""
+
+    @property
+    def size(self) -> Size:
+        """Height and width in pixels."""
+
+    def read(self, rows: range, columns: range) -> Pixels:
+        """Return successive rows and columns, of all channels that the net takes.
+
+        Raises:
+            FullconvError: they can't be read; the message names the image.
+        """
+
+
+@dataclass(frozen=True)
+class FileScene:
+    """The files of an image's inputs, one a channel or three; they are decoded whole, once.
 
     The input "color" is read as RGB. Of any other 16-bit grey keeps its values (distances), as in
     dataset folders.
 
-    Args:
+    Attributes:
         job: names the files.
         inputs: the net's: channels by name.
         reader: reads the files.
-
-    Returns:
-        The inputs' channels one after the other, H x W x C: uint8, or float32 if some has 16 bits.
-
-    Raises:
-        FullconvError: a file is missing or can't be read, or differs in size from the first; the
-            message names the image.
     """
-    paths = [job.source, *(_only_file(job, name) for name in list(inputs)[1:])]
-    parts: list[Pixels] = []
-    for path, (name, channels) in zip(paths, inputs.items(), strict=True):
-        pixels = reader.image(path) if name == COLOR else reader.input(path)
-        if pixels.shape[2] != channels:
-            kind = {1: "16-bit grey, one channel", 3: "3 channels of 8 bits"}.get(
-                pixels.shape[2], f"{pixels.shape[2]} bands"
-            )
-            raise FullconvError(
-                f"{path}: is read as {kind}, but the model's input {name!r} has {channels}"
-            )
-        parts.append(pixels)
-        require_same_size((path, pixels.shape[:2]), (paths[0], parts[0].shape[:2]))
-    if len(parts) == 1:
-        return parts[0]
-    joined: Pixels = np.concatenate(parts, 2)
-    return joined
 
+    job: Job
+    inputs: Mapping[str, int]
+    reader: ImageReader
 
-def input_remarks(job: Job, inputs: Mapping[str, int], reader: ImageReader) -> tuple[str, ...]:
-    """Say what `read_inputs`, which succeeded, left out of the first of an image's files."""
-    return reader.remarks(job.source, as_image=next(iter(inputs)) == COLOR)
+    @cached_property
+    def size(self) -> Size:
+        """Height and width in pixels, from the header of the first input."""
+        return self.reader.image_size(self.job.source)
+
+    def read(self, rows: range, columns: range) -> Pixels:
+        """Return successive rows and columns (see `Scene`)."""
+        return self.pixels[rows.start : rows.stop, columns.start : columns.stop]
+
+    @cached_property
+    def pixels(self) -> Pixels:
+        """The inputs' channels one after the other, H x W x C: float32 if some has 16 bits.
+
+        Raises:
+            FullconvError: a file is missing or can't be read, or differs in size from the first;
+                the message names the image.
+        """
+        paths = [self.job.source, *(_only_file(self.job, name) for name in list(self.inputs)[1:])]
+        parts: list[Pixels] = []
+        for path, (name, channels) in zip(paths, self.inputs.items(), strict=True):
+            pixels = self.reader.image(path) if name == COLOR else self.reader.input(path)
+            if pixels.shape[2] != channels:
+                kind = {1: "16-bit grey, one channel", 3: "3 channels of 8 bits"}.get(
+                    pixels.shape[2], f"{pixels.shape[2]} bands"
+                )
+                raise FullconvError(
+                    f"{path}: is read as {kind}, but the model's input {name!r} has {channels}"
+                )
+            parts.append(pixels)
+            require_same_size((path, pixels.shape[:2]), (paths[0], parts[0].shape[:2]))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, 2)
 
 
 def range_remarks(job: Job, image: Pixels, net: FCN, reader: ImageReader) -> Iterator[str]:

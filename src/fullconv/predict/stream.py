@@ -15,20 +15,34 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fullconv.base.errors import FullconvError
-from fullconv.base.files import replacing, write_text
+from fullconv.base.errors import FullconvError, one_line
+from fullconv.base.files import write_text
 from fullconv.base.images import ImageReader
+from fullconv.data.info import COLOR
 from fullconv.net.fcn import Pixels
 from fullconv.predict.jobs import Job
 from fullconv.predict.labeller import Labeller, label_all
-from fullconv.predict.pictures import save_label_image, save_overlay
-from fullconv.predict.scenes import input_remarks, photograph, range_remarks, read_inputs
+from fullconv.predict.pictures import save_label_image, save_overlay, save_scores
+from fullconv.predict.scenes import FileScene, photograph, range_remarks
 
 if TYPE_CHECKING:
     from fullconv.base.progress import Progress
 
 ALMOST_ALL = 0.999
 SAMPLE_PIXELS = 4 << 20
+MOST_WORDS = 2000  # characters of a line
+
+
+class Failure(NamedTuple):
+    """An input of which nothing came.
+
+    Attributes:
+        source: the file.
+        reason: a line that names it.
+    """
+
+    source: Path
+    reason: str
 
 
 class Done(NamedTuple):
@@ -55,12 +69,14 @@ class Summary:
         pixels: by the name of each head, how many pixels each class got.
         unsure: likewise, the name of each image (as its results are called) and which share of its
             labels is unsure, 0..1 (see `Head.unsure_share`); without those that failed.
+        failures: those, in order.
     """
 
     images: int
     failed: int
     pixels: Mapping[str, NDArray[np.int64]]
     unsure: Mapping[str, Sequence[tuple[str, float]]] = field(default_factory=dict)
+    failures: tuple[Failure, ...] = ()
 
     def dominant(self, head: str) -> int | None:
         """Return the class that more than 99.9% of all pixels got, if there is one."""
@@ -91,7 +107,7 @@ def first_images(
         if len(images) == count or sum(image[..., 0].size for image in images) >= SAMPLE_PIXELS:
             break
         with suppress(FullconvError):  # which will be told in the file's turn
-            images.append(read_inputs(job, inputs, reader))
+            images.append(FileScene(job, inputs, reader).pixels)
     return images
 
 
@@ -111,21 +127,21 @@ def label_files(
         try:
             return _do(job, label, reader)
         except FullconvError as error:
-            return str(error)
+            return one_line(error, MOST_WORDS)
         except OSError as error:
-            return f"{job.source}: can't write its results ({error.strerror})"
+            return f"{job.source}: can't write its results ({error.strerror or one_line(error)})"
         except (MemoryError, RuntimeError) as error:
             if not _is_lack_of_memory(error):
                 raise
             return f"{job.source}: too large for the memory; make it smaller"
 
-    failed, told = 0, set[str]()
+    failures, told = list[Failure](), set[str]()
     pixels = {name: np.zeros(head.num_classes, np.int64) for name, head in label.net.heads.items()}
     unsure: dict[str, list[tuple[str, float]]] = {name: [] for name in pixels}
     for job, result in zip(jobs, label_all(done, jobs, label.engine), strict=True):
         if isinstance(result, str):
-            failed += 1
-            bar.say(" ".join(result.split()))
+            failures.append(Failure(job.source, result))
+            bar.say(result)
         else:
             for remark in (each for each in result.remarks if each not in told):
                 told.add(remark)
@@ -134,7 +150,7 @@ def label_files(
                 pixels[name] += counts
                 unsure[name].append((job.name, result.unsure[name]))
         bar.advance()
-    return Summary(len(jobs), failed, pixels, unsure)
+    return Summary(len(jobs), len(failures), pixels, unsure, tuple(failures))
 
 
 def write_unsure(summary: Summary, out: Path) -> None:
@@ -159,11 +175,9 @@ def printable(name: str) -> str:
 
 def _do(job: Job, label: Labeller, reader: ImageReader) -> Done:
     """Take an image from its file to its results; return what came of it."""
-    net = label.net
-    image = read_inputs(job, net.inputs, reader)
+    net, image = label.net, FileScene(job, label.net.inputs, reader).pixels
     views, size = label.views(image), (image.shape[0], image.shape[1])
     labels = label.labels(views, size)
-    probabilities = label.probabilities(views, size) if job.with_scores else {}
     shown = photograph(image, net.inputs)
     counts = {}
     for (name, head), results in zip(net.heads.items(), job.results, strict=True):
@@ -171,11 +185,11 @@ def _do(job: Job, label: Labeller, reader: ImageReader) -> Done:
         save_label_image(results.labels, own, head.palette, net.ignore_index)
         save_overlay(results.overlay, shown, own, head.palette, net.ignore_index)
         if results.scores is not None:
-            with replacing(results.scores) as temporary, temporary.open("wb") as file:
-                np.save(file, probabilities[name])
+            bands = label.probability_bands(name, views, size)
+            save_scores(results.scores, bands, size, head.num_classes)
         counts[name] = np.array(Image.fromarray(own).histogram()[: head.num_classes])
     remarks = (
-        *input_remarks(job, net.inputs, reader),
+        *reader.remarks(job.source, as_image=next(iter(net.inputs)) == COLOR),
         *range_remarks(job, image, net, reader),
     )
     return Done(counts, label.unsure(views, size), remarks)

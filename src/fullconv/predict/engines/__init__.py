@@ -8,66 +8,21 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING
 
-from fullconv.base.errors import FullconvError, nearest
+from fullconv.base.errors import FullconvError, nearest, one_line
+from fullconv.export.verification import EngineConfig
+from fullconv.predict.engines.errors import EngineError
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
     from fullconv.net.fcn import FCN, Pixels
+    from fullconv.predict.engines.engine import Engine
 
 ENGINES = ("auto", "torch", "openvino", "onnxruntime")
 PRECISIONS = ("auto", "fp32", "bf16")
 PLANNED_PRECISIONS = ("int8",)
-MOST_WORDS = 300  # characters of an error that is not ours
-
-Precision = Literal["fp32", "bf16"]
-
-
-class Engine(Protocol):
-    """Works out the coarse scores of images; several threads may ask at once."""
-
-    @property
-    def at_once(self) -> int:
-        """How many images, unless large ones, it works on side by side.
-
-        Each takes longer then, but all are done sooner.
-        """
-
-    def __call__(self, image: Pixels) -> dict[str, Tensor]:
-        """Return the coarse scores of an image, 1 x C x h x w, by head.
-
-        Args:
-            image: H x W x channels of all inputs, uint8 or float32; colours are RGB in 0..255.
-        """
-
-    def prepare(self, image: Pixels) -> None:
-        """Make ready for images such as this one."""
-
-
-class EngineError(FullconvError):
-    """An engine that can't work out this net here; the message says why."""
-
-
-@dataclass(frozen=True, order=True)
-class Way:
-    """One way to work out coarse scores.
-
-    Attributes:
-        engine: "torch", "openvino" or "onnxruntime".
-        precision: "fp32", or "bf16" where that gains.
-        compiled: whether torch compiles the net.
-    """
-
-    engine: str
-    precision: Precision = "fp32"
-    compiled: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.engine} {self.precision}{' compiled' * self.compiled}"
 
 
 def check(engine: str, precision: str, device: str) -> None:
@@ -105,8 +60,8 @@ def is_installed(engine: str) -> bool:
     return all(importlib.util.find_spec(package) for package in packages)
 
 
-def ways(engine: str, precision: str, device: torch.device) -> list[Way]:
-    """Return the ways to choose from on a device, the plainest first.
+def configs(engine: str, precision: str, device: torch.device) -> list[EngineConfig]:
+    """Return the engines to choose from on a device, the plainest first.
 
     Args:
         engine: one of `ENGINES`, checked.
@@ -114,30 +69,37 @@ def ways(engine: str, precision: str, device: torch.device) -> list[Way]:
         device: where the net is.
     """
     found = [
-        *(Way("torch"), Way("openvino"), Way("openvino", "bf16"), Way("onnxruntime")),
-        *(Way("torch", "bf16"), Way("torch", "bf16", True), Way("torch", "fp32", True)),
+        EngineConfig("torch"),
+        EngineConfig("openvino"),
+        EngineConfig("openvino", "bf16"),
+        EngineConfig("onnxruntime"),
+        EngineConfig("torch", "bf16"),
+        EngineConfig("torch", "bf16", compiled=True),
+        EngineConfig("torch", "fp32", compiled=True),
     ]
     if device.type == "cpu":
-        found = [way for way in found if is_installed(way.engine)]
+        found = [config for config in found if is_installed(config.engine)]
     else:
-        found = [way for way in found if way.engine == "torch"]
+        found = [config for config in found if config.engine == "torch"]
     if device.type == "mps":
-        found = [way for way in found if not way.compiled]
+        found = [config for config in found if not config.compiled]
     if precision == "auto" and not _has_bf16(device):
-        found = [way for way in found if way.precision != "bf16"]
+        found = [config for config in found if config.precision != "bf16"]
     return [
-        way
-        for way in found
-        if engine in ("auto", way.engine) and precision in ("auto", way.precision)
+        config
+        for config in found
+        if engine in ("auto", config.engine) and precision in ("auto", config.precision)
     ]
 
 
-def build(net: FCN, way: Way, samples: Sequence[Pixels] = (), at_once: int = 1) -> Engine:
-    """Return the engine that works out `net` in some way, on the net's own device.
+def build(
+    net: FCN, config: EngineConfig, samples: Sequence[Pixels] = (), at_once: int = 1
+) -> Engine:
+    """Return an engine that works out `net`, on the net's own device.
 
     Args:
         net: the net.
-        way: how.
+        config: what works it out.
         samples: it is made ready for images such as the first, if there is one.
         at_once: how many images to work on side by side at most.
 
@@ -145,34 +107,36 @@ def build(net: FCN, way: Way, samples: Sequence[Pixels] = (), at_once: int = 1) 
         EngineError: it can't.
     """
     try:
-        engine = _engine(net, way, at_once)
+        engine = _engine(net, config, at_once)
         for image in samples[:1]:
             engine.prepare(image)
         return engine
     except EngineError:
         raise
     except Exception as error:  # converters raise what they like
-        raise EngineError(f"engine {way} can't work out this net: {told(error)}") from error
+        raise EngineError(f"engine {config} can't work out this net: {one_line(error)}") from error
 
 
-def told(error: Exception) -> str:
-    """Return what an error says, in one line of bounded length."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words if len(words) < MOST_WORDS else f"{words[:MOST_WORDS]}..."
+def _engine(net: FCN, config: EngineConfig, at_once: int) -> Engine:
+    from fullconv.net.rewrites.by_size import TwinBySize
+    from fullconv.predict.engines.engine import Engine, Runtime
 
+    runtime: Runtime
+    if config.engine == "torch":
+        from fullconv.predict.engines.torch_engine import Torch, twins_for_torch
 
-def _engine(net: FCN, way: Way, at_once: int) -> Engine:
-    if way.engine == "openvino":
-        from fullconv.predict.engines.openvino_engine import OpenVINOEngine
+        twins = twins_for_torch(net, bf16=config.precision == "bf16")
+        runtime = Torch(net.device, config.precision, compiled=config.compiled)
+        return Engine(tuple(net.heads), twins, runtime, at_once if net.device.type == "cpu" else 1)
+    if config.engine == "openvino":
+        from fullconv.predict.engines.openvino_engine import OpenVINO
 
-        return OpenVINOEngine(net, way.precision, at_once=at_once)
-    if way.engine == "onnxruntime":
-        from fullconv.predict.engines.onnxruntime_engine import ONNXRuntimeEngine
+        runtime = OpenVINO(config.precision)
+    else:
+        from fullconv.predict.engines.onnxruntime_engine import ONNXRuntime
 
-        return ONNXRuntimeEngine(net, at_once=at_once)
-    from fullconv.predict.engines.torch_engine import TorchEngine
-
-    return TorchEngine(net, way.precision, compiled=way.compiled, at_once=at_once)
+        runtime = ONNXRuntime()
+    return Engine(tuple(net.heads), TwinBySize(net), runtime, at_once)
 
 
 def _has_bf16(device: torch.device) -> bool:

@@ -4,121 +4,95 @@ from __future__ import annotations
 
 import functools
 import queue
-import sys
-import threading
-import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fullconv.export.openvino import import_openvino, to_openvino
+from fullconv.export.verification import Precision
 from fullconv.net.fcn import FCN, Pixels
-from fullconv.net.surgery import inference_twin
-from fullconv.predict.engines import EngineError, Precision
-from fullconv.predict.engines.torch_engine import TorchEngine
-from fullconv.predict.engines.whole import Share, Size, SpecialSizes, Whole
+from fullconv.net.rewrites.by_size import Twin
+from fullconv.predict.engines.engine import Run, Share
+from fullconv.predict.engines.errors import EngineError
+from fullconv.predict.engines.torch_engine import Torch
 
 SMALL = 64  # pixels a side; OpenVINO errs on maps that are smaller than a pooling's window
 
 
-class OpenVINOEngine:
-    """Works out coarse scores by OpenVINO, with as many threads as torch would use.
+class OpenVINO:
+    """Runs nets by OpenVINO.
 
     One graph serves all image sizes: in OpenVINO that costs nothing, where a graph for each would
     have to be compiled anew.
     """
 
-    def __init__(self, net: FCN, precision: Precision = "fp32", *, at_once: int = 1) -> None:
-        """Take over a net, which is converted when it is made ready.
-
-        Args:
-            net: the net.
-            precision: EngineError where the CPU doesn't have it.
-            at_once: how many images to work on side by side.
-        """
-        self._net = net
-        self.at_once, self._threads = at_once, torch.get_num_threads()
-        self._openvino = _openvino()
-        self._core = _core()
-        if precision == "bf16" and "BF16" not in self._core.get_property(
+    def __init__(self, precision: Precision = "fp32") -> None:
+        """Check that the CPU has the precision; raises EngineError where it hasn't."""
+        if precision == "bf16" and "BF16" not in _core().get_property(
             "CPU", "OPTIMIZATION_CAPABILITIES"
         ):
             raise EngineError("engine openvino has no bf16 on this CPU; use --precision fp32")
         self._hint = {"fp32": "f32", "bf16": "bf16"}[precision]
-        self._of_small = TorchEngine(net, precision)
-        self._special = SpecialSizes(net)
-        self._requests = functools.cache(self._compiled)
-        self._graph = functools.cache(self._converted)
-        self._lock = threading.Lock()
+        self._precision = precision
+        self._graph = functools.cache(to_openvino)
 
-    def __call__(self, image: Pixels) -> dict[str, Tensor]:
-        """Return the coarse scores of an image (see `Engine`)."""
-        if min(image.shape[:2]) < SMALL:
-            return self._of_small(image)
-        requests = self._requests_for(image)
-        given = self._openvino.Tensor(
-            np.require(image[None], requirements=("C", "W")), shared_memory=True
-        )
-        request = requests.get()
-        try:
-            request.infer([given])
-            coarse = [torch.from_numpy(output.data.copy()) for output in request.output_tensors]
-        finally:
-            requests.put(request)
-        return dict(zip(self._net.heads, coarse, strict=True))
+    def start(self, twin: Twin, kind: np.dtype[Any], share: Share) -> Run:
+        """Return what works out coarse scores (see `Runtime`)."""
+        return Requests(self._compiled(twin, kind, share), self._of_small(twin.net, kind, share))
 
-    def prepare(self, image: Pixels) -> None:
-        """Make ready for images such as this one."""
-        self._requests_for(image)
-
-    def _requests_for(self, image: Pixels) -> queue.SimpleQueue[Any]:
-        share = Share.of(image, self.at_once, self._threads)
-        with self._lock:
-            return self._requests(self._special.of(image), image.dtype, share)
-
-    def _compiled(
-        self, size: Size | None, kind: np.dtype[Any], share: Share
-    ) -> queue.SimpleQueue[Any]:
-        """Return requests of a graph, each of which works on one image at a time."""
+    def _compiled(self, twin: Twin, kind: np.dtype[Any], share: Share) -> Any:
         settings = {
             "INFERENCE_PRECISION_HINT": self._hint,  # without it bf16 is taken where it can be
-            "INFERENCE_NUM_THREADS": self._threads,
+            "INFERENCE_NUM_THREADS": share.all_threads,
             "NUM_STREAMS": share.at_once,
             "PERFORMANCE_HINT": "LATENCY" if share.at_once == 1 else "THROUGHPUT",
         }
-        compiled = self._core.compile_model(self._graph(size, kind), "CPU", settings)
-        requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for _ in range(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")):
-            requests.put(compiled.create_infer_request())
-        return requests
+        return _core().compile_model(self._graph(twin.net, kind, twin.size), "CPU", settings)
 
-    def _converted(self, size: Size | None, kind: np.dtype[Any]) -> Any:
-        """Return OpenVINO's graph of the net, for images of `size` or of any."""
-        whole = inference_twin(Whole(self._net, size))
-        example = np.zeros((1, *(size or (97, 131)), sum(self._net.inputs.values())), kind)
-        images = torch.from_numpy(example)
+    def _of_small(self, net: FCN, kind: np.dtype[Any], share: Share) -> Run:
+        """Return what works on small images in OpenVINO's place, made ready when there is one."""
 
-        def coarse(images: Tensor) -> tuple[Tensor, ...]:
-            return whole(images)  # type: ignore[no-any-return]
+        @functools.cache
+        def started() -> Run:
+            return Torch(net.device, self._precision).start(Twin(net, None), kind, share)
 
-        with torch.no_grad(), warnings.catch_warnings(action="ignore"):
-            # Tracing is deprecated, but its successor takes five times as long; and of modules it
-            # asks for attributes that not every net has, of functions it doesn't.
-            traced = torch.jit.trace(coarse, images, check_trace=False)  # type: ignore[no-untyped-call]
-            graph = self._openvino.convert_model(traced, example_input=images)
-        if size is not None:
-            graph.reshape(list(example.shape))
-        return graph
+        def run(image: Pixels) -> Sequence[Tensor]:
+            return started()(image)
+
+        return run
 
 
-def _openvino() -> Any:
-    """Import OpenVINO without its telemetry, which would report each import to its maker."""
-    if "openvino" not in sys.modules:
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino
+class Requests:
+    """Infers images by a compiled graph, each by a request of its own.
 
-    return openvino
+    Attributes:
+        graph: compiled.
+        count: how many images are worked on at once.
+    """
+
+    def __init__(self, graph: Any, of_small: Run) -> None:
+        self.graph, self._of_small = graph, of_small
+        self.count = int(graph.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(self.count):
+            self._idle.put(graph.create_infer_request())
+
+    def __call__(self, image: Pixels) -> Sequence[Tensor]:
+        """Return the coarse scores of an image, of each head."""
+        if min(image.shape[:2]) < SMALL:
+            return self._of_small(image)
+        given = import_openvino().Tensor(
+            np.require(image[None], requirements=("C", "W")), shared_memory=True
+        )
+        request = self._idle.get()
+        try:
+            request.infer([given])
+            return [torch.from_numpy(output.data.copy()) for output in request.output_tensors]
+        finally:
+            self._idle.put(request)
 
 
 @functools.cache
@@ -128,4 +102,4 @@ def _core() -> Any:
     Its first use sets aside a stack for signals on the thread at hand. Dropped by another thread,
     it would free that stack and leave it in use: the next signal, Ctrl-C say, would crash Python.
     """
-    return _openvino().Core()
+    return import_openvino().Core()

@@ -4,91 +4,75 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fullconv.base.runtime import inference
+from fullconv.export.coarse import CoarseScores
+from fullconv.export.verification import Precision
 from fullconv.net.fcn import FCN, Pixels, as_tensor
+from fullconv.net.rewrites.by_size import Twin, TwinBySize
 from fullconv.net.rewrites.folding import fold_norms
 from fullconv.net.surgery import inference_twin
-from fullconv.predict.engines import Precision
-from fullconv.predict.engines.whole import Share, Size, SpecialSizes, Whole
+from fullconv.predict.engines.engine import Run, Share
 
 
-class TorchEngine:
-    """Works out coarse scores by torch.
-
-    The net's weights are laid out channels last, which changes no value; its batch normalisations
-    are folded into copies of them.
-    """
+class Torch:
+    """Runs nets by torch."""
 
     def __init__(
-        self,
-        net: FCN,
-        precision: Precision = "fp32",
-        *,
-        compiled: bool = False,
-        at_once: int = 1,
+        self, device: torch.device, precision: Precision = "fp32", *, compiled: bool = False
     ) -> None:
-        """Take over a net.
+        """Settle how to work.
 
         Args:
-            net: on the device where it is to work.
+            device: where the nets are.
             precision: of convolutions; scores are summed in float32 in any case.
             compiled: whether to leave it to `torch.compile`, on the first image.
-            at_once: how many images to work on side by side, on CPUs.
         """
-        self._net, self._compiled = net, compiled
-        self._bf16 = precision == "bf16"
-        self._device = next((each.device for each in net.parameters()), torch.device("cpu"))
-        on_cpu = self._device.type == "cpu"
-        if self._bf16 or on_cpu:
-            net.to(memory_format=torch.channels_last)
-        self.at_once = at_once if on_cpu else 1
-        self._threads = torch.get_num_threads()
-        self._special = SpecialSizes(net)
-        self._folded = functools.cache(lambda: _with_folded_norms(net))
-        self._module = functools.cache(self._made)
-        self._half = functools.cache(_half)
+        self._device, self._bf16, self._compiled = device, precision == "bf16", compiled
         self._pool = functools.cache(_pool)
-        self._lock, self._turn = threading.Lock(), threading.Lock()
+        self._turn = threading.Lock()
 
-    def __call__(self, image: Pixels) -> dict[str, Tensor]:
-        """Return the coarse scores of an image (see `Engine`)."""
-        module, pool = self._ready(image)
-        if pool is not None:
-            return pool.submit(self._coarse, module, image).result()
-        with self._turn:
-            return self._coarse(module, image)
+    def start(self, twin: Twin, kind: np.dtype[Any], share: Share) -> Run:  # noqa: ARG002
+        """Return what works out coarse scores (see `Runtime`)."""
+        module: nn.Module = CoarseScores(twin.net)
+        if self._compiled:
+            module = torch.compile(module)  # type: ignore[assignment]
 
-    def prepare(self, image: Pixels) -> None:
-        """Make ready for images such as this one."""
-        self._ready(image)
+        def coarse(image: Pixels) -> Sequence[Tensor]:
+            pixels = as_tensor(image).to(self._device)
+            with inference(self._device.type, bf16=self._bf16):
+                return module(pixels[None])  # type: ignore[no-any-return]
 
-    def _ready(self, image: Pixels) -> tuple[nn.Module, ThreadPoolExecutor | None]:
-        """Return what works on an image and, for several side by side, where."""
-        share = Share.of(image, self.at_once, self._threads)
-        with self._lock:
-            module = self._module(self._special.of(image))
-            return module, self._pool(share) if self.at_once > 1 else None
+        if self._device.type == "cpu":
+            pool = self._pool(share)
+            return lambda image: pool.submit(coarse, image).result()
 
-    def _coarse(self, module: nn.Module, image: Pixels) -> dict[str, Tensor]:
-        pixels = as_tensor(image)
-        with inference(self._device.type, bf16=self._bf16):
-            coarse = module(pixels.to(self._device)[None])
-        return dict(zip(self._net.heads, coarse, strict=True))
+        def in_turn(image: Pixels) -> Sequence[Tensor]:
+            with self._turn:
+                return coarse(image)
 
-    def _made(self, size: Size | None) -> nn.Module:
-        whole = inference_twin(Whole(self._folded(), size), self._half if self._bf16 else None)
-        return torch.compile(whole) if self._compiled else whole  # type: ignore[return-value]
+        return in_turn
 
 
-def _with_folded_norms(net: FCN) -> FCN:
-    twin = inference_twin(net)
-    fold_norms(twin)
-    return twin
+def twins_for_torch(net: FCN, *, bf16: bool = False) -> TwinBySize:
+    """Return the twins of a net that torch is quickest with.
+
+    Weights are laid out channels last, which changes no value; batch normalisations are folded into
+    copies of them. With `bf16` convolutions hold them in that type, so that autocast need not
+    convert them for each image.
+    """
+    if bf16 or net.device.type == "cpu":
+        net.to(memory_format=torch.channels_last)
+    folded = inference_twin(net)
+    fold_norms(folded)
+    return TwinBySize(folded, functools.cache(_half) if bf16 else None)
 
 
 def _pool(share: Share) -> ThreadPoolExecutor:
@@ -111,5 +95,4 @@ def _pool(share: Share) -> ThreadPoolExecutor:
 
 
 def _half(parameter: nn.Parameter) -> nn.Parameter:
-    """Return bfloat16 weights, which autocast need not convert for each image."""
     return nn.Parameter(parameter.detach().bfloat16(), requires_grad=False)

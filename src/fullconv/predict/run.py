@@ -1,0 +1,159 @@
+"""Prediction from a model and the names of files to label images: what every front end calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fullconv.base.images import ImageReader
+from fullconv.base.progress import SILENT, Reporter
+from fullconv.base.runtime import pick_device
+from fullconv.export.verification import EngineConfig, Verification
+from fullconv.net.fcn import FCN, Pixels, load
+from fullconv.net.head import Head
+from fullconv.predict.choice import Asked, choose
+from fullconv.predict.engines import check
+from fullconv.predict.jobs import further_folders, make_folders, plan
+from fullconv.predict.labeller import Labeller
+from fullconv.predict.stream import Failure, Summary, first_images, label_files, write_unsure
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to label, by what, and how.
+
+    Attributes:
+        model: a model folder, a Hub id, or a net.
+        inputs: files, folders and globs.
+        out: folder of all results.
+        further: ``NAME=DIR`` for each further input of the net.
+        engine: "auto", "torch", "openvino" or "onnxruntime".
+        precision: "auto", "fp32" or "bf16".
+        device: "auto", "cpu", "cuda" or "mps"; of a net, where it is.
+        scores: whether to write each pixel's probabilities, too.
+        tta: whether to look at each image's mirror, too.
+        reader: reads the images.
+    """
+
+    model: str | Path | FCN
+    inputs: tuple[str, ...]
+    out: Path
+    further: tuple[str, ...] = ()
+    engine: str = "auto"
+    precision: str = "auto"
+    device: str = "auto"
+    scores: bool = False
+    tta: bool = False
+    reader: ImageReader = ImageReader()
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the results are; of several heads a pattern that names all of their folders.
+
+    Attributes:
+        labels: folder of the label images.
+        overlays: of the overlays.
+        unsure: the table of unsure shares.
+        scores: folder of the probabilities; None if they were not asked for.
+    """
+
+    labels: Path
+    overlays: Path
+    unsure: Path
+    scores: Path | None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What came of a run.
+
+    Attributes:
+        summary: by head, over all images that were labelled.
+        heads: the net's, by name.
+        config: the engine that worked.
+        verification: what it is worth; None if it was taken unmeasured.
+        places: where the results are.
+    """
+
+    summary: Summary
+    heads: Mapping[str, Head]
+    config: EngineConfig
+    verification: Verification | None
+    places: Places
+
+    @property
+    def done(self) -> int:
+        """How many images were labelled."""
+        return self.summary.images - self.summary.failed
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """The inputs of which nothing came."""
+        return self.summary.failures
+
+
+def run(settings: Settings, reporter: Reporter = SILENT) -> Prediction:
+    """Label images, and write labels, overlays and what else was asked for.
+
+    Inputs that can't be read, labelled or written are told in a line each, and are among the
+    result's `failures`; the others are done nevertheless.
+
+    Args:
+        settings: what to do.
+        reporter: is told how the work goes.
+
+    Raises:
+        FullconvError: the model, an input, a name or the engine isn't there or doesn't fit, or two
+            results would have one name; nothing was written then.
+        OSError: the table of unsure shares can't be written.
+    """
+    check(settings.engine, settings.precision, settings.device)
+    net = _net(settings)
+    heads = tuple(net.heads) if len(net.heads) > 1 else ()
+    folders = further_folders(settings.further, tuple(net.inputs))
+    jobs = plan(
+        settings.inputs,
+        settings.out,
+        scores=settings.scores,
+        heads=heads,
+        further=folders,
+        reporter=reporter,
+    )
+    make_folders(jobs)
+
+    reader = net.preprocessing.reader(settings.reader)
+
+    def first(count: int) -> list[Pixels]:
+        return first_images(jobs, net.inputs, count, reader)
+
+    asked = Asked(len(jobs), settings.engine, settings.precision, _folder(settings))
+    choice = choose(net, asked, first, reporter)
+    with reporter.bar(len(jobs), "predict") as bar:
+        label = Labeller(net, choice.engine, tta=settings.tta)
+        summary = label_files(label, jobs, bar, reader=reader)
+    if summary.failed < summary.images:
+        write_unsure(summary, settings.out)
+    places = _places(settings, heads)
+    return Prediction(summary, dict(net.heads.items()), choice.config, choice.verification, places)
+
+
+def _net(settings: Settings) -> FCN:
+    if isinstance(settings.model, FCN):
+        return settings.model
+    kind = settings.device if settings.engine in ("auto", "torch") else "cpu"
+    return load(settings.model).to(pick_device(kind))
+
+
+def _folder(settings: Settings) -> Path | None:
+    """Return the model's own folder; None for a net, and for a model of the Hub."""
+    if isinstance(settings.model, FCN) or not Path(settings.model).is_dir():
+        return None
+    return Path(settings.model)
+
+
+def _places(settings: Settings, heads: tuple[str, ...]) -> Places:
+    below = settings.out / f"{{{','.join(heads)}}}" if heads else settings.out
+    scores = below / "scores" if settings.scores else None
+    return Places(below, below / "overlay", below / "unsure.csv", scores)
