@@ -10,6 +10,7 @@ import typer
 from fullconv.base.errors import FullconvError
 from fullconv.base.runtime import keep_freed_memory
 from fullconv.cli import convert, data, demo, describe, evaluate, predict, train
+from fullconv.cli.signals import Stopped
 from fullconv.cli.streams import log_warnings, settle_streams
 
 app = typer.Typer(
@@ -35,6 +36,9 @@ def main() -> None:
     try:
         code = app(prog_name="fullconv", standalone_mode=False)
         sys.stdout.flush()
+    except Stopped as stop:
+        code = stop.exit_code
+        print("fullconv: stopped", file=sys.stderr)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:

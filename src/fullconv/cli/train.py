@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fullconv.cli.options import Debug, MaxPixels, Quiet
+from fullconv.cli.signals import Stopped, stoppable
 
 if TYPE_CHECKING:
     from fullconv.train.outcome import Outcome
@@ -96,6 +97,7 @@ def command(
     from fullconv.base.progress import Reporter
     from fullconv.papers.blueprint import DEFAULT_NET, Blueprint
     from fullconv.train.recipe import read_recipe
+    from fullconv.train.record import NAME as RECORD
     from fullconv.train.run import run
 
     usual = Blueprint.named(model or DEFAULT_NET).recipe
@@ -115,9 +117,11 @@ def command(
     }
     asked = {key: value for key, value in given.items() if value is not None}
     try:
-        outcome = run(out, asked, resume=resume, reporter=Reporter(quiet))
-    except KeyboardInterrupt:
-        print(f"continue with: fullconv train --out {out} --resume", file=sys.stderr)
+        with stoppable():
+            outcome = run(out, asked, resume=resume, reporter=Reporter(quiet))
+    except (KeyboardInterrupt, Stopped):
+        if (out / RECORD).exists():  # else nothing has begun
+            print(f"continue with: fullconv train --out {out} --resume", file=sys.stderr)
         raise
     _conclude(outcome)
 

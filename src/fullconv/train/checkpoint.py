@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ from torch import Tensor
 from fullconv.base.errors import FullconvError, WorkFailedError
 from fullconv.base.files import replacing
 
+DIGEST = "digest"  # of all the rest of a state; those of old have none
 
-def save(path: Path, state: dict[str, Any]) -> None:
+
+def save(path: Path, state: Mapping[str, Any]) -> None:
     """Write tensors and plain values to `path`, whole or not at all."""
+    state = {**state, DIGEST: digest(state)}
     # Through a Python file, because torch's own hides the reason of a failure (a full disk, say).
     with replacing(path) as temporary, temporary.open("wb") as file:
         try:
@@ -34,8 +38,49 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         FullconvError: the file is damaged.
     """
+    state = peek(path, mapped=False)
+    noted = state.pop(DIGEST, None)
+    if noted not in (None, digest(state)):
+        raise FullconvError(
+            f"{path}: is damaged (its contents are not what was saved); put back a copy of it, or "
+            "remove it to train this net from its start"
+        )
+    return state
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-256 of nested plain values and tensors: of their types, order and bits."""
+    found = hashlib.sha256()
+    _update(found, value)
+    return found.hexdigest()
+
+
+def _update(found: hashlib._Hash, value: Any) -> None:
+    if isinstance(value, Tensor):
+        found.update(f"{value.dtype} {tuple(value.shape)}".encode())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        found.update(flat.view(torch.uint8).numpy().data)
+    elif isinstance(value, Mapping):
+        found.update(f"{{{len(value)}".encode())
+        for key, each in value.items():
+            _update(found, key)
+            _update(found, each)
+    elif isinstance(value, list | tuple):
+        found.update(f"[{len(value)}".encode())
+        for each in value:
+            _update(found, each)
+    else:
+        found.update(f"{type(value).__name__} {value!r} ".encode())
+
+
+def peek(path: Path, *, mapped: bool = True) -> dict[str, Any]:
+    """Read what `save` wrote without checking it; tensors stay in the file until they are used.
+
+    Raises:
+        FullconvError: the file is damaged so that it can't be read.
+    """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except OSError:
         raise
     except Exception as error:  # torch reports damage as any of half a dozen types

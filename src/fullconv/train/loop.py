@@ -10,13 +10,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fullconv.base.errors import WorkFailedError
+from fullconv.base.errors import FullconvError, WorkFailedError
 from fullconv.base.files import write_text
 from fullconv.base.progress import Progress, duration
 from fullconv.data.loading import Batch
 from fullconv.net.fcn import Sight
 from fullconv.train import checkpoint
-from fullconv.train.nets import saved_net
+from fullconv.train.nets import not_finite, saved_net
 from fullconv.train.plan import Plan, make_plan
 from fullconv.train.recipe import Recipe
 from fullconv.train.stage import Period, Stage
@@ -88,7 +88,16 @@ def resumed(stage: Stage) -> TrainingState:
     net = made_ready(saved_net(saved, stage.data.info, stage.recipe), stage.device)
     plan = Plan.from_dict(saved["plan"])
     state = TrainingState.start(net, stage.recipe, plan, stage.clock)
-    state.restore(saved, stage.device)
+    try:
+        state.restore(saved, stage.device)
+    except (RuntimeError, ValueError, KeyError) as error:  # torch tells every tensor, line by line
+        raise FullconvError(
+            f"{stage.last}: does not fit the net of this run ({str(error).splitlines()[0]}); put "
+            "the dataset and recipe.yaml back as they were, or remove it to train this net from "
+            "its start"
+        ) from error
+    if stage.anew:
+        state.best = None
     stage.reporter.say(f"{stage.name}: {state.step} of {state.plan.steps} steps are done")
     return state
 
@@ -202,6 +211,11 @@ def _why_stopped(stage: Stage, state: TrainingState, batch: Batch, error: Except
     kept = f"the {stage.recipe.keep} is kept in {stage.folder}"
     if state.best is None:
         kept = "no model was kept yet"
+    if name := not_finite(state.net):
+        return (
+            f"{stage.name}: before step {state.step + 1} the net itself holds infinite numbers or "
+            f"NaN ({name}): no image is to blame; {kept}; lower --set lr={stage.recipe.lr:g}"
+        )
     return (
         f"{stage.name}: the {error} of step {state.step + 1} is not finite; its images: "
         f"{', '.join(dict.fromkeys(batch.names))}; {kept}; look at these images and masks, or "

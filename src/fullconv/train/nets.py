@@ -34,9 +34,34 @@ def target_net(settings: Settings, folder: DatasetFolder) -> FCN:
     """Build the net that was asked for, as it is before any training.
 
     Raises:
-        FullconvError: the backbone, the inputs or the weights don't fit, or can't be had, or the
-            net is not trained in stages.
+        FullconvError: the backbone, the inputs or the weights don't fit, can't be had or hold NaN,
+            or the net is not trained in stages.
     """
+    net = _target_net(settings, folder)
+    require_finite(net, settings.weights)
+    return net
+
+
+def require_finite(net: FCN, source: str) -> None:
+    """Refuse a net with weights that are infinite or NaN, from which no training can start.
+
+    Raises:
+        FullconvError: it has some; the message names the first, and the net's `source`.
+    """
+    if name := not_finite(net):
+        raise FullconvError(
+            f"{source}: holds infinite numbers or NaN ({name}), from which nothing can be learnt; "
+            "name other weights"
+        )
+
+
+def not_finite(net: FCN) -> str:
+    """Return the name of a net's first tensor that holds infinite numbers or NaN, or ""."""
+    tensors = net.state_dict().items()
+    return next((name for name, value in tensors if not value.isfinite().all()), "")
+
+
+def _target_net(settings: Settings, folder: DatasetFolder) -> FCN:
     torch.manual_seed(settings.recipe.seed)
     model, weights = settings.model, settings.weights
     if model in PAPER_NETS:

@@ -64,7 +64,8 @@ class Trained:
             noted: its plan and seconds in recipe.yaml.
         """
         metrics = _metrics(folder)
-        per_image = checkpoint.load(folder / "last.pt")["per_image"]
+        last = folder / "last.pt"  # large: removed by some to save room
+        per_image = checkpoint.load(last)["per_image"] if last.exists() else []
         plan, seconds = Plan.from_dict(noted["plan"]), noted["seconds"]
         rows = read_log(folder / "log.csv")
         return cls(name, folder, plan, seconds, rows, metrics, tuple(map(tuple, per_image)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import platform
+import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +21,8 @@ from fullconv.base.errors import FullconvError
 from fullconv.base.files import write_text
 from fullconv.base.settings import first_mistake, read_yaml
 from fullconv.train.checkpoint import saving_in
-from fullconv.train.settings import Settings, stride_of
+from fullconv.train.lock import RunLock
+from fullconv.train.settings import MAY_CHANGE, Settings, stride_of
 from fullconv.train.state import TrainingState
 
 if TYPE_CHECKING:
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
 NAME = "recipe.yaml"
 SECONDS_FOR_THE_REST = 15.0  # of a limited time: the program's start, the report
-MAY_CHANGE = ("data", "device", "max_pixels")  # of a run that is continued: where, not what
 
 
 @dataclass
@@ -40,14 +41,18 @@ class Record:
         settings: what was asked for.
         nets: of each net in order what became of it: its plan, then its seconds; empty until the
             run has begun.
+        lock: held from then on.
+        moved: whether the data, the device or the bound of pixels are others than in the file.
     """
 
     out: Path
     settings: Settings
+    lock: RunLock
     nets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    moved: bool = False
 
     @classmethod
-    def open(cls, out: Path, asked: Mapping[str, Any], *, resume: bool) -> Record:
+    def open(cls, out: Path, asked: Mapping[str, Any], lock: RunLock, *, resume: bool) -> Record:
         """Read the record of the run in `out`, or prepare one for a new run.
 
         Raises:
@@ -59,7 +64,8 @@ class Record:
                     f"{out}: holds a run already; continue it with --resume, or choose another "
                     "--out"
                 )
-            return cls._continued(out, asked)
+            lock.take()
+            return cls._continued(out, asked, lock)
         if out.exists() and not out.is_dir():
             raise FullconvError(f"{out}: is a file; --out names a folder")
         if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
@@ -69,10 +75,10 @@ class Record:
             raise FullconvError(f"{why}; --data DIR names the dataset folder to train on")
         settings = Settings(**{**asked, "data": Path(asked["data"]).absolute()})
         stride_of(settings.model)
-        return cls(out, settings)
+        return cls(out, settings, lock)
 
     @classmethod
-    def _continued(cls, out: Path, asked: Mapping[str, Any]) -> Record:
+    def _continued(cls, out: Path, asked: Mapping[str, Any], lock: RunLock) -> Record:
         path = out / NAME
         try:
             values = read_yaml(path.read_bytes())
@@ -85,22 +91,37 @@ class Record:
             ) from error
         for key in asked.keys() - set(MAY_CHANGE):
             if asked[key] != getattr(settings, key):
+                learnt = out / (list(nets) or ["…"])[-1]
+                further = f"; to train on from what it learnt: --weights {learnt} --out OTHER"
                 raise FullconvError(
                     f"{out}: was begun with another {key}; --resume continues a run as it was "
                     "begun, so leave that option out, or choose another --out"
+                    f"{further if all('seconds' in net for net in nets.values()) else ''}"
                 )
         changed = {key: asked[key] for key in MAY_CHANGE if key in asked}
         if "data" in changed:
             changed["data"] = Path(changed["data"]).absolute()
-        for leftover in out.rglob(".*.tmp"):  # of a process that was killed while it wrote
-            leftover.unlink(missing_ok=True)
-        return cls(out, settings.model_copy(update=changed), nets)
+        record = cls(out, settings.model_copy(update=changed), lock, nets)
+        record.moved = record.settings != settings
+        record.clear()
+        return record
+
+    def clear(self) -> None:
+        """Remove what a process left that was killed while it wrote."""
+        for leftover in self.out.rglob(".*.tmp"):
+            if re.fullmatch(r"\..+\.\d+\.tmp", leftover.name):
+                leftover.unlink(missing_ok=True)
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """What the nets see of each image, in their order; to be asked of a settled run."""
         assert self.settings.inputs is not None
         return self.settings.inputs
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.out / NAME
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -153,6 +174,11 @@ class Record:
         """
         self.nets = {name: {} for name in names}
         try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            self.lock.take()
+            if (self.out / NAME).exists():  # of a run that began meanwhile
+                raise FullconvError(f"{self.out}: holds a run already; choose another --out")
+            self.clear()
             self.write()
         except OSError as error:
             if error.errno == errno.ENOSPC:

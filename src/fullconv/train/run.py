@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -19,11 +19,14 @@ from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import cached_splits, default_workers, mixed_seed
 from fullconv.net.fcn import FCN, load
 from fullconv.report.page import write_report
+from fullconv.train import checkpoint
 from fullconv.train.advice import hints
 from fullconv.train.evaluators import Calibration, Validation, ValidationLoss
+from fullconv.train.lock import RunLock
 from fullconv.train.loop import train
 from fullconv.train.losses import class_weights
-from fullconv.train.nets import grown_net, target_net
+from fullconv.train.nets import grown_net, require_finite, target_net
+from fullconv.train.origin import Origin, require_same_classes
 from fullconv.train.outcome import Outcome, Trained
 from fullconv.train.record import Record
 from fullconv.train.settings import Settings
@@ -54,11 +57,12 @@ def run(
         FullconvError: the data or a setting is wrong, or `out` holds something already.
         WorkFailedError: see `train`.
     """
-    whole = Run.open(out, asked, resume=resume, reporter=reporter, clock=clock)
-    for stage in whole.stages():
-        whole.trained[stage.name] = Trained.of(stage, train(stage))
-        gc.collect()  # its net
-    return whole.concluded()
+    with RunLock(out) as lock:
+        whole = Run.open(out, asked, lock, resume=resume, reporter=reporter, clock=clock)
+        for stage in whole.stages():
+            whole.trained[stage.name] = Trained.of(stage, train(stage))
+            gc.collect()  # its net
+        return whole.concluded()
 
 
 @dataclass
@@ -76,6 +80,7 @@ class Run:
         reporter: is told how it goes.
         clock: tells the time.
         trained: what the stages achieved, by name.
+        anew: names of those whose best so far counts no longer, because val has changed.
     """
 
     record: Record
@@ -87,12 +92,14 @@ class Run:
     reporter: Reporter
     clock: Clock
     trained: dict[str, Trained] = field(default_factory=dict)
+    anew: set[str] = field(default_factory=set)
 
     @classmethod
     def open(
         cls,
         out: Path,
         asked: Mapping[str, Any],
+        lock: RunLock,
         *,
         resume: bool,
         reporter: Reporter,
@@ -104,7 +111,7 @@ class Run:
             FullconvError: see `run`.
         """
         begun = clock()
-        record = Record.open(out, asked, resume=resume)
+        record = Record.open(out, asked, lock, resume=resume)
         settings, target = record.settings, None
         device = pick_device(settings.device)
         folder = DatasetFolder(settings.data, settings.reader)
@@ -118,7 +125,45 @@ class Run:
                 reporter.say(f"note: {hint}")
             strides = [tap.stride for tap in target.taps] if settings.staged else [settings.stride]
             record.begin([f"fcn{stride}s" for stride in strides])
-        return cls(record, folder, data, device, target, begun, reporter, clock)
+        whole = cls(record, folder, data, device, target, begun, reporter, clock)
+        if target is None:
+            whole.compare()
+            if record.moved:
+                record.write()
+        return whole
+
+    @property
+    def origin(self) -> Origin:
+        """What a training begins with that begins now."""
+        data = self.data
+        channels = {name: each.channels for name, each in data.train.inputs.items()}
+        images = {
+            split.name: [sample.name for sample in split.samples]
+            for split in (data.train, data.val)
+        }
+        return Origin.of(self.record.settings, data.info, channels, images)
+
+    def compare(self) -> None:
+        """Compare data and settings with those that the run was begun with.
+
+        Raises:
+            FullconvError: a net would learn something else than it was begun for.
+        """
+        now, told = self.origin, False
+        for name in self.record.names:
+            folder = self.record.folder(name)
+            last = folder / "last.pt"
+            if not last.exists():
+                continue
+            noted = checkpoint.peek(last).get("origin")
+            if noted:
+                before = Origin(**noted)
+                before.require_same(now, last, self.record.path, self.record.settings.data)
+                if before.tell_images(now, SILENT if told else self.reporter):
+                    self.anew.add(name)
+                told = told or before.images != now.images
+            elif (folder / "config.json").exists():  # of an earlier version
+                require_same_classes(folder, self.data.info, self.record.settings.data)
 
     def stages(self) -> Iterator[Stage]:
         """Yield what is left to be trained, each stage when the one before has ended."""
@@ -140,6 +185,8 @@ class Run:
                     len(self.record.names) if first else 1,
                 ),
                 (Validation(), ValidationLoss(), Calibration()),
+                asdict(self.origin),
+                name in self.anew,
                 note=partial(self.record.note, name),
                 reporter=self.reporter,
                 clock=self.clock,
@@ -167,7 +214,9 @@ class Run:
 
         def start() -> FCN:
             if stage:
-                source = load(self.record.folder(self.record.names[stage - 1]))
+                folder = self.record.folder(self.record.names[stage - 1])
+                source = load(folder)
+                require_finite(source, str(folder))
             else:
                 source = self.target or target_net(settings, self.folder)
             self.target = None  # of a training to come only its own net stays in memory

@@ -11,6 +11,7 @@ from fullconv.base.images import MAX_PIXELS, ImageReader
 from fullconv.papers.blueprint import NETS, Blueprint
 from fullconv.train.recipe import Recipe
 
+MAY_CHANGE = ("data", "device", "max_pixels")  # of a run that is continued: where, not what
 STRIDES = {name: blueprint.stride for name, blueprint in NETS.items()}
 
 

@@ -100,6 +100,7 @@ class Stage:
         budget: what it may use of the run.
         evaluators: what looks at the net.
         origin: noted in last.pt, to be compared when the training is continued.
+        anew: whether the best so far counts no longer, because val has changed.
         note: is called when the plan is made, and when all is done (True).
         reporter: is told how it goes.
         clock: tells the time in seconds.
@@ -114,6 +115,7 @@ class Stage:
     budget: Budget = Budget()
     evaluators: tuple[Evaluator, ...] = ()
     origin: Mapping[str, Any] = field(default_factory=dict)
+    anew: bool = False
     note: Callable[[TrainingState, bool], None] = lambda *_: None
     reporter: Reporter = SILENT
     clock: Clock = time.monotonic
