@@ -20,7 +20,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import closing
 from copy import deepcopy
@@ -38,6 +37,7 @@ from fullconv.base.errors import FullconvError, WorkFailedError
 from fullconv.base.pipeline import ahead
 from fullconv.base.progress import progress
 from fullconv.base.runtime import evaluating
+from fullconv.data.fingerprint import Fingerprint
 from fullconv.data.folder import DatasetFolder, Split
 from fullconv.data.loading import (
     Batch,
@@ -237,10 +237,10 @@ class Task:
 
     def plan(self, seconds: float) -> Plan:
         """Return the plan that the data call for, before any clock is consulted."""
-        sizes = Counter(self.train.split.size(index) for index in range(len(self.train)))
-        crop = self.practice.crop_of(*np.median(list(sizes.elements()), axis=0))
+        found = Fingerprint.of(self.train.split)
+        crop = self.practice.crop_of(*found.median_size)
         recipe = Recipe(batch_size=self.practice.batch_size, crop=crop)
-        return make_plan(recipe, sizes, len(self.val), workers=self.workers, seconds=seconds)
+        return make_plan(recipe, found, len(self.val), workers=self.workers, seconds=seconds)
 
     def batches(self, plan: Plan) -> Generator[Batch]:
         """Yield the batches of every step, without end."""

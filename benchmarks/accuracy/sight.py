@@ -30,7 +30,7 @@ from benchmarks.frame import Results, Row, arguments
 from fullconv.data.folder import DatasetFolder
 from fullconv.net.fcn import load
 from fullconv.train.recipe import read_recipe
-from fullconv.train.scale import sight
+from fullconv.train.scale import scale_for
 from fullconv.train.settings import Settings
 
 ENLARGED_CAMVID = "camvid-enlarged"
@@ -110,11 +110,11 @@ def trained(given: argparse.Namespace, way: Way) -> Row:
     model = Trained.by(out, asked, out.name)
     metrics, net = model.on_test(), load(model.folder)
     default = Settings(data=data, recipe=read_recipe("default"))
-    chosen = default.stride, sight(default, DatasetFolder(data))
+    chosen = default.stride, scale_for(default, DatasetFolder(data))
     return {
         "minutes": model.minutes,
         "epochs": model.epochs,
-        "default": "yes" if (net.stride, net.sight) == chosen else "",
+        "default": "yes" if (net.stride, net.scale) == chosen else "",
         "val_mean_iu": model.val_mean_iu,
         "test_mean_iu": f"{metrics.mean_iu:.4f}",
         "iu": model.by_class(metrics),

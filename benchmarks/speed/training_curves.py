@@ -19,7 +19,6 @@ import json
 import math
 import sys
 import time
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,6 +32,7 @@ from benchmarks.frame import Results, Row, arguments, in_own_process, plain, sav
 from benchmarks.speed.training import plain_loss
 from fullconv import FCN
 from fullconv.base.runtime import inference
+from fullconv.data.fingerprint import Fingerprint
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import Batch, CachedSplit, cached_splits, default_workers
 from fullconv.measure.evaluation import evaluate
@@ -81,8 +81,8 @@ def train(variant: str, data: Path, weights: str, epochs: int) -> list[Row]:
     workers = default_workers(CPU)
     inputs = tuple(net.inputs)
     split, val = cached_splits(folder.split("train", inputs), folder.split("val", inputs), workers)
-    sizes = Counter(split.split.size(index) for index in range(len(split)))
-    plan = make_plan(recipe, sizes, len(val), workers=workers)
+    found = Fingerprint.of(split.split)
+    plan = make_plan(recipe, found, len(val), workers=workers)
     own, low = variant.startswith("fullconv"), variant.endswith("bf16")
     if own:
         made_ready(net, CPU)
@@ -93,7 +93,7 @@ def train(variant: str, data: Path, weights: str, epochs: int) -> list[Row]:
         group["fused"] = None  # torch's default
     rows, losses, spent, waited = [], [], 0.0, 0.0
     with TemporaryDirectory() as out:
-        feed_of = TrainingData(folder.info, split, val)
+        feed_of = TrainingData(folder.info, split, val, found)
         stage = Stage("", feed_of, recipe, Path(out), CPU, start=lambda: net)
         feed = stage.batches(net.train(), plan)
         objective = stage.objective(net, replace(plan, precision="bf16"))

@@ -25,7 +25,7 @@ from fullconv.data.folder import DatasetFolder
 from fullconv.data.transforms import default_crop, default_reductions, training_transform
 from fullconv.measure.evaluation import evaluate
 from fullconv.train.recipe import read_recipe
-from fullconv.train.scale import few_masks
+from fullconv.train.scale import judged
 
 TRUNKS = ("mobilenet_v2", "squeezenet1_1", "narrow vgg")
 
@@ -199,7 +199,7 @@ def test_photographs_are_reduced_unless_what_their_masks_hold_is_small(
     mask = ((rows // thing + columns // thing) % 2).astype(np.uint8)
     for path in (data / "masks").glob("*/*.png"):
         Image.fromarray(mask).save(path)
-    assert len(few_masks(DatasetFolder(data).split("train"))) == 1
+    assert judged(DatasetFolder(data), ("color",)).images == 1
     settings = asked(data, "crop=96", "steps=1", "batch_size=1")
     folder = trained(tmp_path / "run", settings)
     assert load(folder).arguments.reduce == factor

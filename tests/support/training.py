@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fullconv.data.fingerprint import Fingerprint
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import Batch, CachedSplit, Part
 from fullconv.net.fcn import FCN
@@ -30,7 +31,7 @@ def stage_on(root: Path, folder: Path, *, recipe: Recipe | None = None, **option
     """Return a stage on the dataset `root` whose net is made elsewhere."""
     data = DatasetFolder(root)
     train, val = (CachedSplit(data.split(name), 1 << 24) for name in ("train", "val"))
-    feed = TrainingData(data.info, train, val)
+    feed = TrainingData(data.info, train, val, Fingerprint.of(data.split("train")))
 
     def start() -> FCN:
         raise AssertionError("the net is made elsewhere")

@@ -7,6 +7,7 @@ import pytest
 from dataset_folders import write_rich
 from PIL import Image
 
+from fullconv.data.fingerprint import Fingerprint
 from fullconv.data.folder import DatasetFolder
 from fullconv.train.losses import HEAVIEST, class_weights
 
@@ -26,14 +27,15 @@ def test_each_head_has_its_own_weights(tmp_path: Path) -> None:
             Image.fromarray(array).save(root / folder / "train" / f"train{index}.png")
     frequencies = {"sem": np.array([68 / 84, 16 / 80]), "geo": np.array([79 / 80, 1 / 80, 1.0])}
     split = DatasetFolder(root).split("train", ("depth",), ("geo", "sem"))
-    geo_weights, sem_weights = class_weights(split, "balanced")
+    found = Fingerprint.of(split).with_pixels(split)
+    geo_weights, sem_weights = class_weights(found, split.heads, "balanced")
     ratio = {head: np.median(each) / each for head, each in frequencies.items()}
     assert sem_weights.tolist() == pytest.approx([*ratio["sem"], HEAVIEST])
     assert ratio["geo"][1] > HEAVIEST
     expected = [ratio["geo"][0], HEAVIEST, HEAVIEST, ratio["geo"][2]]
     assert geo_weights.tolist() == pytest.approx(expected)
     for softened, balanced in zip(
-        class_weights(split, "softened"), (geo_weights, sem_weights), strict=True
+        class_weights(found, split.heads, "softened"), (geo_weights, sem_weights), strict=True
     ):
         assert softened.square().tolist() == pytest.approx(balanced.tolist())
 
@@ -45,8 +47,9 @@ def test_of_many_masks_some_are_counted(tmp_path: Path, monkeypatch: pytest.Monk
         mask[:2] = 0
         Image.fromarray(mask).save(root / "masks" / "train" / f"train{index}.png")
     split = DatasetFolder(root).split("train", ("depth",), ("sem",))
-    monkeypatch.setattr("fullconv.train.losses.MASKS_COUNTED", 2)
-    (of_ends,) = class_weights(split, "balanced")
+    monkeypatch.setattr("fullconv.data.fingerprint.MASKS_COUNTED", 2)
+    found = Fingerprint.of(split).with_pixels(split)
+    (of_ends,) = class_weights(found, split.heads, "balanced")
     frequencies = np.array([100 / 160, 60 / 80])  # of the first and the last mask
     expected = np.median(frequencies) / frequencies
     assert of_ends.tolist() == pytest.approx([expected[0], HEAVIEST, expected[1]])

@@ -11,9 +11,9 @@ from torch import nn
 from fullconv.base.errors import FullconvError
 from fullconv.data.folder import DatasetInfo
 from fullconv.net.fcn import FCN
+from fullconv.papers.blueprint import Blueprint
 from fullconv.train.nets import grown_net, is_model
 from fullconv.train.recipe import Recipe
-from fullconv.train.settings import stride_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -54,9 +54,9 @@ def test_classes_are_taken_over_by_name() -> None:
 
 
 def test_names_of_nets_and_weights(tmp_path: Path) -> None:
-    assert stride_of("fcn4s") == 4
+    assert Blueprint.named("fcn4s").stride == 4
     with pytest.raises(FullconvError, match=r"'fcn9s' is none of fcn32s.*did you mean fcn8s"):
-        stride_of("fcn9s")
+        Blueprint.named("fcn9s")
     (tmp_path / "w.safetensors").touch()
     assert not is_model("imagenet")
     assert not is_model(str(tmp_path / "w.safetensors"))

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 import yaml
 
 from fullconv.base.errors import FullconvError
+from fullconv.data.fingerprint import Fingerprint
 from fullconv.train.plan import SLACK, Pace, Plan, default_epochs, learning_rate, make_plan
 from fullconv.train.recipe import Recipe, read_recipe, shipped_recipes
 
@@ -176,9 +177,15 @@ def test_no_warmup_and_nothing_but_warmup() -> None:
 # Plans ---------------------------------------------------------------------------------------
 
 
-def plan_for(images: int, *overrides: str, val: int = 1, **options: float) -> Plan:
-    sizes = Counter({(360, 480): images})
-    return make_plan(read_recipe("default", overrides), sizes, val, workers=0, **options)
+def plan_for(
+    images: int, *overrides: str, val: int = 1, magnify: int = 1, **options: float
+) -> Plan:
+    sizes = dict.fromkeys(map(str, range(images)), (360, 480))
+    found = Fingerprint("train", sizes, {"color": 3})
+    scale = Fraction(magnify)
+    return make_plan(
+        read_recipe("default", overrides), found, val, workers=0, scale=scale, **options
+    )
 
 
 def test_camvid_gets_the_epochs_that_serve_it() -> None:

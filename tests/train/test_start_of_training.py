@@ -23,6 +23,7 @@ from fullconv.net.fcn import FCN
 from fullconv.train.advice import about_details, about_magnification, hints
 from fullconv.train.nets import target_net
 from fullconv.train.recipe import Recipe, read_recipe
+from fullconv.train.scale import judged
 from fullconv.train.settings import Settings
 from fullconv.train.state import make_optimizer
 from fullconv.train.step import Objective, take_step
@@ -169,8 +170,9 @@ def test_what_cells_are_too_coarse_for_is_told(
     data = write_stripes(tmp_path, width)
     settings, folder = Settings(**asked(data, *overrides, model=model)), DatasetFolder(data)
     net = target_net(settings, folder)
-    found = list(about_details(settings, net, folder))
-    assert list(hints(settings, net, folder)) == found
+    of_train = judged(folder, ("color",))
+    found = list(about_details(settings, net, folder, of_train))
+    assert list(hints(settings, net, folder, of_train)) == found
     assert (told in found[0]) if told else not found
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy as np
 import torch
@@ -45,19 +45,6 @@ Scores = Tensor | dict[str, Tensor]  # the latter: of several heads, by name
 Pixels = NDArray[np.uint8 | np.float32]  # H x W x channels of all inputs, as they are stored
 Labels = NDArray[np.uint8]  # H x W class ids
 Views = Sequence[Mapping[str, Tensor]]  # the coarse scores of each view of an image, by head
-
-
-class Sight(NamedTuple):
-    """How many times larger, or smaller, than it is a net's trunk sees an image."""
-
-    magnify: int = 1
-    reduce: int = 1
-
-    def __str__(self) -> str:
-        """Tell it, of images."""
-        if self.reduce > 1:
-            return f"reduced to 1/{self.reduce}"
-        return f"magnified x{self.magnify}" if self.magnify > 1 else "as they are"
 
 
 class Heads(nn.ModuleDict):
@@ -224,11 +211,6 @@ class FCN(nn.Module):
     def scale(self) -> Fraction:
         """How many times larger than it is the trunk sees an image: 4, 2, 1, 1/2 and so on."""
         return self.arguments.scale
-
-    @property
-    def sight(self) -> Sight:
-        """How large the trunk sees images."""
-        return Sight(self.arguments.magnify, self.arguments.reduce)
 
     @property
     def taps(self) -> tuple[Tap, ...]:

@@ -6,18 +6,24 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from fullconv.data.fingerprint import SIDES, Fingerprint
 from fullconv.data.folder import DatasetFolder
-from fullconv.measure.bounds import upper_bounds
 from fullconv.net.arguments import most_magnification
 from fullconv.net.fcn import FCN
-from fullconv.papers.blueprint import PAPER_NETS
 from fullconv.train.nets import is_model, models_by_input, unseen_inputs
-from fullconv.train.scale import DRAWN_WELL, few_masks
-from fullconv.train.settings import STRIDES, Settings
+from fullconv.train.scale import DRAWN_WELL
+from fullconv.train.settings import Settings
 
 
-def hints(settings: Settings, net: FCN, folder: DatasetFolder) -> Iterator[str]:
-    """Yield what is worth knowing of a net that is about to be trained on a sound dataset."""
+def hints(settings: Settings, net: FCN, folder: DatasetFolder, found: Fingerprint) -> Iterator[str]:
+    """Yield what is worth knowing of a net that is about to be trained on a sound dataset.
+
+    Args:
+        settings: of the run.
+        net: as it is before its training.
+        folder: the dataset.
+        found: the fingerprint of its training images, with what is in their masks.
+    """
     for hint in (
         about_stages(settings),
         about_unseen(settings, net, folder),
@@ -25,13 +31,13 @@ def hints(settings: Settings, net: FCN, folder: DatasetFolder) -> Iterator[str]:
     ):
         if hint:
             yield hint
-    yield from about_details(settings, net, folder)
+    yield from about_details(settings, net, folder, found)
 
 
 def about_stages(settings: Settings) -> str | None:
     """Return what to tell who trains a later stage by itself, from a classifier; None mostly."""
     rates = settings.recipe.stage_lr
-    if settings.model not in PAPER_NETS or settings.staged or rates[0] == rates[-1]:
+    if not settings.blueprint.fixed or settings.staged or rates[0] == rates[-1]:
         return None
     if models_by_input(settings.weights) or is_model(settings.weights):
         return None
@@ -47,14 +53,14 @@ def about_unseen(settings: Settings, net: FCN, folder: DatasetFolder) -> str | N
     if not unseen:
         return None
     told = f"the net sees {', '.join(net.inputs)} of each scene, not {', '.join(unseen)}"
-    if settings.model in PAPER_NETS or settings.inputs:
+    if settings.blueprint.fixed or settings.inputs:
         return told
     return f"{told}; --inputs {','.join((*net.inputs, *unseen))} lets it"
 
 
 def about_magnification(settings: Settings, net: FCN) -> str | None:
     """Return what to tell whose images are seen larger than they are without being asked for."""
-    magnify = net.sight.magnify
+    magnify = net.scale.numerator
     if magnify == 1 or settings.recipe.magnify or is_model(settings.weights):
         return None
     return (
@@ -63,28 +69,32 @@ def about_magnification(settings: Settings, net: FCN) -> str | None:
     )
 
 
-def about_details(settings: Settings, net: FCN, folder: DatasetFolder) -> Iterator[str]:
+def about_details(
+    settings: Settings, net: FCN, folder: DatasetFolder, found: Fingerprint
+) -> Iterator[str]:
     """Yield, by head, what a net cannot draw of the masks because its cells are too coarse.
 
     Judged by the bounds that a perfect net of such cells has on a few masks (PAMI, appendix A).
     """
-    finer = next((name for name, stride in STRIDES.items() if stride < net.stride), None)
-    if settings.model in PAPER_NETS or finer is None:
+    finer = settings.blueprint.finer
+    if settings.blueprint.fixed or finer is None:
         return
-    magnify, reduce = net.sight
+    magnify, reduce = net.scale.as_integer_ratio()
     cell = net.stride * reduce // magnify
-    finer_cell = STRIDES[finer] * reduce // min(magnify, most_magnification(STRIDES[finer]))
+    finer_cell = finer.stride * reduce // min(magnify, most_magnification(finer.stride))
     if finer_cell == cell:
         return
-    split = folder.split("train", tuple(net.inputs), tuple(net.heads))
-    for name, by_side in upper_bounds(few_masks(split), (cell, finer_cell)).items():
-        own, better = by_side[cell], by_side[finer_cell]
+    if not {cell, finer_cell} <= set(SIDES):
+        split = folder.split("train", tuple(net.inputs), tuple(net.heads))
+        found = found.with_pixels(split, (cell, finer_cell))
+    for name, head in net.heads.items():
+        own, better = found.thinness[name][cell], found.thinness[name][finer_cell]
         if own.mean_iu < DRAWN_WELL:
             worst = int(np.nanargmin(own.iu))
-            named = f"{split.heads[name].classes[worst]} {own.iu[worst]:.2f}"
+            named = f"{head.classes[worst]} {own.iu[worst]:.2f}"
             of_head = f"{name}: " if len(net.heads) > 1 else ""
             yield (
                 f"{of_head}in cells of {cell} pixels these masks can be drawn to a mean IU of "
                 f"{own.mean_iu:.2f} at best ({named}), in cells of {finer_cell} to "
-                f"{better.mean_iu:.2f}: try --model {finer}"
+                f"{better.mean_iu:.2f}: try --model {finer.name}"
             )

@@ -14,11 +14,11 @@ from fullconv.base.errors import FullconvError, WorkFailedError
 from fullconv.base.files import write_text
 from fullconv.base.progress import Progress, duration
 from fullconv.data.loading import Batch
-from fullconv.net.fcn import Sight
 from fullconv.train import checkpoint
 from fullconv.train.nets import not_finite, saved_net
 from fullconv.train.plan import Plan, make_plan
 from fullconv.train.recipe import Recipe
+from fullconv.train.scale import told
 from fullconv.train.stage import Period, Stage
 from fullconv.train.state import Row, TrainingState
 from fullconv.train.step import made_ready, take_step
@@ -64,10 +64,10 @@ def begun(stage: Stage) -> TrainingState:
     net = made_ready(stage.start(), stage.device)
     plan = make_plan(
         stage.recipe,
-        stage.data.sizes,
+        stage.data.found,
         len(stage.data.val),
         workers=stage.data.workers,
-        **net.sight._asdict(),
+        scale=net.scale,
         share=stage.budget.share,
         seconds=stage.budget.seconds,
     )
@@ -187,7 +187,7 @@ def _announce(stage: Stage, net: FCN, plan: Plan, seconds: float) -> None:
         images = "1 whole image" if count == 1 else f"{count} whole images"
     else:
         images = "{} crops of {}x{}".format(count, *plan.crop)
-    images += " each," if net.sight == Sight() else f", {net.sight},"
+    images += " each," if net.scale == 1 else f", {told(net.scale)},"
     if math.isinf(seconds):  # the timed steps failed, and the training will say how
         lasts = "for a time unknown"
     else:

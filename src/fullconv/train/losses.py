@@ -11,17 +11,16 @@ sorts them all for each class.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from fullconv.base.pipeline import ahead
-from fullconv.data.folder import Split
+from fullconv.data.fingerprint import Fingerprint, LabelCounts
+from fullconv.data.info import HeadInfo
 from fullconv.geometry import SkipGeometry
 from fullconv.train.recipe import Recipe
 
@@ -32,7 +31,6 @@ ClassWeights = Sequence[Tensor]  # float32 (classes,) of each head
 
 MOST_CELLS = 1 << 15
 HEAVIEST = 10.0  # a class of a few pixels must not drown all others
-MASKS_COUNTED, PIXELS_COUNTED = 1000, 1 << 29  # at most, of all together; seconds tell enough
 
 
 def image_losses(
@@ -71,40 +69,31 @@ def valid_weights(labels: Tensor, ignore_index: int, class_weights: ClassWeights
     return torch.stack([weight.sum((1, 2)) for weight in weights], 1)
 
 
-def class_weights(split: Split, kind: Literal["softened", "balanced"]) -> list[torch.Tensor]:
+def class_weights(
+    found: Fingerprint, heads: Mapping[str, HeadInfo], kind: Literal["softened", "balanced"]
+) -> list[Tensor]:
     """Return float32 weights (classes,) of each head.
 
     Balanced: the median class's frequency over each one's own; softened: the square root of that.
 
     A class's frequency is its share of the valid pixels of the images that show it (Eigen and
-    Fergus, 2015). Weights are at most 10; a class that is not seen has that. Of many masks, or
-    large ones, some are counted, evenly chosen.
+    Fergus, 2015). Weights are at most 10; a class that is not seen has that.
 
     Args:
-        split: whose masks are counted; of its images only the headers are read.
+        found: the fingerprint of the training images, with what is in their masks.
+        heads: whose weights are wanted.
         kind: how much rarer classes weigh more.
-
-    Raises:
-        FullconvError: a mask can't be read, holds a wrong label, or misfits its image.
     """
-    sizes = {name: len(head.classes) for name, head in split.heads.items()}
-    pixels = {name: np.zeros(size, np.int64) for name, size in sizes.items()}
-    shown_in = {name: np.zeros(size, np.int64) for name, size in sizes.items()}
-    counted = split.few_pixels(MASKS_COUNTED, PIXELS_COUNTED)
-    for layers in ahead(counted.labels, range(len(counted))):
-        for (name, size), labels in zip(sizes.items(), layers, strict=True):
-            counts = np.bincount(labels.reshape(-1), minlength=256)[:size]
-            pixels[name] += counts
-            shown_in[name] += np.where(counts > 0, counts.sum(), 0)
-    balanced = [_balanced(pixels[name], shown_in[name]) for name in sizes]
+    balanced = [_balanced(found.labels[name], len(head.classes)) for name, head in heads.items()]
     return balanced if kind == "balanced" else [weights.sqrt() for weights in balanced]
 
 
-def _balanced(pixels: NDArray[np.int64], shown_in: NDArray[np.int64]) -> torch.Tensor:
+def _balanced(counts: LabelCounts, classes: int) -> Tensor:
     """Weigh classes by their own pixels and those of the images that show them."""
-    weights = np.full(len(pixels), HEAVIEST)
+    pixels, beside = counts.pixels[:classes], counts.beside[:classes]
+    weights = np.full(classes, HEAVIEST)
     present = pixels > 0
-    frequency = pixels[present] / shown_in[present]
+    frequency = pixels[present] / beside[present]
     if present.any():
         weights[present] = np.minimum(np.median(frequency) / frequency, HEAVIEST)
     return torch.tensor(weights, dtype=torch.float32)

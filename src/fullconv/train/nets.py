@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from fractions import Fraction
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
@@ -15,29 +16,34 @@ from torch import nn
 from fullconv.base.errors import FullconvError, nearest
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.info import DatasetInfo
-from fullconv.net.fcn import FCN, Sight, load
+from fullconv.net.fcn import FCN, load
 from fullconv.net.head import Head
 from fullconv.net.preprocessing import Preprocessing
 from fullconv.net.surgery import expand_score, transplant, with_channels
 from fullconv.net.trunk import LateFusion
-from fullconv.papers.blueprint import DEFAULT_BACKBONE, NYUD_LOG_DEPTH, PAPER_NETS
+from fullconv.papers.blueprint import NYUD_LOG_DEPTH, Blueprint
 from fullconv.train.recipe import Recipe
-from fullconv.train.scale import sight
-from fullconv.train.settings import Settings, stride_of
+from fullconv.train.scale import Judge, judged, scale_for
+from fullconv.train.settings import Settings
 
 CLASSIFIER_FILES = (".safetensors", ".caffemodel")
 SPREAD_OF_LOG_DISTANCE = 0.5  # standard deviation of millimetres' logarithm, indoors and outdoors
 SPREAD_OF_BYTES = 58.0  # of photographs' colours: torchvision's std times 255
 
 
-def target_net(settings: Settings, folder: DatasetFolder) -> FCN:
+def target_net(settings: Settings, folder: DatasetFolder, judge: Judge = judged) -> FCN:
     """Build the net that was asked for, as it is before any training.
+
+    Args:
+        settings: of the run.
+        folder: the dataset.
+        judge: tells its fingerprint (see `scale_for`).
 
     Raises:
         FullconvError: the backbone, the inputs or the weights don't fit, can't be had or hold NaN,
             or the net is not trained in stages.
     """
-    net = _target_net(settings, folder)
+    net = _target_net(settings, folder, judge)
     require_finite(net, settings.weights)
     return net
 
@@ -61,24 +67,19 @@ def not_finite(net: FCN) -> str:
     return next((name for name, value in tensors if not value.isfinite().all()), "")
 
 
-def _target_net(settings: Settings, folder: DatasetFolder) -> FCN:
+def _target_net(settings: Settings, folder: DatasetFolder, judge: Judge) -> FCN:
     torch.manual_seed(settings.recipe.seed)
-    model, weights = settings.model, settings.weights
-    if model in PAPER_NETS:
-        for key in Sight._fields:
-            if getattr(settings.recipe, key) not in (None, 1):
-                raise FullconvError(f"{model} sees images as they are: leave {key} out")
-        _same_backbone(settings.backbone, PAPER_NETS[model].backbone, model)
-        _same_inputs(settings)
-        _require_stages(settings)
+    weights, fixed = settings.weights, settings.blueprint.fixed
+    if fixed:
+        _require_own(settings)
     by_input = models_by_input(weights)
     if by_input:
-        return _joined_net(settings, folder, by_input)
+        return _joined_net(settings, folder, judge, by_input)
     if not is_model(weights):
-        return _net_on_classifier(settings, folder, weights)
+        return _net_on_classifier(settings, folder, judge, weights)
     source = load(weights)
-    if model in PAPER_NETS:
-        net = _net_on_classifier(settings, folder, None)
+    if fixed:
+        net = _net_on_classifier(settings, folder, judge, None)
         with _of(weights):
             take_over(source, net)
         return net
@@ -126,38 +127,42 @@ def models_by_input(weights: str) -> dict[str, str]:
     return {name.strip(): model.strip() for name, _, model in pairs}
 
 
-def _net_on_classifier(settings: Settings, folder: DatasetFolder, weights: str | None) -> FCN:
+def _net_on_classifier(
+    settings: Settings, folder: DatasetFolder, judge: Judge, weights: str | None
+) -> FCN:
     inputs = chosen_inputs(settings.inputs, folder) if settings.inputs else None
     return new_net(
-        settings.model,
+        settings.blueprint,
         settings.backbone,
         folder.info,
         settings.recipe,
         weights,
         inputs=inputs,
         fusion=settings.fusion or "early",
-        **sight(settings, folder)._asdict(),
+        scale=scale_for(settings, folder, judge),
     )
 
 
-def _joined_net(settings: Settings, folder: DatasetFolder, by_input: Mapping[str, str]) -> FCN:
+def _joined_net(
+    settings: Settings, folder: DatasetFolder, judge: Judge, by_input: Mapping[str, str]
+) -> FCN:
     """Build a net of several trunks, each from a model of its own (late fusion)."""
-    net = _net_on_classifier(settings, folder, None)
+    net = _net_on_classifier(settings, folder, judge, None)
     if not isinstance(net.trunk, LateFusion) or set(by_input) != set(net.inputs):
         cure = f"; --inputs {','.join(by_input)} --fusion late gives it some"
         raise FullconvError(
             f"weights {settings.weights!r}: {settings.model} has no trunks of its own for "
             f"{', '.join(by_input)}; its inputs are {', '.join(net.inputs)}"
-            f"{'' if settings.model in PAPER_NETS else cure}"
+            f"{'' if settings.blueprint.fixed else cure}"
         )
     expected = {}
     for name in net.inputs:
         source = load(by_input[name])
         with _of(by_input[name]):
-            _same_sight(source, net)
+            _require_scale(source, net)
             take_over(source, net, name)
         expected[name] = source.preprocessing
-    if settings.model not in PAPER_NETS:
+    if not settings.blueprint.fixed:
         net.preprocessing = joined_preprocessing(expected)
     return net
 
@@ -171,9 +176,19 @@ def _of(model: str) -> Iterator[None]:
         raise FullconvError(f"{model}: {error}") from error
 
 
-def _require_stages(settings: Settings) -> None:
-    """Refuse to train in stages a net whose skips are scaled so that it trains at once."""
-    net = PAPER_NETS[settings.model]
+def _require_own(settings: Settings) -> None:
+    """Refuse for a net whose parts are fixed, as the paper's are, what would change them."""
+    net, recipe = settings.blueprint, settings.recipe
+    for key, asked in (("magnify", recipe.magnify), ("reduce", recipe.reduce)):
+        if asked not in (None, 1):
+            raise FullconvError(f"{net.name} sees images as they are: leave {key} out")
+    _same_backbone(settings.backbone, net.backbone, net.name)
+    if settings.inputs not in (None, tuple(net.inputs)):
+        raise FullconvError(
+            f"{net.name}: its inputs are {', '.join(net.inputs)}; leave --inputs out"
+        )
+    if settings.fusion not in (None, net.fusion):
+        raise FullconvError(f"{net.name}: its fusion is {net.fusion}; leave --fusion out")
     if settings.staged and net.skip_scales:
         raise FullconvError(
             f"{net.name} is trained at once: leave --staged out, or train {net.in_stages.name} in "
@@ -181,19 +196,10 @@ def _require_stages(settings: Settings) -> None:
         )
 
 
-def _same_inputs(settings: Settings) -> None:
-    """Refuse other inputs than those of a net of the paper, and another fusion."""
-    net = PAPER_NETS[settings.model]
-    if settings.inputs not in (None, tuple(net.inputs)):
-        raise FullconvError(
-            f"{net.name}: its inputs are {', '.join(net.inputs)}; leave --inputs out"
-        )
-    if settings.fusion not in (None, net.fusion):
-        raise FullconvError(f"{net.name}: its fusion is {net.fusion}; leave --fusion out")
-
-
-def _same_sight(source: FCN, net: FCN) -> None:
-    for key, own, asked in zip(Sight._fields, source.sight, net.sight, strict=True):
+def _require_scale(source: FCN, net: FCN) -> None:
+    """Refuse a trunk that saw images larger or smaller than the net is to."""
+    for key in ("magnify", "reduce"):
+        own, asked = (getattr(each.arguments, key) for each in (source, net))
         if own != asked:
             raise FullconvError(f"it sees images with {key}={own}, not {asked}: --set {key}={own}")
 
@@ -212,7 +218,7 @@ def _same_backbone(asked: str | None, own: str | None, source: str) -> None:
 
 
 def new_net(
-    model: str,
+    blueprint: Blueprint,
     backbone: str | None,
     info: DatasetInfo,
     recipe: Recipe,
@@ -220,28 +226,32 @@ def new_net(
     *,
     inputs: Mapping[str, int] | None = None,
     fusion: Literal["early", "late"] = "early",
-    magnify: int = 1,
-    reduce: int = 1,
+    scale: Fraction = Fraction(1),
 ) -> FCN:
     """Build a net for a dataset on a classifier, whose weights are imagenet, none or a file.
 
     Args:
-        model: fcn32s, fcn16s, fcn8s, fcn4s, fcn2s or one of the paper's nets.
-        backbone: the classifier's name; the paper's nets have their own.
+        blueprint: of the net; one whose parts are fixed goes by it alone.
+        backbone: the classifier's name; None: the blueprint's.
         info: tells the classes.
         recipe: tells what is learnt.
         weights: of the classifier.
-        inputs: channels of each input by name; the paper's nets have their own.
-        fusion: of several inputs, likewise.
-        magnify: how many times larger it sees images; the paper's nets never do.
-        reduce: or how many times smaller, likewise.
+        inputs: channels of each input by name; None: the blueprint's.
+        fusion: of several inputs.
+        scale: how many times larger than they are it sees images.
     """
-    given = None if weights in (None, "none") else weights
     decided = {**_for_data(info), **_learning(recipe)}
-    if model in PAPER_NETS:
-        return PAPER_NETS[model].build(weights=given, **decided)
-    decided |= {"inputs": inputs, "fusion": fusion, "magnify": magnify, "reduce": reduce}
-    net = FCN(backbone or DEFAULT_BACKBONE, stride_of(model), weights=given, **decided)
+    decided["weights"] = None if weights == "none" else weights
+    if blueprint.fixed:
+        return blueprint.build(**decided)
+    net = blueprint.build(
+        trunk=backbone or blueprint.backbone,
+        inputs=inputs or blueprint.inputs,
+        fusion=fusion,
+        magnify=scale.numerator,
+        reduce=scale.denominator,
+        **decided,
+    )
     first, channels = next(iter(net.inputs.items()))
     colours = {first: 3} if channels == 3 else {}
     net.preprocessing = preprocessing_for(net.inputs, net.preprocessing, colours)
@@ -278,8 +288,8 @@ def grown_net(
         raise FullconvError(
             f"its inputs are {', '.join(source.inputs)}: {', '.join(inputs)} don't begin alike"
         )
-    seen = {key: getattr(recipe, key) or getattr(source.arguments, key) for key in Sight._fields}
-    arguments = {**source.arguments.to_dict(), "inputs": inputs, "fusion": fusion, **seen}
+    arguments = source.arguments.to_dict() | {"inputs": inputs, "fusion": fusion}
+    arguments |= {key: getattr(recipe, key) or arguments[key] for key in ("magnify", "reduce")}
     preprocessing = preprocessing_for(inputs, source.preprocessing, source.inputs)
     net = _like(arguments, preprocessing, stride, info, recipe)
     take_over(source, net)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from typing import Any, Literal
 
-import numpy as np
-
 from fullconv.base.errors import FullconvError
+from fullconv.data.fingerprint import Fingerprint
 from fullconv.data.loading import steps_per_epoch
 from fullconv.data.transforms import COARSEST_STRIDE, default_crop
 from fullconv.train.recipe import Recipe
@@ -122,12 +121,11 @@ class Plan:
 
 def make_plan(
     recipe: Recipe,
-    train_sizes: Counter[tuple[int, int]],
+    found: Fingerprint,
     val_images: int,
     *,
     workers: int,
-    magnify: int = 1,
-    reduce: int = 1,
+    scale: Fraction = Fraction(1),
     share: float = 1.0,
     seconds: float | None = None,
 ) -> Plan:
@@ -135,16 +133,15 @@ def make_plan(
 
     Args:
         recipe: the settings.
-        train_sizes: how many training images there are of each height and width.
+        found: of the training images.
         val_images: how many images a validation has.
         workers: processes that prepare images.
-        magnify: how many times larger the net sees the images.
-        reduce: or how many times smaller.
+        scale: how many times larger than they are the net sees images.
         share: of the recipe's epochs that this training may use (a stage's share).
         seconds: that it may take, or None.
     """
-    height, width = np.median(list(train_sizes.elements()), axis=0)
-    crop = recipe.crop or default_crop(int(height), int(width), magnify, reduce)
+    (height, width), (magnify, reduce) = found.median_size, scale.as_integer_ratio()
+    crop = recipe.crop or default_crop(height, width, magnify, reduce)
     shown = (height, width) if crop == "whole" else crop
     if recipe.batch_size == 1 and max(shown) * magnify <= COARSEST_STRIDE * reduce:
         raise FullconvError(
@@ -152,9 +149,9 @@ def make_plan(
             "single value to work on; --set batch_size=2 or more, or a larger crop"
         )
     batch = recipe.batch_size * recipe.accumulate
-    images = train_sizes.total()
+    images = found.images
     per_epoch = steps_per_epoch(images, batch)
-    whole = default_crop(int(height), int(width), reduce=reduce)
+    whole = default_crop(height, width, reduce=reduce)
     share_of_image = min(math.prod(shown) / math.prod(whole), 1.0)
     epochs = recipe.epochs or default_epochs(images, per_epoch * batch, share_of_image)
     steps = recipe.steps or max(round(epochs * share * per_epoch), 1)

@@ -20,9 +20,10 @@ import fullconv
 from fullconv.base.errors import FullconvError
 from fullconv.base.files import write_text
 from fullconv.base.settings import first_mistake, read_yaml
+from fullconv.papers.blueprint import Blueprint
 from fullconv.train.checkpoint import saving_in
 from fullconv.train.lock import RunLock
-from fullconv.train.settings import MAY_CHANGE, Settings, stride_of
+from fullconv.train.settings import MAY_CHANGE, Settings
 from fullconv.train.state import TrainingState
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Record:
         settings: what was asked for.
         nets: of each net in order what became of it: its plan, then its seconds; empty until the
             run has begun.
+        fingerprint: of each split, as it was when the run began.
         lock: held from then on.
         moved: whether the data, the device or the bound of pixels are others than in the file.
     """
@@ -49,6 +51,7 @@ class Record:
     settings: Settings
     lock: RunLock
     nets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    fingerprint: dict[str, Any] = field(default_factory=dict)
     moved: bool = False
 
     @classmethod
@@ -74,7 +77,7 @@ class Record:
             why = f"{out}: holds no run to resume" if resume else "no data given"
             raise FullconvError(f"{why}; --data DIR names the dataset folder to train on")
         settings = Settings(**{**asked, "data": Path(asked["data"]).absolute()})
-        stride_of(settings.model)
+        Blueprint.named(settings.model)
         return cls(out, settings, lock)
 
     @classmethod
@@ -103,6 +106,7 @@ class Record:
             changed["data"] = Path(changed["data"]).absolute()
         record = cls(out, settings.model_copy(update=changed), lock, nets)
         record.moved = record.settings != settings
+        record.fingerprint = dict(values.get("fingerprint") or {})  # those of old have none
         record.clear()
         return record
 
@@ -134,7 +138,7 @@ class Record:
 
     def stride(self, name: str) -> int:
         """Return the stride of a net."""
-        return stride_of(name)
+        return Blueprint.named(name).stride
 
     def unfinished(self) -> Iterator[str]:
         """Yield the nets whose training has not ended."""
@@ -189,8 +193,12 @@ class Record:
 
     def note(self, name: str, state: TrainingState, finished: bool) -> None:
         """Write down the plan of a net and, when its training has ended, the seconds it took."""
-        sight = state.net.sight._asdict()
-        self.nets[name] = {**sight, "plan": _plain(state.plan.to_dict())}
+        magnify, reduce = state.net.scale.as_integer_ratio()
+        self.nets[name] = {
+            "magnify": magnify,
+            "reduce": reduce,
+            "plan": _plain(state.plan.to_dict()),
+        }
         if finished:
             self.nets[name]["seconds"] = round(state.seconds, 2)
         with saving_in(self.out):
@@ -201,6 +209,7 @@ class Record:
         values = {
             **self.settings.model_dump(mode="json"),
             "nets": self.nets,
+            "fingerprint": self.fingerprint,
             **_circumstances(),
         }
         header = (

@@ -15,6 +15,7 @@ import torch
 from fullconv.base.progress import SILENT, Reporter
 from fullconv.base.runtime import pick_device
 from fullconv.data.check import check_folder
+from fullconv.data.fingerprint import Fingerprint
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import cached_splits, default_workers, mixed_seed
 from fullconv.net.fcn import FCN, load
@@ -114,16 +115,18 @@ class Run:
         record = Record.open(out, asked, lock, resume=resume)
         settings, target = record.settings, None
         device = pick_device(settings.device)
-        folder = DatasetFolder(settings.data, settings.reader)
+        folder, judge = DatasetFolder(settings.data, settings.reader), _Judge(settings, reporter)
         if not record.nets:
-            target = target_net(settings, folder)
+            target = target_net(settings, folder, judge)
             folder.require_inputs(target.inputs)
             record.settle(target)
-        data = _read_data(record.settings, folder, device, reporter)
+        data = _read_data(record.settings, folder, device, judge, fresh=target is not None)
         if target is not None:  # what is wrong was found before anything is written
-            for hint in hints(settings, target, folder):
+            for hint in hints(settings, target, folder, data.found):
                 reporter.say(f"note: {hint}")
             strides = [tap.stride for tap in target.taps] if settings.staged else [settings.stride]
+            found = judge.splits(record.inputs)
+            record.fingerprint = {each.name: each.to_dict() for each in found}
             record.begin([f"fcn{stride}s" for stride in strides])
         whole = cls(record, folder, data, device, target, begun, reporter, clock)
         if target is None:
@@ -228,28 +231,67 @@ class Run:
         return start
 
 
-def _read_data(
-    settings: Settings, folder: DatasetFolder, device: torch.device, reporter: Reporter
-) -> TrainingData:
-    """Judge the dataset by its headers, prepare to read what the nets see, and weigh the classes.
+@dataclass
+class _Judge:
+    """Judges a dataset once, by its headers, and then its training masks; keeps what it found."""
 
-    Raises:
-        FullconvError: the dataset is not sound.
+    settings: Settings
+    reporter: Reporter
+    found: dict[tuple[str, ...], tuple[Fingerprint, ...]] = field(default_factory=dict)
+
+    def splits(self, inputs: tuple[str, ...]) -> tuple[Fingerprint, ...]:
+        """Return the fingerprints of the splits, as headers tell them, for nets of `inputs`.
+
+        Raises:
+            FullconvError: the dataset is not sound.
+        """
+        if inputs not in self.found:
+            report = check_folder(
+                self.settings.data,
+                self.settings.reader,
+                quick=True,
+                reporter=self.reporter,
+                inputs=inputs,
+            )
+            report.require_sound()
+            for warning in report.warnings:
+                self.reporter.say(f"note: {warning}")
+            self.found[inputs] = tuple(report.splits)
+        return self.found[inputs]
+
+    def __call__(self, folder: DatasetFolder, inputs: tuple[str, ...]) -> Fingerprint:
+        """Return the fingerprint of the training images, with what is in their masks."""
+        train_, *others = sorted(self.splits(inputs), key=lambda each: each.name != "train")
+        split = folder.split("train", inputs)  # refused where there is none
+        if not train_.labels:
+            train_ = train_.with_pixels(split)
+            self.found[inputs] = (train_, *others)
+        return train_
+
+
+def _read_data(
+    settings: Settings, folder: DatasetFolder, device: torch.device, judge: _Judge, fresh: bool
+) -> TrainingData:
+    """Prepare to read what the nets see, and weigh the classes.
+
+    Args:
+        settings: of the run, settled.
+        folder: the dataset.
+        device: of the training.
+        judge: tells whether it is sound, and its fingerprint.
+        fresh: whether masks are to be read for that in any case.
     """
     assert settings.inputs is not None
-    report = check_folder(
-        settings.data, settings.reader, quick=True, reporter=reporter, inputs=settings.inputs
-    )
-    report.require_sound()
-    for warning in report.warnings:
-        reporter.say(f"note: {warning}")
-    sizes = {split.name: split.sizes for split in report.splits}
     workers, kind = settings.recipe.workers, settings.recipe.class_weights
     workers = default_workers(device) if workers is None else workers
+    found = judge.splits(settings.inputs)
     train_, val = (folder.split(name, settings.inputs) for name in ("train", "val"))
+    if fresh or kind != "none":
+        of_train = judge(folder, settings.inputs)
+    else:
+        of_train = next(each for each in found if each.name == "train")
     weights = None
     if kind != "none":
-        weights = [of_head.to(device) for of_head in class_weights(train_, kind)]
-    cached = cached_splits(train_, val, workers)
-    # Without train, reading it has been refused.
-    return TrainingData(folder.info, *cached, sizes["train"], weights, workers)
+        weights = [each.to(device) for each in class_weights(of_train, train_.heads, kind)]
+    cached = cached_splits(train_, val, workers, found)
+    return TrainingData(folder.info, *cached, of_train, weights, workers)

@@ -8,20 +8,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from fullconv.base.images import MAX_PIXELS, ImageReader
-from fullconv.papers.blueprint import NETS, Blueprint
+from fullconv.papers.blueprint import Blueprint
 from fullconv.train.recipe import Recipe
 
 MAY_CHANGE = ("data", "device", "max_pixels")  # of a run that is continued: where, not what
-STRIDES = {name: blueprint.stride for name, blueprint in NETS.items()}
-
-
-def stride_of(model: str) -> int:
-    """Return the stride of a net by its name: 8 for fcn8s and for voc-fcn8s.
-
-    Raises:
-        FullconvError: no net is called so.
-    """
-    return Blueprint.named(model).stride
 
 
 class Settings(BaseModel):
@@ -62,6 +52,11 @@ class Settings(BaseModel):
         return ImageReader(self.max_pixels)
 
     @property
+    def blueprint(self) -> Blueprint:
+        """What the model's name stands for."""
+        return Blueprint.named(self.model)
+
+    @property
     def stride(self) -> int:
         """The stride of the last net."""
-        return stride_of(self.model)
+        return self.blueprint.stride

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from fullconv.base.progress import SILENT, Reporter
+from fullconv.data.fingerprint import Fingerprint
 from fullconv.data.info import DatasetInfo
 from fullconv.data.loading import Batch, Batches, CachedSplit, TrainingDataset, training_batches
 from fullconv.data.transforms import training_transform
@@ -34,7 +34,7 @@ class TrainingData:
     Attributes:
         info: of the dataset.
         train, val: the images.
-        sizes: how many of `train` there are of each height and width.
+        found: the fingerprint of `train`.
         class_weights: float32 (classes,) of each head on the training's device, or None for all
             alike.
         workers: processes that prepare images.
@@ -43,7 +43,7 @@ class TrainingData:
     info: DatasetInfo
     train: CachedSplit
     val: CachedSplit
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    found: Fingerprint
     class_weights: ClassWeights | None = None
     workers: int = 0
 
@@ -139,7 +139,7 @@ class Stage:
             recipe.scale_jitter,
             recipe.flip,
             recipe.color,
-            reduce=net.sight.reduce,
+            reduce=net.scale.denominator,
             ignore_index=net.ignore_index,
             inputs=net.inputs,
         )

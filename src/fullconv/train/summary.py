@@ -18,6 +18,7 @@ from fullconv.net.fcn import FCN, Labels, load
 from fullconv.predict.scenes import photograph
 from fullconv.report.page import Example, NetResult, Report, ReportedHead
 from fullconv.train.outcome import Outcome, Trained
+from fullconv.train.scale import told
 
 
 def summarise(
@@ -120,7 +121,7 @@ def _facts(outcome: Outcome, net: FCN) -> tuple[tuple[str, str], ...]:
         *([("inputs", inputs)] if len(net.inputs) > 1 else []),
         ("epochs", " + ".join(epochs)),
         ("batch", f"{recipe.batch_size} x {recipe.accumulate} {shown}"),
-        ("images are seen", str(net.sight)),
+        ("images are seen", told(net.scale)),
         ("optimizer", f"{recipe.optimizer}, learning rate {recipe.lr:g}, {recipe.schedule}"),
         ("model", "the best on val" if recipe.keep == "best" else "the last weights"),
         ("precision", plan.precision),
