@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-import statistics
 import subprocess
 import sys
 
@@ -73,29 +71,17 @@ def test_the_package_imports_no_torch():
     assert not imported(program=program) & {"torch", "numpy", "pydantic"}
 
 
-def processor_seconds(*command):
-    """Return the median processor time of three runs, which other work hardly lengthens."""
-    taken = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(
-            [sys.executable, *map(str, command)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            check=True,
-        )
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        taken.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
-    return statistics.median(taken)
-
-
 def test_help_comes_at_once():
-    assert processor_seconds("-m", "fullconv", "--help") < 0.3
+    """By what it imports, which any machine does at the same cost: Python's own, typer, little."""
+    bare = imported(program='import sys, typer; print("imported:", *sys.modules)')
+    further = imported("--help") - bare
+    assert {name for name in further if name.startswith("fullconv.")}
+    assert len({name.partition(".")[0] for name in further}) < 60
 
 
-@pytest.mark.slow
-def test_predict_starts_within_two_seconds_of_torch(random_model, photograph, tmp_path):
+def test_predict_imports_little_beyond_torch(random_model, photograph, tmp_path):
     words = ["predict", random_model, photograph, "--out", tmp_path / "out"]
-    one = ["--engine", "torch", "--precision", "fp32"]
-    whole = processor_seconds("-m", "fullconv", *words, *one)
-    assert whole - processor_seconds("-c", "import torch") < 2.0
+    whole = imported(*words, "--engine", "torch", "--precision", "fp32")
+    torch = imported(program='import sys, torch; print("imported:", *sys.modules)')
+    further = {name.partition(".")[0] for name in whole - torch}
+    assert len(further) < 60

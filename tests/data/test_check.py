@@ -243,7 +243,7 @@ def test_masks_of_0_and_255_and_the_remapping_that_is_advised(tmp_path, name):
     command = line[line.index("python -c") :]
     program = shlex.split(command)
     assert program[0] == "python" and len(program) == 4
-    subprocess.run([sys.executable, *program[1:]], check=True, timeout=60)
+    subprocess.run([sys.executable, *program[1:]], check=True, timeout=600)
     after = check_folder(root)
     assert after.errors == () and after.warnings == ()
     for split in after.splits:
@@ -262,7 +262,7 @@ def test_one_class_is_an_error_that_says_how_to_have_two(tmp_path, foreground):
     write_yaml(root, ("background", "it's"))
     if foreground == 255:
         program = shlex.split(line[line.index("python -c") :])
-        subprocess.run([sys.executable, *program[1:]], check=True, timeout=60)
+        subprocess.run([sys.executable, *program[1:]], check=True, timeout=600)
         assert check_folder(root).errors == ()
 
 

@@ -167,7 +167,7 @@ process.join()
 
 def test_after_a_fork_and_lazily():
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # torch's own others don't outlive a fork
-    subprocess.run([sys.executable, "-c", PROGRAM], check=True, timeout=60, env=one_thread)
+    subprocess.run([sys.executable, "-c", PROGRAM], check=True, timeout=600, env=one_thread)
 
 
 TRITON = """
@@ -188,7 +188,7 @@ for classes, layout in ((3, torch.contiguous_format), (300, torch.channels_last)
 def test_triton_interpreted():
     pytest.importorskip("triton")
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    subprocess.run([sys.executable, "-c", TRITON], check=True, timeout=300, env=environment)
+    subprocess.run([sys.executable, "-c", TRITON], check=True, timeout=600, env=environment)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

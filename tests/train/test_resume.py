@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import random
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -174,65 +172,84 @@ def test_another_seed_gives_another_model(data: Path, tmp_path: Path) -> None:
     assert any(not torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
-def wait_for_saves(out: Path, count: int, process: Any) -> None:
-    """Wait until the training state was saved `count` times, or the process has ended."""
-    seen: set[tuple[Path, int]] = {(last, last.stat().st_mtime_ns) for last in out.rglob("last.pt")}
-    known = len(seen)
-    while len(seen) < known + count and process.exitcode is None:
-        seen |= {(last, last.stat().st_mtime_ns) for last in out.rglob("last.pt")}
-        time.sleep(0.002)
+# Where a process is killed: the call of a function, counted from 1, before it or after it. By
+# counting and not by a clock, so that a fast machine and a busy one are killed at the same places.
+KILLS = [
+    ("fullconv.train.loop", "save", 1, "before"),  # nothing is saved
+    ("fullconv.train.loop", "take_step", 3, "after"),
+    ("fullconv.train.checkpoint", "digest", 4, "before"),  # last.pt is half written
+    ("fullconv.train.evaluators", "evaluate", 2, "after"),  # measured, not kept
+    ("fullconv.base.files", "write_json", 3, "after"),  # kept, and not noted in last.pt
+    ("fullconv.train.evaluators", "calibrate_kept", 1, "before"),  # between two stages
+    ("fullconv.train.loop", "save", 2, "after"),
+    ("fullconv.train.run", "load", 1, "after"),
+]
+KILLED = """
+import importlib, os, signal, sys
+module, name, count, when = sys.argv[1].split(",")
+from fullconv.cli import main
+import fullconv.train.run
+home, calls = importlib.import_module(module), [0]
+real = getattr(home, name)
+def call(*args, **options):
+    calls[0] += 1
+    last = calls[0] == int(count)
+    if last and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = real(*args, **options)
+    if last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+for each in list(sys.modules.values()):  # wherever it was imported to
+    if getattr(each, "__name__", "").startswith("fullconv") and vars(each).get(name) is real:
+        setattr(each, name, call)
+sys.argv[:] = ["fullconv", *sys.argv[2:]]
+main()
+"""
+
+
+def killed(place: tuple[str, str, int, str], *words: object) -> None:
+    """Run the command line until it kills itself at a place."""
+    where = ",".join(map(str, place))
+    command = [sys.executable, "-c", KILLED, where, *map(str, words)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, (place, done.stderr)
+
+
+def words_for(data: Path, *settings: str, **options: str) -> list[object]:
+    given = {"data": str(data), "weights": "none", "backbone": "squeezenet1_1", **options}
+    words: list[object] = [word for name, value in given.items() for word in (f"--{name}", value)]
+    return [*words, "--quiet", *(w for each in (*SETTINGS, *settings) for w in ("--set", each))]
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments(data: Path, tmp_path: Path) -> None:
-    """Staged, saving all the time: kills hit training, validation, saving and the gap of stages."""
-    wanted = asked(data, "epochs=16", "save_minutes=0.0001", backbone="squeezenet1_1", staged=True)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fullconv.train.run"])
-
-    def begin(out: Path, settings: dict[str, Any]) -> Any:
-        options = {"resume": True}
-        process = context.Process(target=trained, args=(out, settings), kwargs=options)
-        process.start()
-        return process
-
-    begin(tmp_path / "whole", wanted).join()
-    cut, moments, kills = tmp_path / "cut", random.Random(0), 0
-    for _ in range(8):
-        process = begin(cut, {} if (cut / "recipe.yaml").exists() else wanted)
-        wait_for_saves(cut, moments.randint(1, 6), process)
-        time.sleep(moments.uniform(0, 0.1))  # within a step, or while the next state is saved
-        process.kill()
-        process.join()
-        kills += process.exitcode != 0
-    process = begin(cut, {})
-    process.join()
-    assert process.exitcode == 0
-    assert kills >= 5
-    assert_same_result(tmp_path / "whole" / "fcn16s", tmp_path / "cut" / "fcn16s")
-    assert_same_result(tmp_path / "whole" / "fcn8s", tmp_path / "cut" / "fcn8s")
-    assert not list((tmp_path / "cut").rglob(".*.tmp"))
-    assert (tmp_path / "cut" / "report.html").is_file()
+def test_killed_at_many_places(data: Path, tmp_path: Path) -> None:
+    """Staged, saving at each step: in a step, a validation, a save, and between two stages."""
+    words = [*words_for(data, "epochs=6", "save_minutes=1e-9"), "--staged"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    command = [sys.executable, "-m", "fullconv", "train"]
+    subprocess.run([*command, *map(str, words), "--out", str(whole)], check=True)
+    for place in KILLS:
+        begun = (cut / "recipe.yaml").exists()
+        killed(place, "train", "--out", cut, *(("--resume", "--quiet") if begun else words))
+    subprocess.run([*command, "--resume", "--out", str(cut)], check=True, capture_output=True)
+    assert_same_result(whole / "fcn16s", cut / "fcn16s")
+    assert_same_result(whole / "fcn8s", cut / "fcn8s")
+    assert not list(cut.rglob(".*"))
+    assert (cut / "report.html").is_file()
 
 
 @pytest.mark.slow
 def test_killed_command_with_workers(data: Path, tmp_path: Path) -> None:
-    """The real command line, its workers included."""
-    words = ["--data", data, "--weights", "none", "--backbone", "squeezenet1_1"]
-    words += ["--model", "fcn16s", "--quiet"]
-    for setting in (*SETTINGS, "workers=1", "epochs=24", "save_minutes=0.0001"):
-        words += ["--set", setting]
-    command = [sys.executable, "-m", "fullconv", "train", "--resume"]
-    begin = [*command, *map(str, words), "--out"]
-    subprocess.run([*begin, str(tmp_path / "whole")], check=True, capture_output=True)
-    process = subprocess.Popen([*begin, str(tmp_path / "cut")])
-    last = tmp_path / "cut" / "fcn16s" / "last.pt"
-    while not last.exists() or checkpoint.load(last)["step"] < 10:
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
-    assert checkpoint.load(last)["step"] < 72
-    subprocess.run([*command, "--out", str(tmp_path / "cut")], check=True, capture_output=True)
+    """The real command line, its workers included, which outlive it for a while."""
+    words = words_for(data, "workers=1", "epochs=8", "save_minutes=1e-9", model="fcn16s")
+    command = [sys.executable, "-m", "fullconv", "train"]
+    out = str(tmp_path / "whole")
+    subprocess.run([*command, *map(str, words), "--out", out], check=True, capture_output=True)
+    killed(("fullconv.train.loop", "save", 10, "after"), "train", "--out", tmp_path / "cut", *words)
+    assert checkpoint.load(tmp_path / "cut" / "fcn16s" / "last.pt")["step"] == 9
+    again = [*command, "--resume", "--out", str(tmp_path / "cut")]
+    subprocess.run(again, check=True, capture_output=True)
     assert_same_result(tmp_path / "whole" / "fcn16s", tmp_path / "cut" / "fcn16s")
 
 

@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +19,7 @@ import pytest
 import torch
 import yaml
 from coloured_scenes import write_scenes
+from PIL import Image
 from torch import Tensor, nn
 from training import (
     SimulatedClock,
@@ -37,6 +39,7 @@ from fullconv.train import checkpoint, evaluators, loop, timing
 from fullconv.train import step as step_module
 from fullconv.train.plan import Plan
 from fullconv.train.recipe import Recipe, read_recipe
+from fullconv.train.run import run
 from fullconv.train.state import TrainingState
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -90,6 +93,44 @@ def test_a_run_leaves_what_the_contract_names(tmp_path: Path) -> None:
     kept = fullconv.load(folder)
     assert kept.classes == INFO.classes
     assert kept.predict(np.zeros((5, 7, 3), np.uint8)).shape == (5, 7)
+
+
+def test_the_fingerprint_of_the_data_is_written_down(tmp_path: Path) -> None:
+    data = write_scenes(tmp_path / "data")
+    trained(tmp_path / "run", asked(data, "epochs=1"))
+    written = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["fingerprint"]
+    assert written["train"]["sizes"] == {"32x48": 6}
+    masks = [np.array(Image.open(path)) for path in (data / "masks" / "train").iterdir()]
+    counts = np.bincount(np.stack(masks).ravel(), minlength=3)
+    assert written["train"]["labels"]["labels"]["pixels"] == dict(enumerate(counts.tolist()))
+    assert written["val"]["images"] == 2
+    trained(tmp_path / "run", {}, resume=True)
+    again = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["fingerprint"]
+    assert again == written
+
+
+def test_tensorboard_is_used_where_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # as if it were not
+    folder = trained(tmp_path / "run", asked(write_scenes(tmp_path / "data"), "epochs=1"))
+    assert len(rows(folder)) == 1
+    assert not list(folder.glob("events*"))
+
+
+def test_what_a_run_achieved_is_read_nowhere_again(
+    tmp_path: Path, command_line: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever asks for it again, of a run that has ended, is told the same."""
+    wanted = asked(write_scenes(tmp_path / "data", test=1), "epochs=2")
+    outcome = run(tmp_path / "run", wanted)
+    again = run(tmp_path / "run", {}, resume=True)
+    assert again == outcome
+    metrics = json.loads((outcome.folder / "metrics.json").read_text())
+    assert outcome.last.metrics == metrics
+    assert (outcome.splits, outcome.settings.inputs) == (("train", "val", "test"), ("color",))
+    assert command_line("train", "--out", tmp_path / "run", "--resume") == 0
+    assert f"on val mean IU {metrics['mean_iu']:.3f}" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(("keep", "kept"), [("best", 0), ("last", 2)])
@@ -147,7 +188,6 @@ def test_images_smaller_than_the_crop(tmp_path: Path) -> None:
 
 
 def test_an_all_ignored_dataset_trains_to_nothing_but_does_not_break(tmp_path: Path) -> None:
-    from PIL import Image
 
     data = write_scenes(tmp_path / "data", train=2)
     for mask in (data / "masks").rglob("*.png"):

@@ -27,6 +27,8 @@ from fullconv.net.fcn import FCN
 from fullconv.train import stage as stage_module
 from fullconv.train.plan import Plan
 from fullconv.train.recipe import Recipe
+from fullconv.train.state import make_optimizer
+from fullconv.train.step import Objective, take_step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -217,3 +219,43 @@ def test_clipping_bounds_the_step(net: FCN) -> None:
     moved = [now.detach() - was for now, was in zip(net.parameters(), before, strict=True)]
     length = math.sqrt(sum(float((difference**2).sum()) for difference in moved))
     assert length == pytest.approx(1e-3, rel=1e-2)
+
+
+# One forward ---------------------------------------------------------------------------------
+
+
+def test_every_part_passes_one_forward(net: FCN) -> None:
+    """Which whatever wraps the objective sees; its sums are those of the parts."""
+    some, seen = in_parts(random_batch(6), 2), []
+    objective = Objective(net, SGD)
+    objective.register_forward_hook(lambda _, given, sums: seen.append((given, sums)))
+    take_step(objective, make_optimizer(net, SGD), some)
+    assert [given[0].shape[0] for given, _ in seen] == [2, 2, 2]
+    for (images, labels), sums in seen:
+        assert images.dtype == labels.dtype == torch.uint8
+        assert sums.losses.shape == sums.weights.shape == (2, 1)
+        assert torch.equal(sums.weights[:, 0], (labels != 255).sum((1, 2, 3)).float())
+        assert not sums.overlap.any()
+
+
+@pytest.mark.parametrize("kind", ["compiled", "distributed"])
+def test_a_step_through_what_wraps_the_forward(net: FCN, kind: str, tmp_path: Path) -> None:
+    other, some = deepcopy(net), in_parts(random_batch(4), 2)
+    recipe = SGD.model_copy(update={"lovasz": 0.5})
+    expected = stepped(other, some, recipe)
+    objective = Objective(net, recipe)
+    if kind == "compiled":
+        forward = torch.compile(objective, backend="eager")
+        found = take_step(objective, make_optimizer(net, recipe), some, forward)
+    else:
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
+        )
+        try:
+            forward = nn.parallel.DistributedDataParallel(objective)
+            found = take_step(objective, make_optimizer(net, recipe), some, forward)
+        finally:
+            torch.distributed.destroy_process_group()
+    assert found == pytest.approx(expected, rel=1e-6)
+    for mine, theirs in zip(net.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
