@@ -181,8 +181,8 @@ KILLS = [
     ("fullconv.train.evaluators", "evaluate", 2, "after"),  # measured, not kept
     ("fullconv.base.files", "write_json", 3, "after"),  # kept, and not noted in last.pt
     ("fullconv.train.evaluators", "calibrate_kept", 1, "before"),  # between two stages
-    ("fullconv.train.loop", "save", 2, "after"),
     ("fullconv.train.run", "load", 1, "after"),
+    ("fullconv.train.loop", "save", 2, "after"),
 ]
 KILLED = """
 import importlib, os, signal, sys
@@ -225,7 +225,7 @@ def words_for(data: Path, *settings: str, **options: str) -> list[object]:
 @pytest.mark.slow
 def test_killed_at_many_places(data: Path, tmp_path: Path) -> None:
     """Staged, saving at each step: in a step, a validation, a save, and between two stages."""
-    words = [*words_for(data, "epochs=6", "save_minutes=1e-9"), "--staged"]
+    words = [*words_for(data, "epochs=12", "save_minutes=1e-9"), "--staged"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     command = [sys.executable, "-m", "fullconv", "train"]
     subprocess.run([*command, *map(str, words), "--out", str(whole)], check=True)
