@@ -15,6 +15,7 @@ import torch
 import yaml
 from coloured_scenes import write_scenes
 from filelock import FileLock
+from training import trained
 
 import fullconv
 from fullconv.base.errors import FullconvError, WorkFailedError
@@ -22,7 +23,6 @@ from fullconv.base.progress import Reporter
 from fullconv.cli.signals import Stopped, stoppable
 from fullconv.train import checkpoint, lock, loop
 from fullconv.train.recipe import read_recipe
-from training import trained
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SETTINGS = (
