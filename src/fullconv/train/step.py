@@ -117,6 +117,7 @@ def take_step(
         FloatingPointError: the loss or the gradient is infinite or NaN; no weight was changed.
     """
     recipe, device = objective.recipe, next(objective.parameters()).device
+    called = objective if forward is None else forward
     parts = [
         [each.to(device, non_blocking=True) for each in (part.images, part.labels)]
         for part in batch.parts
@@ -126,7 +127,7 @@ def take_step(
     optimizer.zero_grad()
     with full_float32(enabled=objective.precision == "fp32"):
         for images, labels in parts:
-            sums: Sums = (forward or objective)(images, labels)
+            sums: Sums = called(images, labels)
             loss = (sums.losses / _divisor(recipe, sums.weights, whole, len(batch.names))).sum()
             if recipe.lovasz or recipe.dice:
                 loss = loss + len(labels) / len(batch.names) * sums.overlap
