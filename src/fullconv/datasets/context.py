@@ -45,10 +45,10 @@ ARCHIVE = Source(
 
 
 def class_ids(labels_txt: str) -> dict[int, int]:
-    """Map ids of the 459 classes to those of `PASCAL_CONTEXT`, by name; background is in neither.
+    """Map ids of the 459 classes to those of `PASCAL_CONTEXT`, by name, without the background.
 
     Args:
-        labels_txt: The text of labels.txt.
+        labels_txt: the text of labels.txt.
 
     Raises:
         FullconvError: a class is not in it.

@@ -89,7 +89,7 @@ def read_class_table(path: Path) -> NDArray[np.uint8]:
 
 
 def _most_like(name: str) -> str:
-    """Return the one of the 40 classes that is spelled most like `name`: copies differ."""
+    """Return the one of the 40 classes whose spelling is nearest to `name`: copies differ."""
     return next(iter(get_close_matches(name, NYUD_CLASSES, n=1, cutoff=0.5)), "")
 
 

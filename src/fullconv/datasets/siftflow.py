@@ -46,8 +46,8 @@ def split_names(images: Iterable[str], test_lines: Iterable[str]) -> dict[str, t
     """Divide the names of all images into "train" and "test", sorted.
 
     Args:
-        images: Names without suffix.
-        test_lines: The lines of TestSet1.txt: folder, backslash, name, ".jpg".
+        images: names without suffix.
+        test_lines: the lines of TestSet1.txt: folder, backslash, name, ".jpg".
     """
     test = {line.replace("\\", "/").rpartition("/")[2].removesuffix(".jpg") for line in test_lines}
     return {

@@ -58,13 +58,13 @@ def mix(first: Any, second: Any, share: Any) -> Any:
 class Camera:
     """A level pinhole camera with a shifted lens, so that upright things stay upright.
 
-    Args:
-        height: Rows of the canvas.
-        width: Columns of the canvas.
-        focal: Focal length in pixels.
-        horizon: The row of the vanishing point.
-        centre: The column of the vanishing point.
-        eye: Metres above the ground.
+    Attributes:
+        height: rows of the canvas.
+        width: columns of the canvas.
+        focal: focal length in pixels.
+        horizon: the row of the vanishing point.
+        centre: the column of the vanishing point.
+        eye: metres above the ground.
     """
 
     height: int
@@ -85,15 +85,15 @@ class Camera:
 class Light:
     """The sun, the sky and the air of one moment.
 
-    Args:
-        to_sun: Unit vector from the ground towards the sun.
-        sun: Colour of direct sunlight.
-        ambient: Colour of the light from the whole sky.
-        zenith: Colour of the sky overhead.
-        horizon: Colour of the sky at the horizon, which is also the colour of distance.
-        visibility: Metres over which all but 1/e of a colour is lost in the haze.
-        clouds: Share of the sky under cloud, 0..1.
-        lamps: Brightness of lit windows and lamps, 0..1.
+    Attributes:
+        to_sun: unit vector from the ground towards the sun.
+        sun: colour of direct sunlight.
+        ambient: colour of the light from the whole sky.
+        zenith: colour of the sky overhead.
+        horizon: colour of the sky at the horizon, which is also the colour of distance.
+        visibility: metres over which all but 1/e of a colour is lost in the haze.
+        clouds: share of the sky under cloud, 0..1.
+        lamps: brightness of lit windows and lamps, 0..1.
     """
 
     to_sun: Floats

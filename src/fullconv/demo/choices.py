@@ -30,16 +30,16 @@ SOLID = 99.0  # metres painted of a line without gaps
 class Hour(NamedTuple):
     """A time of day and its weather.
 
-    Args:
-        share: How often it is chosen; the shares of all hours add up to 1.
-        elevation: Lowest and highest sun, degrees.
-        sun: Colour of sunlight.
-        brightness: What `sun` is multiplied by.
-        ambient: Colour of the light from the sky.
-        zenith: Colour of the sky overhead.
-        horizon: Colour of the sky at the horizon.
-        clouds: Least and greatest share of the sky under cloud.
-        lamps: Brightness of lamps and lit windows.
+    Attributes:
+        share: how often it is chosen; the shares of all hours add up to 1.
+        elevation: lowest and highest sun, degrees.
+        sun: colour of sunlight.
+        brightness: what `sun` is multiplied by.
+        ambient: colour of the light from the sky.
+        zenith: colour of the sky overhead.
+        horizon: colour of the sky at the horizon.
+        clouds: least and greatest share of the sky under cloud.
+        lamps: brightness of lamps and lit windows.
     """
 
     share: float

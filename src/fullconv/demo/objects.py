@@ -56,14 +56,14 @@ class Thing(Protocol):
 class Tree:
     """A trunk and a crown of round puffs of leaves.
 
-    Args:
-        x: Metres to the right.
-        z: Depth.
-        trunk: Metres from the ground to the crown's middle.
-        girth: Width of the trunk in metres.
-        puffs: Centre (sideways, up from the ground) and radius of each puff, (n, 3).
-        leaf: Colour of the leaves.
-        seed: Where in the noise its leaves are found.
+    Attributes:
+        x: metres to the right.
+        z: depth.
+        trunk: metres from the ground to the crown's middle.
+        girth: width of the trunk in metres.
+        puffs: centre (sideways, up from the ground) and radius of each puff, (n, 3).
+        leaf: colour of the leaves.
+        seed: where in the noise its leaves are found.
     """
 
     x: float
@@ -175,13 +175,13 @@ WAIST = 0.64  # share of the height where the windows begin
 class Car:
     """A car that stands along the street.
 
-    Args:
-        x: Its middle.
-        z: The end nearer to the camera.
-        oncoming: Whether it shows its front.
-        size: Length, width and height in metres.
-        profile: Its side view, one of those above.
-        body: Colour of the paint.
+    Attributes:
+        x: its middle.
+        z: the end nearer to the camera.
+        oncoming: whether it shows its front.
+        size: length, width and height in metres.
+        profile: its side view, one of those above.
+        body: colour of the paint.
     """
 
     x: float
@@ -309,13 +309,13 @@ class Car:
 class Person:
     """Someone who walks or stands.
 
-    Args:
-        x: Metres to the right.
-        z: Depth.
-        height: Metres.
-        stride: How far apart the feet are, as a share of the height; may be negative.
-        coat: How far down the coat reaches, as a share of the height.
-        looks: Colours of coat, trousers, skin and hair, (4, 3).
+    Attributes:
+        x: metres to the right.
+        z: depth.
+        height: metres.
+        stride: how far apart the feet are, as a share of the height; may be negative.
+        coat: how far down the coat reaches, as a share of the height.
+        looks: colours of coat, trousers, skin and hair, (4, 3).
     """
 
     x: float
@@ -385,13 +385,13 @@ class Person:
 class Pole:
     """A lamp post, a bollard, or the post of a sign or traffic light.
 
-    Args:
-        x: Metres to the right.
-        z: Depth.
-        height: Metres.
-        width: Metres across.
-        arm: How far a lamp reaches over the road, signed; 0 for none.
-        metal: Colour.
+    Attributes:
+        x: metres to the right.
+        z: depth.
+        height: metres.
+        width: metres across.
+        arm: how far a lamp reaches over the road, signed; 0 for none.
+        metal: colour.
     """
 
     x: float
@@ -444,12 +444,12 @@ SIGNS: tuple[tuple[SignPart, ...], ...] = (
 class Sign:
     """A traffic sign's plate on a post.
 
-    Args:
-        x: Metres to the right.
-        z: Depth.
-        up: Height of its middle.
-        radius: Half its size in metres.
-        layers: One of the signs above.
+    Attributes:
+        x: metres to the right.
+        z: depth.
+        up: height of its middle.
+        radius: half its size in metres.
+        layers: one of the signs above.
     """
 
     x: float
@@ -480,11 +480,11 @@ class Sign:
 class TrafficLight:
     """A traffic light's head on a post; counted among the signs.
 
-    Args:
-        x: Metres to the right.
-        z: Depth.
-        up: Height of its lower edge.
-        green: Whether one may go.
+    Attributes:
+        x: metres to the right.
+        z: depth.
+        up: height of its lower edge.
+        green: whether one may go.
     """
 
     x: float

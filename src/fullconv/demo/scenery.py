@@ -49,11 +49,11 @@ def pick(rng: np.random.Generator, colours: tuple[tuple[int, int, int], ...]) ->
 class WallPoints(NamedTuple):
     """Points of a wall, (n,) each or one number for all, in metres.
 
-    Args:
-        along: From the wall's nearer corner.
-        up: From the ground.
-        blur: How much of the wall's length one pixel spans.
-        depth: From the camera.
+    Attributes:
+        along: from the wall's nearer corner.
+        up: from the ground.
+        blur: how much of the wall's length one pixel spans.
+        depth: from the camera.
     """
 
     along: Any
@@ -66,19 +66,19 @@ class WallPoints(NamedTuple):
 class Building:
     """A block along the street, from depth `start` to `end`, with its front at x = `wall`.
 
-    Args:
+    Attributes:
         wall: x of the front; its sign is the side of the street.
-        start: Depth of the end nearer to the camera.
-        end: Depth of the far end.
-        height: Metres to the eaves.
-        roof: Rise of a pitched roof, 0 for a flat one.
-        storey: Metres from floor to floor.
-        bay: Metres from window to window.
-        pane: Width and height of a window as shares of bay and storey.
-        shop: Whether the ground floor is a shop.
-        bricks: How strongly the courses of brick show, 0..1.
-        skin: Colours of wall, trim, glass, shop front and roof, (5, 3).
-        rooms: What differs from window to window, (16, 16) in 0..1.
+        start: depth of the end nearer to the camera.
+        end: depth of the far end.
+        height: metres to the eaves.
+        roof: rise of a pitched roof, 0 for a flat one.
+        storey: metres from floor to floor.
+        bay: metres from window to window.
+        pane: width and height of a window as shares of bay and storey.
+        shop: whether the ground floor is a shop.
+        bricks: how strongly the courses of brick show, 0..1.
+        skin: colours of wall, trim, glass, shop front and roof, (5, 3).
+        rooms: what differs from window to window, (16, 16) in 0..1.
     """
 
     wall: float
@@ -235,10 +235,10 @@ class Building:
 class Sunshine:
     """The line of buildings between the street and the sun.
 
-    Args:
-        to_sun: Unit vector towards the sun.
+    Attributes:
+        to_sun: unit vector towards the sun.
         wall: x of the building line on the sun's side.
-        tops: Height of the buildings there, each half metre.
+        tops: height of the buildings there, each half metre.
     """
 
     to_sun: Floats
@@ -285,15 +285,15 @@ class Surface:
 class Street:
     """The plan of a street.
 
-    Args:
+    Attributes:
         left: x of the left kerb, negative.
         right: x of the right kerb.
         walls: x of the left and right building lines.
-        crossings: Start and end depths of zebra crossings.
-        side_streets: Side (-1 or 1), start and end depth of the openings between buildings.
+        crossings: start and end depths of zebra crossings.
+        side_streets: side (-1 or 1), start and end depth of the openings between buildings.
         lanes: x, half width, metres painted and period of each line along the street.
-        buildings: All of them, both sides.
-        surface: What the ground is made of.
+        buildings: all of them, both sides.
+        surface: what the ground is made of.
     """
 
     left: float

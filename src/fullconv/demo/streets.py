@@ -58,13 +58,13 @@ def write_synthetic(
     dataset.yaml comes last, so that an interrupted folder is no dataset.
 
     Args:
-        folder: Made here; may exist if it is empty.
-        train: How many scenes for training, at least 1.
-        val: How many for validation.
-        test: How many for the test.
-        size: Height and width in pixels, at least 32 each.
+        folder: made here; may exist if it is empty.
+        train: how many scenes for training, at least 1.
+        val: how many for validation.
+        test: how many for the test.
+        size: height and width in pixels, at least 32 each.
         seed: 0 or more; another seed, other scenes.
-        bar: Advanced by one a scene.
+        bar: advanced by one a scene.
 
     Raises:
         FullconvError: `folder` is in use, or a number is out of range.

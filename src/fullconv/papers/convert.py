@@ -78,16 +78,16 @@ def load_layers(
     *,
     scale_layers: bool = True,
 ) -> None:
-    """Fill a net from Caffe's layers, in place (see `caffe.weights.fill`).
+    """Fill a net from Caffe's layers, in place (see `caffe_layers.fill`).
 
     Args:
         net: with the paper's layers, on the CPU.
         names: the net's modules by Caffe's names, as `caffe_names` gives them.
         layers: all of a file.
-        source: that file, for messages.
+        source: the file, for messages.
         model: the net's name in the paper, for messages.
-        scale_layers: whether skips' scales are layers there, as Caffe has them; pytorch-fcn has
-            them in its code.
+        scale_layers: whether the file has layers for skips' scales. Caffe's files do; pytorch-fcn
+            has them in its code.
 
     Raises:
         FullconvError: layers are missing, surplus or misshapen, or scale skips otherwise.
@@ -113,8 +113,9 @@ def load_layers(
 def caffe_names(net: FCN) -> dict[str, str]:
     """Return the paths of a net's modules that have weights, by the names of Caffe's layers.
 
-    The reference names a head's layers with its name behind (``score_fr_sem``) where there are
-    several, and an input's where each has a trunk (``conv1_1color``, ``score_frhha``).
+    Where there are several heads, the authors append a head's name to that of its layers
+    (``score_fr_sem``). Where each input has a trunk, they append the input's (``conv1_1color``,
+    ``score_frhha``).
     """
     names: dict[str, str] = {}
     late = isinstance(net.trunk, LateFusion)

@@ -98,13 +98,13 @@ class Example:
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page shows; the last net is the result.
+    """All that the page shows.
 
     Attributes:
         title, intro: plain text.
         heads: what the nets label; one as a rule.
         ignore_index: the label id that is no class.
-        nets: in the order of training, at least one.
+        nets: in the order of training, at least one; the last is what the run is for.
         examples: the rows of the figure; may be empty.
         facts: name and value of settings and circumstances.
     """
