@@ -2,7 +2,7 @@
 """A net drawn to scale, from its own geometry: where the cells of every map lie on the image.
 
     python docs/drawing.py voc-fcn8s net.svg
-    python docs/drawing.py fcn16s net.png --backbone vgg16 --size 360x480
+    python docs/drawing.py vgg16 net.png --net fcn16s --size 360x480
     python docs/drawing.py runs/street/fcn8s net.pdf
 
 Every map is cut along the height and stands as a column of cells, each at the pixels that it is
@@ -30,10 +30,9 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from fullconv.base.errors import FullconvError
 from fullconv.base.files import replacing
 from fullconv.geometry import Grid, Window
-from fullconv.net.arguments import ONLY_HEAD
 from fullconv.net.description import Description, ScoredLayer, SlidingLayer, describe
-from fullconv.net.fcn import FCN, load
-from fullconv.papers.blueprint import DEFAULT_BACKBONE, Blueprint
+from fullconv.net.fcn import FCN
+from fullconv.papers.blueprint import DEFAULT_NET, net_of
 
 # Lengths are inches, but for those of maps, which are pixels of the image.
 PITCH = 1.68  # between neighbouring columns
@@ -413,23 +412,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", help="a model folder, a net of the paper, or fcn32s to fcn2s")
+    parser.add_argument("model", help="a model folder, a net of the paper, or a backbone")
     parser.add_argument("out", type=Path, help="a .svg, .png or .pdf file")
     parser.add_argument("--size", default="500x500", help="HxW of the image in pixels")
-    parser.add_argument("--backbone", default=DEFAULT_BACKBONE, help="of fcn32s to fcn2s")
-    parser.add_argument("--classes", type=int, default=21, help="of fcn32s to fcn2s")
+    parser.add_argument("--net", default=DEFAULT_NET, help="with a backbone: fcn32s to fcn2s")
+    parser.add_argument("--classes", type=int, default=21, help="with a backbone")
     options = parser.parse_args()
     height, width = map(int, options.size.split("x"))
-    if Path(options.model).is_dir():
-        net, name = load(options.model), Path(options.model).name
-    else:
-        blueprint = Blueprint.named(options.model)
-        if blueprint.fixed:
-            net, name = blueprint.build(), blueprint.name
-        else:
-            net = blueprint.build({ONLY_HEAD: options.classes}, trunk=options.backbone)
-            name = f"FCN-{net.stride}s on {options.backbone}"
-    save(draw(net, (height, width), name), options.out)
+    net = net_of(options.model, options.net, options.classes)
+    title = Path(options.model).name
+    if title == net.arguments.trunk:
+        title = f"FCN-{net.stride}s on {title}"
+    save(draw(net, (height, width), title), options.out)
 
 
 if __name__ == "__main__":

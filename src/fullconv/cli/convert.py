@@ -61,9 +61,10 @@ def _shortened(classes: tuple[str, ...]) -> str:
 
 def _next_command(name: str, out: Path, converted: Converted) -> str:
     if not converted.heads:
-        from fullconv.papers.blueprint import PAPER_NETS
+        from fullconv.papers.blueprint import Blueprint
 
-        model = next(net.name for net in PAPER_NETS.values() if net.backbone == name)
-        return f"fullconv train --model {model} --weights {out} --data DIR --out RUN"
+        return (
+            f"fullconv train --model {Blueprint.on(name).name} --weights {out} --data DIR --out RUN"
+        )
     others = "".join(f"--input {each}=DIR " for each in converted.inputs[1:])
     return f"fullconv predict {out} PHOTO... {others}--out labelled"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -37,29 +36,13 @@ def command(
 ) -> None:
     """Print a net's layers, strides, receptive fields, derived crops, parameters and cost."""
     from fullconv.net.description import describe
-    from fullconv.papers.blueprint import PAPER_NETS
+    from fullconv.papers.blueprint import PAPER_NETS, net_of
 
-    published = PAPER_NETS.get(model)
-    described = published.build() if published else _net(model, net, classes)
+    described = net_of(model, net, classes)
     _show(described, describe(described, _size(size)))
+    published = PAPER_NETS.get(model)
     if published and published.released:
         print(f"the authors' weights, for fullconv convert --net {model}: {published.released}")
-
-
-def _net(model: str, kind: str, classes: int) -> FCN:
-    import torchvision.models
-    from torchvision.models import list_models
-
-    from fullconv.base.errors import FullconvError, nearest
-    from fullconv.net.fcn import FCN, load
-    from fullconv.papers.blueprint import PAPER_NETS, Blueprint
-
-    if Path(model).exists() or "/" in model:
-        return load(model)
-    known = (*PAPER_NETS, *list_models(module=torchvision.models))
-    if model not in known and ":" not in model and (close := nearest(model, known)):
-        raise FullconvError(f"unknown net or backbone {model!r}{close}")
-    return FCN(model, Blueprint.named(kind).stride, classes)
 
 
 def _size(text: str) -> tuple[int, int]:

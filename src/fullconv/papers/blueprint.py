@@ -18,7 +18,7 @@ from fullconv.base.errors import FullconvError, nearest
 from fullconv.base.palette import Colour, voc_palette
 from fullconv.net.arguments import COLOR_ONLY, ONLY_HEAD
 from fullconv.net.caffe_classifiers import MEAN_COLOR
-from fullconv.net.fcn import FCN
+from fullconv.net.fcn import FCN, load
 from fullconv.net.preprocessing import Preprocessing
 from fullconv.papers.classes import GEOMETRY, NYUD, PASCAL_CONTEXT, SIFT_FLOW, VOC
 
@@ -99,6 +99,11 @@ class Blueprint:
                 f"{nearest(name, PAPER_NETS) or '; there are ' + ', '.join(PAPER_NETS)}"
             )
         return PAPER_NETS[name]
+
+    @classmethod
+    def on(cls, backbone: str) -> Blueprint:
+        """Return the first of the paper's nets that are made of a backbone, "caffe:vgg16" say."""
+        return next(net for net in PAPER_NETS.values() if net.backbone == backbone)
 
     @property
     def recipe(self) -> str:
@@ -201,6 +206,30 @@ def paper(name: str, weights: str | Path | None = None) -> FCN:
         FullconvError: there is no such net, or the weights can't be had.
     """
     return Blueprint.of_paper(name).build(weights=weights)
+
+
+def net_of(name: str, free: str = DEFAULT_NET, classes: int = 21) -> FCN:
+    """Load or build the net that a name of any kind stands for.
+
+    Args:
+        name: a model (a folder or a Hub id), a net of the paper, or a backbone.
+        free: with a backbone, the net to put on it: fcn32s to fcn2s.
+        classes: with a backbone, how many the net has.
+
+    Raises:
+        FullconvError: the name is none of these, or the net can't be had.
+    """
+    import torchvision.models
+    from torchvision.models import list_models
+
+    if name in PAPER_NETS:
+        return PAPER_NETS[name].build()
+    if Path(name).exists() or "/" in name:
+        return load(name)
+    known = (*PAPER_NETS, *list_models(module=torchvision.models))
+    if name not in known and ":" not in name and (close := nearest(name, known)):
+        raise FullconvError(f"unknown net or backbone {name!r}{close}")
+    return Blueprint.named(free).build({ONLY_HEAD: classes}, trunk=name)
 
 
 def _published(
