@@ -20,7 +20,7 @@ from pydantic import (
 from fullconv.base.errors import FullconvError
 from fullconv.base.files import is_plain_name
 from fullconv.base.palette import Colour, default_palette
-from fullconv.base.settings import first_mistake
+from fullconv.base.settings import Line, first_mistake
 from fullconv.geometry import MOST_PADDING
 
 ONLY_HEAD = "labels"
@@ -172,7 +172,7 @@ class Labelling(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    classes: Annotated[tuple[str, ...], Field(min_length=1, max_length=MOST_CLASSES)]
+    classes: Annotated[tuple[Line, ...], Field(min_length=1, max_length=MOST_CLASSES)]
     palette: tuple[tuple[Byte, Byte, Byte], ...]
     temperature: Annotated[float, Field(ge=1e-3, le=1e3)] = 1.0
 
