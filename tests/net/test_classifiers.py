@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -15,6 +16,7 @@ import torchvision
 from nets import classifier, random_scores
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 
 from fullconv import FCN, FullconvError, Preprocessing, convolutionalize
 from fullconv.net.classifiers import build_classifier, default_preprocessing
@@ -229,6 +231,92 @@ def test_damaged_missing_and_foreign_files(squeezenet, tmp_path):
     refusal(f"{tmp_path}: no such weights file", weights=tmp_path)
 
 
+# What torch.save wrote ----------------------------------------------------------------------------
+
+
+def prefixed(state, prefix):
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+CHECKPOINTS = {
+    "a state dict": (lambda s: s, ""),
+    "of DataParallel": (lambda s: prefixed(s, "module."), "module."),
+    "a trainer's": (lambda s: {"epoch": 3, "state_dict": s, "optimizer": {"state": {}}}, ""),
+    "Lightning's": (lambda s: {"state_dict": prefixed(s, "model.")}, "model."),
+    "with its arguments": (lambda s: {"model": s, "args": argparse.Namespace(lr=0.1)}, ""),
+    "pytorch-fcn's": (lambda s: {"model_state_dict": s, "best": np.float64(0.5)}, ""),
+    "twice wrapped": (
+        lambda s: {"model": {"state_dict": prefixed(s, "net.module.")}},
+        "net.module.",
+    ),
+    "a backbone's": (lambda s: {"model": prefixed(s, "backbone.")}, "backbone."),
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("case", CHECKPOINTS)
+def test_weights_that_torch_saved(squeezenet, tmp_path, capsys, case, zipped):
+    wrapped, prefix = CHECKPOINTS[case]
+    path = tmp_path / "w.pth"
+    torch.save(wrapped(squeezenet.state_dict()), path, _use_new_zipfile_serialization=zipped)
+    net, preprocessing = build_classifier("squeezenet1_0", path)
+    assert_same(net.state_dict(), squeezenet.state_dict())
+    assert preprocessing == default_preprocessing("squeezenet1_0")
+    told = capsys.readouterr().err
+    line = f"{path}: its names begin with {prefix!r}, which is left out"
+    assert " ".join(told.split()) == (line if prefix else "")
+
+
+def test_a_prefix_in_safetensors(squeezenet, tmp_path, capsys):
+    path = write(tmp_path / "w.safetensors", prefixed(squeezenet.state_dict(), "module."))
+    net, _ = build_classifier("squeezenet1_0", path)
+    assert_same(net.state_dict(), squeezenet.state_dict())
+    assert "begin with 'module.'" in " ".join(capsys.readouterr().err.split())
+
+
+class Harmful:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('was run')",))
+
+
+@pytest.mark.parametrize(
+    ("whole", "reason"),
+    [
+        (lambda s: {**s, "extra.weight": torch.ones(1)}, "it has unknown extra.weight; save the"),
+        (
+            lambda s: without(s, "features.0.bias"),
+            "torch.save(classifier.state_dict(), 'FILE.pth')",
+        ),
+        (lambda s: {"state_dict": s, "hook": Harmful()}, "what else it holds is not run"),
+        (lambda _: nn.Linear(2, 2), "what else it holds is not run: save the net's state_dict"),
+        (lambda _: [torch.ones(1)], "holds a list, not a net's state dict"),
+        (lambda s: {**s, "lr": 0.1}, "'lr' is a float, not a tensor"),
+        (lambda s: {**s, "features.0.bias": torch.full((96,), torch.nan)}, "are not finite"),
+    ],
+)
+def test_what_torch_saved_of_other_things(squeezenet, tmp_path, whole, reason):
+    path = tmp_path / "w.pt"
+    torch.save(whole(squeezenet.state_dict()), path)
+    assert refusal(f"{path}: ", reason, weights=path).startswith(f"{path}: ")
+
+
+def test_torch_files_by_their_beginning(squeezenet, tmp_path):
+    """A file of the Hub may have any name; one called .pth may be a web page."""
+    path = tmp_path / "weights"
+    torch.save(squeezenet.state_dict(), path)
+    net, _ = build_classifier("squeezenet1_0", path)
+    assert_same(net.state_dict(), squeezenet.state_dict())
+    page = tmp_path / "w.pth"
+    page.write_bytes(b"<!DOCTYPE html>")
+    refusal(f"{page}: not a whole file of plain tensors", weights=page)
+    refusal("nowhere.pth: no such", weights=tmp_path / "nowhere.pth")
+
+
+def assert_same(actual, expected):
+    assert actual.keys() == expected.keys()
+    assert all(value.equal(expected[name]) for name, value in actual.items())
+
+
 @pytest.mark.parametrize(
     "metadata", [{"channels": "XYZ"}, {"mean": "[1, 2]"}, {"scale": "big"}, {"input_size": "[2]"}]
 )
@@ -344,9 +432,9 @@ def photo(name, side):
 
 @realdata
 @pytest.mark.realdata
-@pytest.mark.parametrize("name", ["mobilenet_v2", "squeezenet1_0"])
+@pytest.mark.parametrize("name", ["mobilenet_v2", "squeezenet1_0", "timm:tf_efficientnet_lite0"])
 def test_real_weights_know_what_is_in_real_photographs(name):
-    path = Path(SHARED) / "weights" / f"{name}.safetensors"
+    path = Path(SHARED) / "weights" / f"{name.removeprefix('timm:')}.safetensors"
     net, preprocessing = build_classifier(name, path)
     dense = convolutionalize(net.eval(), preprocessing.input_size)
     images = preprocessing(torch.stack([photo(n, preprocessing.input_size) for n in PHOTOS]))

@@ -242,7 +242,7 @@ def _unflatten(network: fx.GraphModule, hidden: Literal["valid", "same"]) -> Non
 def _flattens(network: fx.GraphModule, node: fx.Node, before: Shape, after: Shape) -> bool:
     """Whether a layer makes vectors of maps, or drops a last axis of length 1 on the way there."""
     shorter = len(after) == 2 or after == before[:-1]
-    if math.prod(before) != math.prod(after) or not shorter or len(before) > len("NCHW"):
+    if math.prod(before) != math.prod(after) or not shorter or len(before) != len("NCHW"):
         return False
     if node.op == "call_module":
         return isinstance(network.get_submodule(str(node.target)), nn.Flatten)

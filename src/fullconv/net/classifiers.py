@@ -6,6 +6,7 @@ import contextlib
 import json
 import pickle
 import warnings
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,19 @@ import torchvision.models as tv
 from torch import nn
 
 from fullconv.base.errors import FullconvError, nearest
+from fullconv.base.progress import SILENT, Reporter
 from fullconv.net import caffe_classifiers as caffe
 from fullconv.net.preprocessing import Preprocessing
 from fullconv.net.weights.safetensors_file import read_weights
+from fullconv.net.weights.torch_file import is_torch_file, read_state
 
 TIMM, CAFFE = "timm:", "caffe:"
+MOST_PREFIXES = 8  # that are tried on the names in a file
 CAFFE_NAMES = ("caffe:vgg16", "caffe:caffenet", "caffe:googlenet")
 
 
 def build_classifier(
-    name: str, weights: str | Path | None = None
+    name: str, weights: str | Path | None = None, reporter: Reporter = SILENT
 ) -> tuple[nn.Module, Preprocessing]:
     """Build a classifier by name.
 
@@ -32,8 +36,9 @@ def build_classifier(
             ``caffe:caffenet`` or ``caffe:googlenet``.
         weights: None (random), "imagenet" (the library's own pretrained weights, downloaded or
             from its cache) or a safetensors file of the whole classifier, whose metadata names the
-            ``architecture`` ("torchvision mobilenet_v2") and the preprocessing; for one of Caffe's
-            also a caffemodel.
+            ``architecture`` ("torchvision mobilenet_v2") and the preprocessing; or what torch.save
+            wrote, a state dict or a checkpoint that holds one; of one of Caffe's, a caffemodel.
+        reporter: told of a prefix that all names in a file have, and that is left out.
 
     Raises:
         FullconvError: unknown name; weights that can't be had, or of another architecture.
@@ -45,10 +50,11 @@ def build_classifier(
     path = Path(weights)
     if path.suffix == ".caffemodel":
         return _from_caffemodel(name, path), default_preprocessing(name)
-    state, metadata = read_weights(path)
+    torch_wrote_it = is_torch_file(path)
+    state, metadata = (read_state(path), {}) if torch_wrote_it else read_weights(path)
     _check_architecture(name, metadata.get("architecture"), path)
     classifier = _untrained(name)
-    _load(classifier, state, name, path)
+    _load(classifier, _without_prefix(state, classifier, path, reporter), name, path)
     return classifier, preprocessing_from_metadata(metadata, default_preprocessing(name), path)
 
 
@@ -189,25 +195,53 @@ def architecture_of(name: str) -> str:
 
 
 def _check_architecture(name: str, architecture: str | None, path: Path) -> None:
-    if architecture is not None and architecture != architecture_of(name):
-        suggestion = architecture.removeprefix("torchvision ").replace(" ", ":")
+    if architecture not in (None, name, architecture_of(name)):
+        suggestion = str(architecture).removeprefix("torchvision ").replace(" ", ":")
         raise FullconvError(
             f"{path}: weights of {architecture}, not of {architecture_of(name)}; pass "
             f"--backbone {suggestion}"
         )
 
 
-def _load(classifier: nn.Module, state: dict[str, torch.Tensor], name: str, path: Path) -> None:
+def _without_prefix(
+    state: dict[str, torch.Tensor], classifier: nn.Module, path: Path, reporter: Reporter
+) -> dict[str, torch.Tensor]:
+    """Leave out what stands before all names ("module.", "model.", ...), if they fit then."""
+    own = next(iter(classifier.state_dict()), "")
+    before = dict.fromkeys(name.removesuffix(own) for name in state if name.endswith(f".{own}"))
+    for prefix in islice(before, MOST_PREFIXES):
+        shorter = {name.removeprefix(prefix): value for name, value in state.items()}
+        if len(shorter) == len(state) and not _misfits(classifier, shorter):
+            reporter.warn(f"{path}: its names begin with {prefix!r}, which is left out")
+            return shorter
+    return state
+
+
+def _misfits(classifier: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, list[str]]:
+    """Return the names that weights lack, have besides, or have in another shape."""
     own = classifier.state_dict()
     counters = {key for key in own if key.endswith("num_batches_tracked")}
-    missing = sorted(set(own) - set(state) - counters)
     dropped = {name for name, child in classifier._modules.items() if child is None}
-    surplus = sorted(key for key in set(state) - set(own) if key.split(".")[0] not in dropped)
-    misfit = sorted(k for k in set(own) & set(state) if own[k].shape != state[k].shape)
-    for what, keys in (("lacks", missing), ("has unknown", surplus), ("misshapes", misfit)):
-        if keys:
-            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise FullconvError(f"{path}: not weights of {name}: it {what} {keys[0]}{more}")
+    found = {
+        "lacks": sorted(set(own) - set(state) - counters),
+        "has unknown": sorted(k for k in set(state) - set(own) if k.split(".")[0] not in dropped),
+        "misshapes": sorted(k for k in set(own) & set(state) if own[k].shape != state[k].shape),
+    }
+    return {what: keys for what, keys in found.items() if keys}
+
+
+def _load(classifier: nn.Module, state: dict[str, torch.Tensor], name: str, path: Path) -> None:
+    for what, keys in _misfits(classifier, state).items():
+        more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+        hint = (
+            "; save the classifier's own weights: torch.save(classifier.state_dict(), 'FILE.pth')"
+            if is_torch_file(path)
+            else ""
+        )
+        raise FullconvError(f"{path}: not weights of {name}: it {what} {keys[0][:80]}{more}{hint}")
+    broken = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
+    if broken:
+        raise FullconvError(f"{path}: {broken[0][:80]} holds values that are not finite")
     classifier.load_state_dict(state, strict=False)
 
 

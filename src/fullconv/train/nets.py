@@ -21,12 +21,13 @@ from fullconv.net.head import Head
 from fullconv.net.preprocessing import Preprocessing
 from fullconv.net.surgery import expand_score, transplant, with_channels
 from fullconv.net.trunk import LateFusion
+from fullconv.net.weights.torch_file import TORCH_FILES
 from fullconv.papers.blueprint import NYUD_LOG_DEPTH, Blueprint
 from fullconv.train.recipe import Recipe
 from fullconv.train.scale import Judge, judged, scale_for
 from fullconv.train.settings import Settings
 
-CLASSIFIER_FILES = (".safetensors", ".caffemodel")
+CLASSIFIER_FILES = (".safetensors", ".caffemodel", *TORCH_FILES)
 SPREAD_OF_LOG_DISTANCE = 0.5  # standard deviation of millimetres' logarithm, indoors and outdoors
 SPREAD_OF_BYTES = 58.0  # of photographs' colours: torchvision's std times 255
 
