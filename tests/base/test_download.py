@@ -124,6 +124,13 @@ def test_where_nothing_tells_the_version_it_begins_anew(tmp_path, server, etag):
     assert [asked for _, asked, _ in server.requests] == [None, None]
 
 
+def test_a_damaged_note_of_the_version_is_as_good_as_none(tmp_path, server):
+    (tmp_path / "a.tar.part").write_bytes(BODY[:1000])
+    (tmp_path / "a.tar.part.version").write_bytes(b"\xff\xfe\n\x80\n")
+    assert get(source(f"{server.address}/a.tar", md5=""), tmp_path) == BODY
+    assert server.requests == [("/a.tar", None, None)]
+
+
 def test_a_server_without_ranges_begins_anew(tmp_path, server):
     server.ranges, server.breaks = False, [1_000_000]
     assert get(source(f"{server.address}/a.tar"), tmp_path) == BODY

@@ -68,3 +68,11 @@ def test_every_script_tells_what_it_does(
     told = capsys.readouterr().out
     assert ended.value.code == 0
     assert f"python -m benchmarks.{script}" in told
+
+
+def test_what_the_steps_are_timed_without_is_there() -> None:
+    """It is patched away by its name, which a move would leave behind."""
+    training = importlib.import_module("benchmarks.speed.training")
+    for name in filter(None, training.WITHOUT.values()):
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name

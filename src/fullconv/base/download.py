@@ -314,7 +314,7 @@ def _keep_validator(part: Path, address: str, response: HTTPResponse) -> None:
 def _validator_for(part: Path, address: str) -> str:
     """Return the version noted of `part`, "" if it is of another address or unknown."""
     note = _note_of(part)
-    lines = note.read_text(encoding="utf-8").splitlines() if note.exists() else []
+    lines = note.read_text("utf-8", errors="replace").splitlines() if note.exists() else []
     return lines[1] if len(lines) == 2 and lines[0] == address else ""
 
 
