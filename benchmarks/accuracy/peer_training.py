@@ -35,7 +35,7 @@ from torch.optim import Adam, Optimizer
 
 from fullconv.base.errors import FullconvError, WorkFailedError
 from fullconv.base.pipeline import ahead
-from fullconv.base.progress import progress
+from fullconv.base.progress import Reporter
 from fullconv.base.runtime import evaluating
 from fullconv.data.fingerprint import Fingerprint
 from fullconv.data.folder import DatasetFolder, Split
@@ -307,7 +307,7 @@ def _train(task: Task, peer: Peer, state: TrainingState, name: str) -> dict[str,
     loss_function = task.practice.loss_function(task.ignore_index)
     size, best = task.practice.batch_size, peer.state_dict()
     with (
-        progress(state.plan.steps * size, name) as bar,
+        Reporter().bar(state.plan.steps * size, name) as bar,
         closing(task.batches(state.plan)) as feed,
     ):
         while state.step < state.plan.steps:

@@ -143,15 +143,6 @@ class Reporter:
 SILENT = Reporter(quiet=True)
 
 
-@contextmanager
-def progress(
-    total: int, what: str, *, unit: str = "images", quiet: bool = False, done: int = 0
-) -> Iterator[Progress]:
-    """Show the progress of `total` steps of `what` while the body runs (see `Reporter.bar`)."""
-    with Reporter(quiet).bar(total, what, unit=unit, done=done) as bar:
-        yield bar
-
-
 def _print(line: str) -> None:
     """Print a line on stderr, if there is one: work doesn't fail because nobody hears of it."""
     if sys.stderr is not None:
