@@ -1,6 +1,6 @@
 """What it is worth that a trunk sees small images magnified, and large ones reduced.
 
-    python -m benchmarks.accuracy.sight --weights mobilenet_v2.safetensors --camvid CAMVID
+    python -m benchmarks.accuracy.scale --weights mobilenet_v2.safetensors --camvid CAMVID
 
 trains an FCN-8s on each of the five small sets (benchmarks/datasets/unlike_sets.py) for `--minutes`
 (3): seeing images as they are, magnified twice and four times; on CamVid as they are and twice; and
@@ -10,7 +10,7 @@ reduced. Then an FCN-4s that sees images as they are, on sets whose masks hold w
 on test once.
 
 Expected: on every set what the default recipe chooses is within 0.02 of the best factor's mean IU.
-Results: benchmarks/results/sight.csv. What is there already is not trained again; a training that
+Results: benchmarks/results/scale.csv. What is there already is not trained again; a training that
 was cut short goes on.
 """
 
@@ -53,14 +53,14 @@ def main() -> None:
     parser.add_argument("--weights", required=True, help="mobilenet_v2's ImageNet weights")
     parser.add_argument("--camvid", type=Path, required=True, help="CamVid's dataset folder")
     parser.add_argument("--sets", type=Path, default=Path("runs/unlike"), help="the small sets")
-    parser.add_argument("--out", type=Path, default=Path("runs/sight"), help="folder of the runs")
+    parser.add_argument("--out", type=Path, default=Path("runs/scale"), help="folder of the runs")
     parser.add_argument("--minutes", type=float, default=3)
     given = parser.parse_args()
     write_missing(given.sets)
     large = given.sets / ENLARGED_CAMVID
     if not (large / "dataset.yaml").exists():
         enlarge(given.camvid, large)
-    results = Results("sight")
+    results = Results("scale")
     for way in ways():
         identity = {"dataset": way.dataset, "way": way.name, "limit_minutes": f"{given.minutes:g}"}
         if results.lacks(identity):
