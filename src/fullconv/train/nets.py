@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from fullconv.base.errors import FullconvError, nearest
-from fullconv.data.folder import DatasetFolder
-from fullconv.data.info import DatasetInfo
+from fullconv.data.folder import DatasetFolder, Input
+from fullconv.data.info import COLOR, DatasetInfo
 from fullconv.net.fcn import FCN, load
 from fullconv.net.head import Head
 from fullconv.net.preprocessing import Preprocessing
@@ -453,6 +453,44 @@ def preprocessing_for(
             logarithmic += [start] if channels == 1 else []
     mean, std = zip(*values, strict=True)
     return replace(own, mean=mean, std=std, logarithmic=tuple(logarithmic))
+
+
+def in_ranges(
+    own: Preprocessing, inputs: Mapping[str, Input], ranges: Mapping[str, tuple[float, float]]
+) -> Preprocessing:
+    """Return what a net expects some of whose inputs use a range of values that was measured.
+
+    The input "color" is read in its range, as bytes. Of further inputs the values are kept, so that
+    means and deviations take the range in. Distances (16-bit, one band) are what they are, and so
+    is what `own` knows a range of already.
+
+    Args:
+        own: what the net expects were they bytes.
+        inputs: of the dataset, by the net's names.
+        ranges: by those names, the values that are to be seen as 0 and 255.
+    """
+    mean, std, logarithmic = list(own.mean), list(own.std), set(own.logarithmic)
+    colour = sum(own.mean[:3]) / len(own.mean[:3]), sum(own.std[:3]) / len(own.std[:3])
+    start = 0
+    for name, each in inputs.items():
+        places = range(start, start + each.channels)
+        start = places.stop
+        distances = each.channels == 1 and each.kind != "f4"
+        if distances or each.name == COLOR or name in own.ranges or name not in ranges:
+            continue
+        low, high = ranges[name]
+        factor = 255 / (high - low)
+        for at in places:
+            middle, spread = colour if at in logarithmic else (mean[at], std[at])
+            mean[at], std[at] = low * own.scale + middle / factor, spread / factor
+            logarithmic.discard(at)
+    return replace(
+        own,
+        mean=tuple(mean),
+        std=tuple(std),
+        logarithmic=tuple(sorted(logarithmic)),
+        ranges=dict(ranges),
+    )
 
 
 def joined_preprocessing(parts: Mapping[str, Preprocessing]) -> Preprocessing:

@@ -85,6 +85,7 @@ class Record:
         path = out / NAME
         try:
             values = read_yaml(path.read_bytes())
+            values.setdefault("ranges", {})  # no run measured any before it was a setting
             settings = Settings.model_validate({k: values[k] for k in Settings.model_fields})
             nets = {str(name): dict(net or {}) for name, net in values["nets"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -165,9 +166,18 @@ class Record:
             return 1.0
         return _at(self.settings.recipe.stage_lr, self.names.index(name))
 
-    def settle(self, target: FCN) -> None:
-        """Note what the settings left open and the last net, as it is before training, decides."""
-        decided = {"inputs": tuple(target.inputs), "fusion": target.arguments.fusion}
+    def settle(self, target: FCN, ranges: Mapping[str, tuple[float, float]]) -> None:
+        """Note what the settings left open and the last net and the data decide.
+
+        Args:
+            target: that net, as it is before training.
+            ranges: the values that its inputs use (see `Settings`).
+        """
+        decided = {
+            "inputs": tuple(target.inputs),
+            "fusion": target.arguments.fusion,
+            "ranges": dict(ranges),
+        }
         self.settings = self.settings.model_copy(update=decided)
 
     def begin(self, names: Sequence[str]) -> None:

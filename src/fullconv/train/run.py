@@ -19,6 +19,7 @@ from fullconv.data.fingerprint import Fingerprint
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import cached_splits, default_workers, mixed_seed
 from fullconv.net.fcn import FCN, load
+from fullconv.net.preprocessing import Preprocessing
 from fullconv.report.page import write_report
 from fullconv.train import checkpoint
 from fullconv.train.advice import hints
@@ -26,7 +27,7 @@ from fullconv.train.evaluators import Calibration, Validation, ValidationLoss
 from fullconv.train.lock import RunLock
 from fullconv.train.loop import train
 from fullconv.train.losses import class_weights
-from fullconv.train.nets import grown_net, require_finite, target_net
+from fullconv.train.nets import grown_net, in_ranges, require_finite, target_net
 from fullconv.train.origin import Origin, require_same_classes
 from fullconv.train.outcome import Outcome, Trained
 from fullconv.train.record import Record
@@ -119,7 +120,12 @@ class Run:
         if not record.nets:
             target = target_net(settings, folder, judge)
             folder.require_inputs(target.inputs)
-            record.settle(target)
+            measured = judge(folder, tuple(target.inputs)).ranges
+            spans = {name: each.span for name, each in measured.items()}
+            record.settle(target, {name: (span.low, span.high) for name, span in spans.items()})
+            _see_in_ranges(target, folder, record.settings)
+        seen = Preprocessing(ranges=record.settings.ranges or {})
+        folder = folder.with_reader(seen.reader(folder.reader))
         data = _read_data(record.settings, folder, device, judge, fresh=target is not None)
         if target is not None:  # what is wrong was found before anything is written
             for hint in hints(settings, target, folder, data.found):
@@ -222,6 +228,7 @@ class Run:
                 require_finite(source, str(folder))
             else:
                 source = self.target or target_net(settings, self.folder)
+                _see_in_ranges(source, self.folder, settings)
             self.target = None  # of a training to come only its own net stays in memory
             torch.manual_seed(mixed_seed(settings.recipe.seed, stage))
             if source.stride == self.record.stride(name):
@@ -229,6 +236,12 @@ class Run:
             return grown_net(source, self.record.stride(name), self.folder.info, settings.recipe)
 
         return start
+
+
+def _see_in_ranges(net: FCN, folder: DatasetFolder, settings: Settings) -> None:
+    """Let a net expect the values that its inputs have, where they have a range of their own."""
+    inputs = {name: folder.input(name) for name in net.inputs}
+    net.preprocessing = in_ranges(net.preprocessing, inputs, settings.ranges or {})
 
 
 @dataclass

@@ -30,6 +30,8 @@ class Settings(BaseModel):
         inputs: what the nets see of each image, in their order; None, before the run has begun:
             the paper net's own, those of the model in `weights`, or else color.
         fusion: of several inputs, early or late; None, likewise: that of the same, or else early.
+        ranges: by input, the values of files of more than 8 bits that the nets see as 0 and 255;
+            None, before the run has begun: those that are measured.
         recipe: all other settings.
     """
 
@@ -44,6 +46,7 @@ class Settings(BaseModel):
     max_pixels: int = MAX_PIXELS
     inputs: tuple[str, ...] | None = None
     fusion: Literal["early", "late"] | None = None
+    ranges: dict[str, tuple[float, float]] | None = None
     recipe: Recipe = Recipe()
 
     @property
