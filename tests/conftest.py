@@ -2,10 +2,60 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+STATM = Path("/proc/self/statm")
+GROWN = 150 << 20  # bytes; a few large nets
+
+
+class Memory:
+    """What this process holds, and held when it was last cleared."""
+
+    def __init__(self) -> None:
+        self.last = self.held
+
+    @property
+    def held(self) -> int:
+        """Resident bytes; 0 where the system does not tell."""
+        return (
+            int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGESIZE") if STATM.exists() else 0
+        )
+
+    def clear(self) -> None:
+        """Free what refers to itself, if there is much more than before.
+
+        Nets do (torch.fx's graphs); Python waits for many objects, however large they are.
+        """
+        if self.held > self.last + GROWN:
+            gc.collect()
+        self.last = min(self.held, self.last + GROWN)
+
+
+@pytest.fixture(scope="session")
+def memory() -> Memory:
+    """Of this process."""
+    return Memory()
+
+
+@pytest.fixture(autouse=True)
+def large_nets_are_freed(memory: Memory) -> Iterator[None]:
+    """The nets of a test don't wait in memory for those of the tests after it."""
+    yield
+    memory.clear()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def freed_memory_goes_back() -> Iterator[None]:
+    """Commands and trainings keep what is freed for their own speed: many would keep the most."""
+    with pytest.MonkeyPatch.context() as patch:
+        for user in ("fullconv.cli", "fullconv.train.step"):
+            patch.setattr(f"{user}.keep_freed_memory", lambda **_: False)
+        yield
 
 
 @pytest.fixture

@@ -82,8 +82,8 @@ class Origin:
                 f"learnt (--weights {last.parent} --out OTHER)"
             )
 
-    def tell_images(self, now: Origin, reporter: Reporter) -> bool:
-        """Say which images came and went; return whether what val measures has changed."""
+    def tell_images(self, now: Origin, reporter: Reporter) -> None:
+        """Say which images came and went."""
         for split, names in now.images.items():
             before = self.images.get(split, ())
             came, went = sorted(set(names) - set(before)), sorted(set(before) - set(names))
@@ -94,11 +94,11 @@ class Origin:
                     if these
                 )
                 reporter.warn(f"note: {split} has changed since it was last trained on: {told}")
-        unlike = [
-            set(self.images.get("val", ())) != set(now.images.get("val", ())),
-            self.unscored != now.unscored,
-        ]
-        return any(unlike)
+
+    def measures_otherwise(self, now: Origin) -> bool:
+        """Tell whether what val measures has changed: its images, or which classes count."""
+        images = [set(each.images.get("val", ())) for each in (self, now)]
+        return images[0] != images[1] or self.unscored != now.unscored
 
 
 def require_same_classes(folder: Path, info: DatasetInfo, data: Path) -> None:

@@ -168,9 +168,11 @@ class Run:
             if noted:
                 before = Origin(**noted)
                 before.require_same(now, last, self.record.path, self.record.settings.data)
-                if before.tell_images(now, SILENT if told else self.reporter):
-                    self.anew.add(name)
+                if not told:  # else of the stage before, of which the same is to be said
+                    before.tell_images(now, self.reporter)
                 told = told or before.images != now.images
+                if before.measures_otherwise(now):
+                    self.anew.add(name)
             elif (folder / "config.json").exists():  # of an earlier version
                 require_same_classes(folder, self.data.info, self.record.settings.data)
 
