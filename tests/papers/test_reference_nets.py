@@ -194,7 +194,7 @@ def test_model_folders_of_such_nets(kind, tmp_path):
     }[kind]
     net = narrow(**arguments).float()
     net.save_pretrained(tmp_path)
-    again = fullconv.net.folder.load(tmp_path, classifier=narrow_caffe_vgg())
+    again = fullconv.load(tmp_path, classifier=narrow_caffe_vgg())
     assert again.arguments == net.arguments and again.inputs == net.inputs
     assert [(n, h.classes, h.palette) for n, h in again.heads.items()] == [
         (n, h.classes, h.palette) for n, h in net.heads.items()
