@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,24 @@ def test_modules_of_rooms() -> None:
     assert not [
         name for name in named if not any((ROOT / place / name).exists() for place in PLACES)
     ]
+
+
+def test_walks_never_climb() -> None:
+    """The rooms of each walk come in the order of the floors, as the contract has them."""
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    layers = contract["tool"]["importlinter"]["contracts"][0]["layers"]
+    floors = {
+        room.strip("() ").rpartition(".")[2]: floor
+        for floor, layer in enumerate(layers)
+        for room in re.split(r"[|:]", layer)
+    }
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    walks = re.findall(r"^## A \w+ through .*?(?=^## )", text, re.MULTILINE | re.DOTALL)
+    assert len(walks) == 2
+    for walk in walks:
+        rooms = re.findall(r"^\d+\. `(\w+)[/.]", walk, re.MULTILINE)
+        assert len(rooms) == 10
+        assert [floors[room] for room in rooms] == sorted(floors[room] for room in rooms)
 
 
 def resolved(name: str) -> bool:
