@@ -23,6 +23,7 @@ from fullconv.base.progress import Reporter
 from fullconv.cli.signals import Stopped, stoppable
 from fullconv.train import checkpoint, lock, loop
 from fullconv.train.recipe import read_recipe
+from fullconv.train.run import run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SETTINGS = (
@@ -117,6 +118,16 @@ def test_changed_classes_of_runs_of_old_are_refused(root: Path, name: str) -> No
         trained(root / name, {}, resume=True)
     classes_of(root / "data", "red", "green", "blue")
     trained(root / name, {}, resume=True)
+
+
+def test_what_a_run_of_old_kept_is_told_of_though_nothing_better_follows(root: Path) -> None:
+    folder = root / "cut" / "fcn16s"
+    state = checkpoint.load(folder / "last.pt")
+    del state["origin"], state["metrics"]
+    torch.save({**state, "best": 0.99}, folder / "last.pt")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert run(root / "cut", {}, resume=True).last.metrics == metrics
+    assert json.loads((folder / "config.json").read_text())["metrics"] == metrics
 
 
 def test_a_state_that_does_not_fit_is_one_line(root: Path) -> None:

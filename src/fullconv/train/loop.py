@@ -16,6 +16,7 @@ from fullconv.base.progress import Progress, duration
 from fullconv.data.loading import Batch
 from fullconv.train import checkpoint
 from fullconv.train.nets import not_finite, saved_net
+from fullconv.train.outcome import read_metrics
 from fullconv.train.plan import Plan, make_plan
 from fullconv.train.recipe import Recipe
 from fullconv.train.scale import told
@@ -96,6 +97,8 @@ def resumed(stage: Stage) -> TrainingState:
             "the dataset and recipe.yaml back as they were, or remove it to train this net from "
             "its start"
         ) from error
+    if state.best is not None and not state.metrics:  # a state of an earlier version
+        state.metrics = read_metrics(stage.folder)
     if stage.anew:
         state.best = None
     stage.reporter.say(f"{stage.name}: {state.step} of {state.plan.steps} steps are done")

@@ -50,7 +50,7 @@ class Trained:
             state.plan,
             round(state.seconds, 2),
             tuple(state.rows),
-            state.metrics or _metrics(stage.folder),  # which states of old do not hold
+            state.metrics,
             tuple(state.per_image),
         )
 
@@ -63,7 +63,7 @@ class Trained:
             folder: its model folder.
             noted: its plan and seconds in recipe.yaml.
         """
-        metrics = _metrics(folder)
+        metrics = read_metrics(folder)
         last = folder / "last.pt"  # large: removed by some to save room
         per_image = checkpoint.load(last)["per_image"] if last.exists() else []
         plan, seconds = Plan.from_dict(noted["plan"]), noted["seconds"]
@@ -112,6 +112,7 @@ def read_log(path: Path) -> tuple[Row, ...]:
         )
 
 
-def _metrics(folder: Path) -> Mapping[str, Any]:
-    metrics: Mapping[str, Any] = json.loads((folder / "metrics.json").read_text("utf-8"))
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Read what an earlier process noted of the net that it kept in a model folder."""
+    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text("utf-8"))
     return metrics
