@@ -21,10 +21,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any, NamedTuple, cast
 
 PHOTO, PAPER = (360, 480), (500, 500)  # height and width in pixels
 PHOTOS, PAPER_PHOTOS, SCENES = 48, 4, 12
 STEPS = 12
+
+
+class Places(NamedTuple):
+    """Where the files are that both trees read, and where a tree's own go."""
+
+    shared: Path
+    own: Path
 
 
 def main() -> None:
@@ -101,7 +109,7 @@ def prepare(folder: Path) -> None:
     small = fullconv.FCN("mobilenet_v2", 8, len(classes), classes=classes)
     for net, name in ((small, "small"), (fullconv.paper("voc-fcn8s"), "paper")):
         for score in net.scores.values():
-            torch.nn.init.normal_(score.weight, std=0.02)
+            torch.nn.init.normal_(cast(torch.Tensor, score.weight), std=0.02)
         net.eval().save_pretrained(folder / name)
     random = np.random.default_rng(0)
     for where, size, count in (("photos", PHOTO, PHOTOS), ("large", PAPER, PAPER_PHOTOS)):
@@ -114,11 +122,10 @@ def prepare(folder: Path) -> None:
 
 def work(folder: Path) -> None:
     """Do what standard input asks for, a line each; print the milliseconds."""
-    shared = folder.parent
     for line in iter(sys.stdin.readline, "\n"):
         run = WORKS[line.strip()]
         begun = time.perf_counter()
-        run(shared, folder)
+        run(Places(folder.parent, folder))
         print((time.perf_counter() - begun) * 1e3, flush=True)
 
 
@@ -132,42 +139,42 @@ def _command(*words: str) -> None:
         command_line()
 
 
-def _one_photo(shared: Path, _: Path) -> None:
+def _one_photo(at: Places) -> None:
     import numpy as np
     from PIL import Image
 
     import fullconv
 
-    net = NETS.setdefault("small", fullconv.load(shared / "small"))
-    pixels = np.array(Image.open(shared / "photos" / "0.jpg"))
+    net = NETS.setdefault("small", fullconv.load(at.shared / "small"))
+    pixels = np.array(Image.open(at.shared / "photos" / "0.jpg"))
     for _ in range(20):
         net.predict(pixels)
 
 
 def _folder(engine: str, model: str = "small", photos: str = "photos") -> Callable[..., None]:
-    def run(shared: Path, own: Path) -> None:
-        options = ("--engine", engine, "--precision", "fp32", "--out", str(own / engine / model))
-        _command("predict", str(shared / model), str(shared / photos), *options)
+    def run(at: Places) -> None:
+        options = ("--engine", engine, "--precision", "fp32", "--out", str(at.own / engine / model))
+        _command("predict", str(at.shared / model), str(at.shared / photos), *options)
 
     return run
 
 
-def _evaluated(shared: Path, _: Path) -> None:
-    _command("evaluate", str(shared / "small"), "--data", str(shared / "streets"))
+def _evaluated(at: Places) -> None:
+    _command("evaluate", str(at.shared / "small"), "--data", str(at.shared / "streets"))
 
 
 def _trained(precision: str) -> Callable[..., None]:
-    def run(shared: Path, own: Path) -> None:
-        out = Path(tempfile.mkdtemp(dir=shared))
+    def run(at: Places) -> None:
+        out = Path(tempfile.mkdtemp(dir=at.shared))
         settings = (f"steps={STEPS}", f"precision={precision}", "workers=0", "crop=352x480")
         options = [word for setting in (*settings, "magnify=1") for word in ("--set", setting)]
-        data = ("--data", str(shared / "streets"), "--weights", "none")
-        _command("train", *data, "--out", str(out / own.name), *options)
+        data = ("--data", str(at.shared / "streets"), "--weights", "none")
+        _command("train", *data, "--out", str(out / at.own.name), *options)
 
     return run
 
 
-def _kernels(_: Path, __: Path) -> None:
+def _kernels(_: Places) -> None:
     import torch
 
     from fullconv.kernels import upsample_argmax, upsample_cross_entropy
@@ -175,14 +182,14 @@ def _kernels(_: Path, __: Path) -> None:
     torch.manual_seed(0)
     scores = torch.randn(2, 21, 63, 63)
     truth = torch.randint(0, 21, (2, 504, 504), dtype=torch.uint8)
-    for _ in range(10):
+    for _turn in range(10):
         upsample_argmax(scores, 8, (504, 504))
         learnt = scores.clone().requires_grad_()
-        upsample_cross_entropy(learnt, truth, 8).backward()
+        upsample_cross_entropy(learnt, truth, 8).backward()  # type: ignore[no-untyped-call]
 
 
-NETS: dict[str, object] = {}
-WORKS: dict[str, Callable[[Path, Path], None]] = {
+NETS: dict[str, Any] = {}
+WORKS: dict[str, Callable[[Places], None]] = {
     "20 times FCN.predict, 480x360, FCN-8s on MobileNetV2": _one_photo,
     f"fullconv predict, {PHOTOS} photos, torch": _folder("torch"),
     f"fullconv predict, {PHOTOS} photos, openvino": _folder("openvino"),
