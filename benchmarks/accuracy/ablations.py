@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.accuracy.measuring import Trained
+from benchmarks.accuracy.measuring import Model
 from benchmarks.frame import Results, Row, arguments
 from fullconv.train.recipe import read_recipe
 
@@ -73,7 +73,7 @@ def trained(given: argparse.Namespace, change: str, seed: int) -> Row:
         "model": net,
         "recipe": read_recipe("default", [*PLAIN, *settings, f"seed={seed}"]),
     }
-    model = Trained.by(given.out / f"{change.replace(' ', '-')}-{seed}", asked, change)
+    model = Model.trained(given.out / f"{change.replace(' ', '-')}-{seed}", asked, change)
     plain, flipped = model.on_test(), model.on_test(tta=True)
     return {
         "minutes": model.minutes,

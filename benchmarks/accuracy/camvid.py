@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.accuracy.measuring import Trained
+from benchmarks.accuracy.measuring import Model
 from benchmarks.frame import Results, Row, arguments
 from fullconv.net.fcn import load
 from fullconv.train.recipe import read_recipe
@@ -51,10 +51,10 @@ def main() -> None:
             "recipe": read_recipe("default", given.set),
         }
         identity = {"net": net, "settings": " ".join(given.set)}
-        results.add(identity, measured(Trained.by(out, asked, out.name)))
+        results.add(identity, measured(Model.trained(out, asked, out.name)))
 
 
-def measured(model: Trained) -> Row:
+def measured(model: Model) -> Row:
     """Measure a net on test."""
     metrics, flipped = model.on_test(), model.on_test(tta=True)
     ius = zip(load(model.folder).classes, metrics.iu, strict=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.accuracy.measuring import Trained
+from benchmarks.accuracy.measuring import Model
 from benchmarks.datasets.unlike_sets import unlike_sets, write_missing
 from benchmarks.frame import Results, Row, arguments, plain, save_figure
 from fullconv.measure.metrics import Metrics
@@ -50,13 +50,13 @@ def main() -> None:
     results, curves = Results("defaults"), {}
     for name, folder in data.items():
         asked = {"data": folder, "weights": given.weights, "recipe": recipe}
-        model = Trained.by(given.out / name, asked, name)
+        model = Model.trained(given.out / name, asked, name)
         results.add({"dataset": name}, measure(model))
         curves[name] = curve(model)
         draw(curves)
 
 
-def measure(model: Trained) -> Row:
+def measure(model: Model) -> Row:
     """Measure a trained model on test."""
     metrics, classes = model.on_test(), load(model.folder).classes
     true, predicted = (metrics.confusion.sum(axis) for axis in (1, 0))
@@ -83,7 +83,7 @@ def majority_alone(metrics: Metrics) -> Metrics:
     return Metrics.of(confusion, metrics.unscored)
 
 
-def curve(model: Trained) -> Curve:
+def curve(model: Model) -> Curve:
     """Return (minutes of training, mean IU on val) of each validation."""
     return [
         (row["seconds"] / 60, row["val_mean_iu"])

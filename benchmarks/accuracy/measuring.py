@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,51 +12,53 @@ from fullconv.data.folder import DatasetFolder
 from fullconv.measure.evaluation import evaluate
 from fullconv.measure.metrics import Metrics
 from fullconv.net.fcn import load
-from fullconv.train.outcome import read_log
+from fullconv.train.outcome import Outcome
 from fullconv.train.run import run
+from fullconv.train.state import Row
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A model folder that a training left.
+class Model:
+    """What a run achieved, in the words of the results.
 
     Attributes:
-        folder: with model, metrics.json and log.csv.
-        data: the dataset folder that it was trained on.
+        outcome: of the run.
         name: stands at progress bars.
     """
 
-    folder: Path
-    data: Path
+    outcome: Outcome
     name: str
 
     @classmethod
-    def by(cls, out: Path, asked: Mapping[str, Any], name: str) -> Trained:
+    def trained(cls, out: Path, asked: Mapping[str, Any], name: str) -> Model:
         """Train what `run` is asked for into the folder `out`, or what is left of it."""
-        outcome = run(out, asked, resume=True, reporter=Reporter())
-        return cls(outcome.folder, asked["data"], name)
+        return cls(run(out, asked, resume=True, reporter=Reporter()), name)
 
     def on_test(self, *, tta: bool = False) -> Metrics:
         """Measure it on the test split, with left-right flips or without."""
-        split = DatasetFolder(self.data).split("test")
+        split = DatasetFolder(self.outcome.settings.data).split("test")
         with Reporter().bar(len(split), f"{self.name} on test") as bar:
             return evaluate(load(self.folder), split, bar=bar, tta=tta).metrics
 
     @property
-    def val_mean_iu(self) -> str:
-        """The mean IU on val that it was kept for."""
-        metrics = json.loads((self.folder / "metrics.json").read_text())
-        return f"{metrics['mean_iu']:.4f}"
+    def folder(self) -> Path:
+        """Its model folder."""
+        return self.outcome.folder
 
     @property
-    def log(self) -> tuple[dict[str, float | None], ...]:
+    def log(self) -> tuple[Row, ...]:
         """The rows of log.csv."""
-        return read_log(self.folder / "log.csv")
+        return self.outcome.last.rows
+
+    @property
+    def val_mean_iu(self) -> str:
+        """The mean IU on val that it was kept for."""
+        return f"{self.outcome.last.metrics['mean_iu']:.4f}"
 
     @property
     def minutes(self) -> str:
-        """How long the training took."""
-        return f"{(self.log[-1]['seconds'] or 0) / 60:.1f}"
+        """How long the training of all its stages took."""
+        return f"{sum(stage.rows[-1]['seconds'] or 0 for stage in self.outcome.stages) / 60:.1f}"
 
     @property
     def epochs(self) -> str:

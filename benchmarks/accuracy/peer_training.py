@@ -256,7 +256,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedPeer:
     """What became of a training.
 
     Attributes:
@@ -280,7 +280,7 @@ def train(
     *,
     minutes: float,
     seed: int = 0,
-) -> Trained:
+) -> TrainedPeer:
     """Train a peer on the CPU for so many minutes, timed by the clock of fullconv's trainings.
 
     Raises:
@@ -299,7 +299,7 @@ def train(
     peer.load_state_dict(best)
     assert state.best is not None
     epochs = state.step / state.plan.steps_per_epoch
-    return Trained(peer.eval(), state.seconds / 60, epochs, state.best)
+    return TrainedPeer(peer.eval(), state.seconds / 60, epochs, state.best)
 
 
 def _train(task: Task, peer: Peer, state: TrainingState, name: str) -> dict[str, Tensor]:

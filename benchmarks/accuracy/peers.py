@@ -36,7 +36,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks.accuracy.measuring import Trained
+from benchmarks.accuracy.measuring import Model
 from benchmarks.accuracy.peer_training import ARCHITECTURES, Peer, Practice, measure, package, train
 from benchmarks.frame import Results, Row, arguments, in_own_process, in_turns
 from benchmarks.speed.predict import each
@@ -159,7 +159,7 @@ def trained_fullconv(given: argparse.Namespace) -> Row:
         "device": "cpu",
         "recipe": read_recipe("default", [f"minutes={given.minutes}", f"seed={given.seed}"]),
     }
-    model = Trained.by(out, asked, OWN)
+    model = Model.trained(out, asked, OWN)
     net = load(model.folder)
     return as_row(
         given,

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from benchmarks.accuracy.measuring import Trained
+from benchmarks.accuracy.measuring import Model
 from benchmarks.datasets.unlike_sets import unlike_sets, write_missing
 from benchmarks.frame import Results, Row, arguments
 from fullconv.data.folder import DatasetFolder
@@ -107,7 +107,7 @@ def trained(given: argparse.Namespace, way: Way) -> Row:
         "recipe": read_recipe("default", [f"minutes={given.minutes:g}", *way.settings]),
     }
     out = given.out / f"{way.dataset}-{way.name}".replace(",", "").replace(" ", "-")
-    model = Trained.by(out, asked, out.name)
+    model = Model.trained(out, asked, out.name)
     metrics, net = model.on_test(), load(model.folder)
     default = Settings(data=data, recipe=read_recipe("default"))
     chosen = default.stride, scale_for(default, DatasetFolder(data))

@@ -20,7 +20,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.accuracy.measuring import Trained
+from benchmarks.accuracy.measuring import Model
 from benchmarks.frame import Results, Row, arguments, plain, save_figure
 from fullconv.train.recipe import read_recipe
 
@@ -64,10 +64,9 @@ def trained(given: argparse.Namespace, row: Row) -> Row:
         "recipe": read_recipe("default", [f"epochs={row['epochs']}"]),
     }
     out = given.out / "-".join(row.values()).replace(" ", "-")
-    model = Trained.by(out, asked, out.name)
-    stages = (Trained(each, given.data, each.name) for each in out.glob("fcn*s"))
+    model = Model.trained(out, asked, out.name)
     return {
-        "minutes": f"{sum(each.log[-1]['seconds'] or 0 for each in stages) / 60:.1f}",
+        "minutes": model.minutes,
         "val_mean_iu": model.val_mean_iu,
         "test_mean_iu": f"{model.on_test().mean_iu:.4f}",
     }
