@@ -70,6 +70,11 @@ class Range:
         return cls(bits, least, most, float(low), float(high))
 
     @property
+    def ends(self) -> tuple[float, float]:
+        """The ends of `span`."""
+        return self.span.low, self.span.high
+
+    @property
     def span(self) -> ValueRange:
         """Which values a net is to see as 0 and 255: from 0, unless all are far from it."""
         low = 0.0 if 0 <= self.low <= self.high / 2 else self.low

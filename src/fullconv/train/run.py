@@ -17,6 +17,7 @@ from fullconv.base.runtime import pick_device
 from fullconv.data.check import check_folder
 from fullconv.data.fingerprint import Fingerprint
 from fullconv.data.folder import DatasetFolder
+from fullconv.data.info import COLOR
 from fullconv.data.loading import cached_splits, default_workers, mixed_seed
 from fullconv.net.fcn import FCN, load
 from fullconv.net.preprocessing import Preprocessing
@@ -121,13 +122,14 @@ class Run:
             target = target_net(settings, folder, judge)
             folder.require_inputs(target.inputs)
             measured = judge(folder, tuple(target.inputs)).ranges
-            spans = {name: each.span for name, each in measured.items()}
-            record.settle(target, {name: (span.low, span.high) for name, span in spans.items()})
+            record.settle(target, {name: each.ends for name, each in measured.items()})
             _see_in_ranges(target, folder, record.settings)
         seen = Preprocessing(ranges=record.settings.ranges or {})
         folder = folder.with_reader(seen.reader(folder.reader))
         data = _read_data(record.settings, folder, device, judge, fresh=target is not None)
         if target is not None:  # what is wrong was found before anything is written
+            for line in _about_ranges(data.found):
+                reporter.say(f"note: {line}")
             for hint in hints(settings, target, folder, data.found):
                 reporter.say(f"note: {hint}")
             strides = [tap.stride for tap in target.taps] if settings.staged else [settings.stride]
@@ -244,6 +246,14 @@ def _see_in_ranges(net: FCN, folder: DatasetFolder, settings: Settings) -> None:
     """Let a net expect the values that its inputs have, where they have a range of their own."""
     inputs = {name: folder.input(name) for name in net.inputs}
     net.preprocessing = in_ranges(net.preprocessing, inputs, settings.ranges or {})
+
+
+def _about_ranges(found: Fingerprint) -> Iterator[str]:
+    """Say which values files of more than 8 bits hold, and how a net sees them."""
+    for name, each in found.ranges.items():
+        low, high = each.ends
+        seen = f"; the net sees {low:g}..{high:g} as 0..255" if name == COLOR else ""
+        yield f"the values of {name} are {each}{seen}"
 
 
 @dataclass
