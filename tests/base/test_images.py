@@ -571,7 +571,8 @@ def test_what_other_libraries_say_is_part_of_the_line(tmp_path, capfd):
         message = refusal(read_image, noisy_jpeg(tmp_path / "a.jpg", whole=False))
     finally:
         logging.captureWarnings(False)
-    assert "Corrupt EXIF data" in message or "Tag data larger than file" in message
+    said = ("Corrupt EXIF data", "Tag data larger than file", "Truncated File Read")  # by version
+    assert any(each in message for each in said)
     assert "truncated" in message and str(tmp_path / "a.jpg") in message
     assert capfd.readouterr() == ("", "")
 

@@ -12,8 +12,8 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from PIL.BmpImagePlugin import BmpImageFile
+from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
@@ -50,7 +51,12 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_BANDS = {0: ("grey",), 2: RGB, 3: ("index",), 4: ("grey", ALPHA), 6: (*RGB, ALPHA)}
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_READERS = (JpegImageFile, PngImageFile, BmpImageFile, WebPImageFile)
+_READERS: dict[bytes, Callable[[IO[bytes]], ImageFile]] = {  # by a file's first bytes
+    rb"\xff\xd8\xff": JpegImageFile,
+    re.escape(_PNG): PngImageFile,
+    rb"BM": BmpImageFile,
+    rb"RIFF....WEBP": WebPImageFile,
+}
 _MODES = {  # of PIL: bands, type and bits; all others are taken as RGB
     "1": (("grey",), "u1", 1),
     "L": (("grey",), "u1", 8),
@@ -304,20 +310,19 @@ class _PngSource(_PilSource):
 
 def _identify(path: str | Path, file: IO[bytes]) -> Source:
     """Read the header by PIL's readers themselves: Image.open would apply PIL's global bound."""
-    head = file.read(4)
+    head = file.read(12)
     if not head:
         raise FullconvError(f"{path}: is empty (0 bytes); restore the file or remove it")
-    if head in _TIFF:
+    if head[:4] in _TIFF:
         from fullconv.base.tiff import TiffSource
 
         return TiffSource(path, file)
-    for reader in _READERS:
-        file.seek(0)
-        try:
-            image = reader(file)
-        except SyntaxError:  # PIL's way to say: another format
-            continue
-        return _PngSource(image) if isinstance(image, PngImageFile) else _PilSource(image)
+    for begins, reader in _READERS.items():
+        if re.match(begins, head, re.DOTALL):
+            file.seek(0)
+            with suppress(SyntaxError):  # PIL's way to say: another format
+                image = reader(file)
+                return _PngSource(image) if isinstance(image, PngImageFile) else _PilSource(image)
     raise FullconvError(
         f"{path}: is no readable JPEG, PNG, BMP, WebP or TIFF image; convert it to one or remove it"
     )

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffPage
+from tifffile import COMPRESSION, PHOTOMETRIC, TIFF, TiffFile, TiffPage
 
 from fullconv.base.errors import FullconvError
 from fullconv.base.stored import ALPHA, CMYK, RGB, Stored
@@ -120,6 +120,9 @@ class TiffSource:
         if compression not in _COMPRESSIONS:
             name = _named(COMPRESSION, compression)
             yield f"its compression ({name}) is not read; save it with Deflate or LZW"
+        elif compression != 1 and compression not in TIFF.DECOMPRESSORS:
+            name = _COMPRESSIONS[compression]
+            yield f"its compression ({name}) needs a newer tifffile: pip install -U tifffile"
         if color not in (*_PHOTOMETRIC, _WHITE_IS_ZERO, _BLACK_IS_ZERO):
             name = _named(PHOTOMETRIC, color)
             yield f"its colours ({name}) are not read; save it as grey or RGB"
