@@ -564,6 +564,7 @@ def noisy_jpeg(path: Path, *, whole: bool) -> Path:
 
 
 def test_what_other_libraries_say_is_part_of_the_line(tmp_path, capfd):
+    logging.captureWarnings(False)  # as another test may have left it, without effect by now
     logging.captureWarnings(True)
     try:
         warnings.simplefilter("always")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -144,13 +143,6 @@ class Split:
         fewer = copy.copy(self)
         fewer.samples = tuple(self.samples[index] for index in evenly_chosen(len(self), count))
         return fewer
-
-    def few_pixels(self, count: int, pixels: int) -> Split:
-        """Return a split of at most `count` samples, as many as have about `pixels` together.
-
-        It has one at least; all are taken to be as large as the first.
-        """
-        return self.few(max(min(count, pixels // math.prod(self.size(0))), 1))
 
     def __getitem__(self, index: int) -> LabelledImage:
         """Read sample `index`.
