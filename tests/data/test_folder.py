@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -623,3 +625,14 @@ def test_held_out_scenes_have_all_inputs_and_heads(tmp_path):
         assert "1 images of split 'train' have no image of the same name in hha/train" in refusal(
             folder.split, name, *asked
         )
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="names are text there")
+def test_names_that_are_no_text_are_held_out_like_others(tmp_path):
+    root = write_dataset(tmp_path / "d", train=4, val=0)
+    for kind in ("images", "masks"):
+        path = os.fsencode(root / kind / "train")
+        os.rename(path + b"/train0.png", path + b"/\xff.png")  # noqa: PTH104
+    folder = DatasetFolder(root)
+    assert len(folder.split("train")) + len(folder.split("val")) == 4
+    assert check_folder(root).errors == ()

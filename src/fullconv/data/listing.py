@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,4 +141,4 @@ def held_out_names(names: Sequence[str]) -> set[str]:
 
 def _rank(name: str) -> float:
     """Map a name to [0, 1), evenly and the same everywhere and always."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64
+    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8]) / 2**64
