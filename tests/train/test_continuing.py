@@ -202,6 +202,8 @@ def test_data_moved_then_a_finished_run_resumed(
 ) -> None:
     (root / "data").rename(root / "moved")
     command = ("train", "--out", root / "whole", "--resume", "--quiet")
+    assert command_line(*command) == 2
+    assert f"{root / 'data'}: is no folder; if the run's data have moved" in capfd.readouterr().err
     assert command_line(*command, "--data", root / "moved") == 0
     shown = capfd.readouterr()
     assert shown.err == ""

@@ -106,6 +106,11 @@ class Record:
         if "data" in changed:
             changed["data"] = Path(changed["data"]).absolute()
         record = cls(out, settings.model_copy(update=changed), lock, nets)
+        if not record.settings.data.is_dir():
+            raise FullconvError(
+                f"{record.settings.data}: is no folder; if the run's data have moved, say where "
+                "they are: --resume --data DIR"
+            )
         record.moved = record.settings != settings
         record.fingerprint = dict(values.get("fingerprint") or {})  # those of old have none
         record.clear()
