@@ -14,6 +14,7 @@ import pytest
 import rasterio
 import tifffile
 from image_bytes import UPRIGHT, refusal
+from imagecodecs import jpeg8_encode, lerc_encode, webp_encode
 from numpy.typing import NDArray
 from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
@@ -439,6 +440,38 @@ def test_many_bands_count_as_many_pixels(tmp_path):
     assert ImageReader(216).input(tmp_path / "a.tif").shape == (9, 12, 8)
     message = refusal(ImageReader(215).input, tmp_path / "a.tif")
     assert "12 x 9 pixels of 8 bands are more than the 215 allowed" in message
+
+
+@pytest.mark.parametrize("compression", ["lerc", "jpeg", "webp"])
+def test_parts_that_are_larger_than_their_place_are_not_decoded(tmp_path, monkeypatch, compression):
+    """Some codecs make room for what a part says of itself, whatever the TIFF's own header does."""
+    encode = {"lerc": lerc_encode, "jpeg": jpeg8_encode, "webp": webp_encode}[compression]
+    part = encode(np.zeros((3000, 4000, 3), np.uint8))
+    path = tmp_path / "a.tif"
+    values = np.zeros((16, 16, 3), np.uint8)
+    tifffile.imwrite(path, values, compression=compression, photometric="rgb", metadata=None)
+    np.testing.assert_array_equal(READER.image(path), values)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        page = file.pages.first
+        (place,) = page.dataoffsets
+        page.tags[279].overwrite(len(part))
+    path.write_bytes(path.read_bytes()[:place] + part)
+    monkeypatch.setattr(tifffile.TiffPage, "asarray", None)
+    assert "says that it has 4000 x 3000 pixels" in refusal(READER.image, path)
+
+
+def test_lerc_within_deflate(tmp_path):
+    values = WIDE[..., 0]
+    for further, name in (("deflate", "deflate"), ("zstd", "zstd")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(
+                tmp_path / f"{name}.tif", "w", driver="GTiff", height=9, width=12, count=1,
+                dtype="uint16", compress=f"lerc_{further}",
+            ) as file:  # fmt: skip
+                file.write(values[None])
+    np.testing.assert_array_equal(READER.input(tmp_path / "deflate.tif")[..., 0], values)
+    assert "LERC within Zstandard is not read" in refusal(READER.input, tmp_path / "zstd.tif")
 
 
 @pytest.mark.parametrize("tile", [None, (16, 16)])

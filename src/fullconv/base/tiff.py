@@ -6,6 +6,8 @@ without a photometric tag inverted, and multiplies alpha into colours.
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Iterator
 from enum import IntEnum
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 from tifffile import COMPRESSION, PHOTOMETRIC, TIFF, TiffFile, TiffPage
+from tifffile.tifffile import jpeg_shape
 
 from fullconv.base.errors import FullconvError
 from fullconv.base.stored import ALPHA, CMYK, RGB, Stored
@@ -44,6 +47,7 @@ _COMPRESSIONS = {
     50001: "WebP",
 }
 _LOSSY = ("JPEG", "WebP")
+_HEADER = 1 << 16  # bytes of a compressed part, within which it tells its size
 _REDUCED_OR_MASK = 0b101  # bits of NewSubfileType
 
 
@@ -81,10 +85,26 @@ class TiffSource:
             missing = max(ends, default=0) - self._file.filehandle.size
             if missing > 0:
                 raise ValueError(f"{missing:,} bytes are missing at its end")
+        if page.compression in _DECLARED:
+            self._require_sizes()
         values = page.asarray(maxworkers=1)  # images are read side by side
         if page.planarconfig == 2 and values.ndim == 3:
             values = np.moveaxis(values, 0, 2)
         return values.reshape(stored.height, stored.width, len(stored.bands))
+
+    def _require_sizes(self) -> None:
+        """Raise ValueError where a part says that it is larger than its place, before decoding."""
+        page = self._page
+        rows = page.tilelength if page.is_tiled else page.rowsperstrip
+        most = 2 * rows * (page.tilewidth if page.is_tiled else page.imagewidth) + (1 << 16)
+        handle = self._file.filehandle
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+            if not count:
+                continue
+            handle.seek(offset)
+            height, width = _DECLARED[page.compression](page, handle.read(min(count, _HEADER)))
+            if height * width > most:
+                raise ValueError(f"a part of it says that it has {width} x {height} pixels")
 
     def palette(self) -> NDArray[np.uint8]:
         """Return the colours of the palette: (colours, 3); of 16 bits, rarely 8, in the file."""
@@ -132,6 +152,40 @@ class TiffSource:
             yield "it stores YCbCr colours outside JPEG; save it as RGB"
         if page.imagedepth != 1:
             yield f"it is a volume of {page.imagedepth} slices; save each as an image"
+
+
+def _jpeg_size(_: TiffPage, head: bytes) -> tuple[int, int]:
+    shape = jpeg_shape(head)  # bits, height, width, bands
+    return shape[1], shape[2]
+
+
+def _webp_size(_: TiffPage, head: bytes) -> tuple[int, int]:
+    """Read the canvas, or the size of a lossless or lossy image."""
+    if head[12:16] == b"VP8X":
+        width, height = (int.from_bytes(head[at : at + 3], "little") for at in (24, 27))
+        return height + 1, width + 1
+    if head[12:16] == b"VP8L":
+        both = int.from_bytes(head[21:25], "little")
+        return (both >> 14 & 0x3FFF) + 1, (both & 0x3FFF) + 1
+    width, height = struct.unpack_from("<HH", head, 26)
+    return height & 0x3FFF, width & 0x3FFF
+
+
+def _lerc_size(page: TiffPage, head: bytes) -> tuple[int, int]:
+    """Read the header of a LERC 2 blob, which may be compressed once more."""
+    _, further, *_ = page.tags.valueof(50674, (4, 0))
+    if further == 1:
+        head = zlib.decompressobj().decompress(head, _HEADER)
+    elif further:
+        raise ValueError("LERC within Zstandard is not read; save it with LERC and Deflate")
+    magic, version = struct.unpack_from("<6si", head)
+    if magic != b"Lerc2 ":
+        raise ValueError("its LERC is of a version that is not read")
+    height, width = struct.unpack_from("<ii", head, 14 if version >= 3 else 10)
+    return height, width
+
+
+_DECLARED = {_JPEG: _jpeg_size, 34887: _lerc_size, 50001: _webp_size}  # by compression
 
 
 def _photometric(page: TiffPage) -> int:
