@@ -25,6 +25,7 @@ import fullconv
 from fullconv import FCN, FullconvError, Preprocessing
 from fullconv.data.info import DatasetInfo
 from fullconv.demo.streets import write_synthetic
+from fullconv.net import rehearsal
 from fullconv.net.fcn import load
 from fullconv.train.nets import grown_net
 from fullconv.train.recipe import read_recipe
@@ -547,6 +548,34 @@ def layer(path, **changes):
     return graph(lambda values: values["layers"][path]["arguments"].update(changes))
 
 
+HEAD = {"classes": ["a", "b"], "palette": [[0, 0, 0], [1, 1, 1]]}
+
+
+def added(op, target, args):
+    """Put a node that nothing reads before the output."""
+    more = {"name": "added", "op": op, "target": target, "args": args}
+    return graph(lambda values: values["nodes"].insert(-1, more))
+
+
+@graph
+def repeated_size(values):
+    """A size, repeated: it would be a list of any length."""
+    names = ("sized", "times", "back")
+    calls = (
+        ("call_method", "size", ["%features_0"]),
+        ("call_function", "operator.mul", ["%sized", 2**17]),
+        ("call_method", "view", ["%features_0", "%times"]),
+    )
+    made = [
+        {"name": name, "op": op, "target": target, "args": args}
+        for name, (op, target, args) in zip(names, calls, strict=True)
+    ]
+    place = next(i for i, each in enumerate(values["nodes"]) if each["name"] == "features_1")
+    values["nodes"][place]["args"] = ["%back"]
+    made[-1]["shape"] = values["nodes"][place]["shape"]
+    values["nodes"][place:place] = made
+
+
 HUGE = 10**9  # as a number of channels: terabytes
 
 
@@ -583,6 +612,49 @@ def test_an_altered_graph(saved, change, file, reason):
     _, folder = saved
     altered(folder, change)
     refusal(folder, f"{folder / file}: ", reason)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (layer("features.0", stride=[2**31, 2**31]), "too large a stride or window"),
+        (layer("features.0", dilation=[5000, 1]), "too large a stride or window (dilation)"),
+        (layer("features.0", kernel_size=[1] * 100), "a layer's argument of 100 numbers"),
+        (added("call_method", "size", ["%x"]), "node added: nothing needs it"),
+        (added("call_function", "operator.mul", [3, 5]), "node added: nothing needs it"),
+        (node("features_1", op="call_method", target="relu", args=[]), "config.json: "),
+        (repeated_size, "arithmetic on what is no number"),
+        (node("features_2", args=["%features_1", {"tuple": [1] * 50}]), "too many constants"),
+        (node("features_2", args=["%features_1", [[[[[1]]]]]]), "too many constants"),
+        (node("x", shape=[2, 3, 10**6, 10**6]), "its graph is of no images"),
+        (
+            graph(lambda values: values["layers"]["features.0"].update(kind="x" * 10**6)),
+            "config.json: graph.trunk.layers.features.0.kind",
+        ),
+        (lambda values: values["net"].update(stride=2**31), "config.json: net.stride"),
+        (
+            lambda values: values.update(heads={f"h{i}": HEAD for i in range(10_000)}, classes=[]),
+            "config.json: heads",
+        ),
+    ],
+)
+def test_a_strangers_graph_is_bounded(saved, change, reason, capfd):
+    _, folder = saved
+    altered(folder, change)
+    with pytest.raises(FullconvError) as caught:
+        load(folder)
+    message = str(caught.value)
+    assert reason in message and "\n" not in message and len(message) < 500
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_costs_too_much_must_be_trusted(saved, monkeypatch):
+    _, folder = saved
+    load(folder)
+    monkeypatch.setattr(rehearsal, "MOST_OPERATIONS", 10**6)
+    with pytest.raises(FullconvError, match=r"config.json: an image would take .*trust=True"):
+        load(folder)
+    load(folder, trust=True)
 
 
 def test_weights_of_another_net(saved, tmp_path):

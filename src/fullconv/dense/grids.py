@@ -444,7 +444,7 @@ def _picked(node: fx.Node, letter: str, key: Any) -> Window:
     """Return the window of a slice that picks every n-th cell."""
     if isinstance(key, slice) and letter != "P" and key.stop is None:
         start, step = key.start or 0, key.step or 1
-        if type(start) is type(step) is int and step > 1 and 0 <= start < step:
+        if type(start) is type(step) is int and 0 <= start < step:
             return Window(1, step, before=-start)
     raise _refusal(node, "part of the image is picked out")
 

@@ -26,6 +26,7 @@ from fullconv.geometry import MOST_PADDING
 ONLY_HEAD = "labels"
 COLOR_ONLY = {"color": 3}
 MOST_INPUTS, MOST_HEADS, MOST_CLASSES = 16, 16, 255
+MOST_STRIDE = 128  # pixels
 MOST_REDUCTION = 16
 
 Channels = Annotated[int, Field(ge=1, le=64)]
@@ -52,7 +53,7 @@ class NetArguments(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     trunk: str | None = None
-    stride: int
+    stride: Annotated[int, Field(ge=1, le=MOST_STRIDE)]
     inputs: Annotated[dict[str, Channels], Field(min_length=1, max_length=MOST_INPUTS)] = COLOR_ONLY
     fusion: Literal["early", "late"] = "early"
     skips: dict[int, str] = {}

@@ -34,6 +34,7 @@ from fullconv.net.folder import (
 )
 from fullconv.net.head import Head, Size, Skips
 from fullconv.net.preprocessing import Preprocessing
+from fullconv.net.rehearsal import rehearse
 from fullconv.net.surgery import inference_twin, with_parts
 from fullconv.net.trunk import LateFusion, Tap, Trunk
 from fullconv.net.upscore import Upscore
@@ -476,7 +477,9 @@ class FCN(nn.Module):
         return load(folder, classifier)
 
 
-def load(model: str | PathLike[str], classifier: nn.Module | None = None) -> FCN:
+def load(
+    model: str | PathLike[str], classifier: nn.Module | None = None, *, trust: bool = False
+) -> FCN:
     """Read a net from a model folder, or from a model of the Hugging Face Hub.
 
     As a rule the folder holds the trunk's layers, and the net needs neither its classifier nor the
@@ -486,6 +489,7 @@ def load(model: str | PathLike[str], classifier: nn.Module | None = None) -> FCN
         model: a folder, or a Hub id "owner/name" where no such folder exists.
         classifier: to build the trunk from, in place of what the folder says: for a net that was
             built on a user's own module with layers of the user's own, which the folder can't hold.
+        trust: load it also if it costs more than any known classifier does.
 
     Returns:
         The net on the CPU, in evaluation mode.
@@ -509,8 +513,20 @@ def load(model: str | PathLike[str], classifier: nn.Module | None = None) -> FCN
         raise FullconvError(f"{folder / CONFIG}: {' '.join(str(error).split())}") from error
     own = net.state_dict()
     empty = any(value.is_meta for value in own.values())
-    net.load_state_dict(read_state(folder, own), assign=empty)
+    state = read_state(folder, own)
+    if empty:
+        for trunk in net.trunks.values():
+            _rehearse(trunk, folder, trust=trust)
+    net.load_state_dict(state, assign=empty)
     return net.eval()
+
+
+def _rehearse(trunk: Trunk, folder: Path, *, trust: bool) -> None:
+    """Run a stored trunk once without data: strangers' layers may be of any size."""
+    try:
+        rehearse(trunk.layers, trust=trust)
+    except FullconvError as error:
+        raise FullconvError(f"{folder / CONFIG}: {error}") from error
 
 
 def _rebuilt(config: ModelConfig) -> FCN:

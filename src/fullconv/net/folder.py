@@ -21,7 +21,7 @@ from torch import Tensor
 from fullconv.base.errors import FullconvError
 from fullconv.base.files import replacing, write_json
 from fullconv.base.settings import first_mistake
-from fullconv.net.arguments import MOST_HEADS, ONLY_HEAD, Labelling, NetArguments
+from fullconv.net.arguments import MOST_HEADS, MOST_INPUTS, ONLY_HEAD, Labelling, NetArguments
 from fullconv.net.preprocessing import Preprocessing
 from fullconv.net.stored_graph import StoredGraph
 from fullconv.net.trunk import LateFusion, Trunk
@@ -55,7 +55,7 @@ class ModelConfig(BaseModel):
     ignore_index: int
     preprocessing: dict[str, Any]
     metrics: dict[str, Any] = {}
-    graph: dict[str, StoredGraph] = {}
+    graph: Annotated[dict[str, StoredGraph], Field(max_length=MOST_INPUTS)] = {}
 
     @model_validator(mode="before")
     @classmethod

@@ -12,6 +12,8 @@ import keyword
 import math
 import operator
 import re
+import reprlib
+import warnings
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -45,9 +47,18 @@ METHODS = frozenset(
 ATTRIBUTES = ("shape", "ndim")  # of tensors
 PATH = "[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*"
 
-Name = Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
-Path = Annotated[str, Field(pattern=f"^{PATH}$")]
-Shape = tuple[Annotated[int, Field(ge=0)], ...]
+# What a stored graph may hold at most; no classifier comes near.
+MOST_NODES = 10_000
+MOST_NUMBER = 2**17  # of the plain numbers that functions are given
+MOST_STEP = 1024  # of a layer's kernel, stride, padding, dilation or neighbours
+MOST_NAME = 300  # characters
+MOST_ITEMS, MOST_DEPTH = 16, 3  # of a tuple of constants, and tuples in tuples
+STEPS = ("kernel_size", "stride", "padding", "dilation", "size", "output_size")
+
+Name = Annotated[str, Field(pattern="^[A-Za-z_][A-Za-z0-9_]*$", max_length=MOST_NAME)]
+Path = Annotated[str, Field(pattern=f"^{PATH}$", max_length=MOST_NAME)]
+Shape = Annotated[tuple[Annotated[int, Field(ge=0, le=2**31)], ...], Field(max_length=8)]
+Few = Field(max_length=MOST_NODES)
 
 
 class StoredGraphError(FullconvError):
@@ -59,8 +70,8 @@ class _Layer(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: str
-    arguments: dict[str, Any] = {}
+    kind: Annotated[str, Field(max_length=MOST_NAME)]
+    arguments: Annotated[dict[str, Any], Field(max_length=MOST_ITEMS)] = {}
 
 
 class _Node(BaseModel):
@@ -74,9 +85,9 @@ class _Node(BaseModel):
 
     name: Name
     op: Literal["placeholder", "get_attr", "call_module", "call_function", "call_method", "output"]
-    target: str
-    args: list[Any] = []
-    kwargs: dict[Name, Any] = {}
+    target: Annotated[str, Field(max_length=MOST_NAME)]
+    args: Annotated[list[Any], Field(max_length=MOST_ITEMS)] = []
+    kwargs: Annotated[dict[Name, Any], Field(max_length=MOST_ITEMS)] = {}
     shape: Shape | None = None
 
 
@@ -91,10 +102,10 @@ class StoredGraph(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    layers: dict[Path, _Layer]
-    parameters: dict[Path, Shape] = {}
-    buffers: dict[Path, Shape] = {}
-    nodes: list[_Node]
+    layers: Annotated[dict[Path, _Layer], Few]
+    parameters: Annotated[dict[Path, Shape], Few] = {}
+    buffers: Annotated[dict[Path, Shape], Few] = {}
+    nodes: Annotated[list[_Node], Few]
 
     @classmethod
     def of(cls, module: fx.GraphModule) -> StoredGraph | None:
@@ -123,9 +134,11 @@ class StoredGraph(BaseModel):
             StoredGraphError: it holds something that is on none of the lists.
             Exception: of any other kind, where its layers' arguments were forged.
         """
-        root, graph = self._modules(), self._graph()
-        graph.lint()
-        return fx.GraphModule(root, graph)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch or Python finds odd fails when it is run
+            root, graph = self._modules(), self._graph()
+            graph.lint()
+            return fx.GraphModule(root, graph)
 
     def _modules(self) -> nn.Module:
         """Build the layers and tensors, at their paths."""
@@ -135,6 +148,7 @@ class StoredGraph(BaseModel):
                 if layer.kind not in CLASSES or {"device", "dtype"} & set(layer.arguments):
                     raise StoredGraphError(f"layer {path}: unknown kind {layer.kind!r}")
                 arguments = {name: _tuple(value) for name, value in layer.arguments.items()}
+                _require_bounded(path, arguments)
                 _put(root, path, getattr(nn, layer.kind)(**arguments))
             for path, shape in self.parameters.items():
                 _put(root, path, nn.Parameter(torch.empty(shape)))
@@ -347,7 +361,20 @@ def _owner(root: nn.Module, path: str) -> nn.Module:
 
 def _tuple(value: Any) -> Any:
     """Return a layer's argument from JSON."""
-    return tuple(_scalar(each) for each in value) if isinstance(value, list) else _scalar(value)
+    if not isinstance(value, list):
+        return _scalar(value, most=math.inf)
+    if len(value) > MOST_ITEMS:
+        raise StoredGraphError(f"a layer's argument of {len(value)} numbers")
+    return tuple(_scalar(each, most=math.inf) for each in value)
+
+
+def _require_bounded(path: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse kernels and steps that no classifier has."""
+    for name in STEPS:
+        value = arguments.get(name, 0)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and abs(number) > MOST_STEP:
+                raise StoredGraphError(f"layer {path}: too large a stride or window ({name})")
 
 
 def _is_flag(node: _Node) -> bool:
@@ -355,25 +382,38 @@ def _is_flag(node: _Node) -> bool:
     return node.op == "get_attr" and re.fullmatch(f"({PATH}[.])?training", node.target) is not None
 
 
-def _decoded(value: Any, made: Mapping[str, fx.Node]) -> Any:
+def _decoded(value: Any, made: Mapping[str, fx.Node], depth: int = 0) -> Any:
     match value:
-        case list():
-            return [_decoded(each, made) for each in value]
         case str() if value.startswith("%") and value[1:] in made:
             return made[value[1:]]
+        case list():
+            return _items(value, made, depth)
         case {"tuple": list(items)} if len(value) == 1:
-            return tuple(_decoded(each, made) for each in items)
+            return tuple(_items(items, made, depth))
         case {"slice": [start, stop, step]} if len(value) == 1:
-            return slice(*(_decoded(each, made) for each in (start, stop, step)))
+            return slice(*_items([start, stop, step], made, depth))
     return _scalar(value)
 
 
-def _scalar(value: Any) -> Any:
-    """Return a plain value as it is; refuse any other."""
+def _items(values: list[Any], made: Mapping[str, fx.Node], depth: int) -> list[Any]:
+    """Decode what a list holds: few constants, not deep; layers' values may be many."""
+    items = [_decoded(each, made, depth + 1) if depth < MOST_DEPTH else None for each in values]
+    constants = sum(not isinstance(each, fx.Node) for each in items)
+    if depth >= MOST_DEPTH or constants > MOST_ITEMS or len(items) > MOST_NODES:
+        raise StoredGraphError("too many constants in a list, or too deep")
+    return items
+
+
+def _scalar(value: Any, most: float = MOST_NUMBER) -> Any:
+    """Return a plain value as it is; refuse any other, and numbers that no function needs."""
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, int | float) and math.isfinite(value):
+    if isinstance(value, int | float) and math.isfinite(value) and abs(value) <= most:
         return value
-    if isinstance(value, str) and value.isidentifier() and value.isascii():
+    if isinstance(value, str) and len(value) <= MOST_NAME and _is_word(value):
         return value
-    raise StoredGraphError(f"not a plain value: {str(value)[:80]!r}")
+    raise StoredGraphError(f"not a plain value: {reprlib.repr(value)}")
+
+
+def _is_word(text: str) -> bool:
+    return text.isidentifier() and text.isascii()
