@@ -249,6 +249,16 @@ def test_a_single_flipped_bit_is_noticed(root: Path, name: str) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("what", [b"green", b"offsets", b"train1"])
+def test_damage_of_what_is_compared_is_told_as_damage(root: Path, what: bytes) -> None:
+    last = root / "cut" / "fcn16s" / "last.pt"
+    bytes_ = bytearray(last.read_bytes())
+    bytes_[bytes_.index(what) + 1] ^= 1
+    last.write_bytes(bytes_)
+    with pytest.raises(FullconvError, match=r"last\.pt: is damaged .* remove it"):
+        trained(root / "cut", {}, resume=True)
+
+
 def test_every_value_of_a_state_counts_in_its_digest() -> None:
     state = {"a": [1, 2.0], "b": {"c": torch.arange(3)}, "d": None, "e": True}
     others = [

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import torch
 
+from fullconv.base.errors import FullconvError
 from fullconv.base.progress import SILENT, Reporter
 from fullconv.base.runtime import pick_device
 from fullconv.data.check import check_folder
@@ -168,8 +169,12 @@ class Run:
                 continue
             noted = checkpoint.peek(last).get("origin")
             if noted:
-                before = Origin(**noted)
-                before.require_same(now, last, self.record.path, self.record.settings.data)
+                try:
+                    before = Origin(**noted)
+                    before.require_same(now, last, self.record.path, self.record.settings.data)
+                except (FullconvError, TypeError):
+                    checkpoint.load(last)  # what was read is perhaps not what was saved
+                    raise
                 if not told:  # else of the stage before, of which the same is to be said
                     before.tell_images(now, self.reporter)
                 told = told or before.images != now.images
