@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from nets import Staged, classifier
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
-from fullconv import FCN, convolutionalize
+from fullconv import FCN, FullconvError, convolutionalize, load
 from fullconv.dense.grids import NotConvolutionalError, layer_grids
 from fullconv.dense.tracing import UntraceableError
 
@@ -249,3 +251,49 @@ def test_families_of_timm(name):
     fcn = FCN(net, stride=32, num_classes=3).eval()
     with torch.no_grad():
         assert fcn(torch.randn(1, 3, 97, 70)).shape == (1, 3, 97, 70)
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        torch.nn.utils.weight_norm,
+        torch.nn.utils.spectral_norm,
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_weights_that_a_hook_computes(hook):
+    """Torch can't copy them; told in a line that says what to do, which helps."""
+    net = Staged(lambda _, x: x)
+    hook(net.last[0])
+    net(torch.randn(1, 3, 32, 32))
+    for make in (lambda: convolutionalize(net, 32), lambda: FCN(net, stride=4, num_classes=2)):
+        with pytest.raises(
+            FullconvError, match=r"layer last\.0 computes its weight in a hook"
+        ) as told:
+            make()
+        assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_classifier_in_another_precision(dtype):
+    image = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+    net = FCN(Staged(lambda _, x: x).to(dtype), stride=4, num_classes=2).eval()
+    assert {each.dtype for each in net.parameters()} == {dtype}
+    assert net.predict(image).shape == (40, 50)
+
+
+@pytest.mark.parametrize("make", ["permuted", "orthogonal"])
+def test_weights_of_any_memory_are_saved(tmp_path, make):
+    net = Staged(lambda s, x: s.layers[0](x), nn.Conv2d(8, 8, 1)).eval()
+    if make == "permuted":
+        kernel = torch.randn(1, 1, 8, 8).permute(3, 2, 0, 1)
+        net.layers[0].weight = nn.Parameter(kernel)
+    else:
+        torch.nn.utils.parametrizations.orthogonal(net.layers[0])
+    fcn = FCN(net, stride=4, num_classes=2).eval()
+    fcn.save_pretrained(tmp_path)
+    images = torch.randn(1, 3, 40, 30)
+    with torch.no_grad():
+        classifier = None if make == "permuted" else net
+        assert load(tmp_path, classifier=classifier)(images).equal(fcn(images))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from fullconv.dense.grids import (
@@ -30,7 +30,7 @@ from fullconv.dense.grids import (
     pieces,
     whole_pieces,
 )
-from fullconv.dense.tracing import cut_points, module_of, note_shapes, trace
+from fullconv.dense.tracing import UntraceableError, cut_points, module_of, note_shapes, trace
 
 Shape = tuple[int, ...]
 
@@ -56,7 +56,7 @@ def convolutionalize(classifier: nn.Module, input_size: int = 224) -> fx.GraphMo
         NotConvolutionalError: a layer does not slide over the image (a vision transformer's
             attention, say); the message names it.
     """
-    dense = trace(copy.deepcopy(classifier), input_size)
+    dense = trace(own_copy(classifier), input_size)
     densify(dense, input_size, pooling="window", hidden="valid")
     output = next(iter(reversed(dense.graph.nodes))).args[0]
     if not isinstance(output, fx.Node):
@@ -70,6 +70,31 @@ def convolutionalize(classifier: nn.Module, input_size: int = 224) -> fx.GraphMo
             f"{layer_name(output)} yields one answer for the whole image"
         )
     return dense
+
+
+def own_copy(classifier: nn.Module) -> nn.Module:
+    """Copy a classifier with its weights.
+
+    Raises:
+        UntraceableError: a layer computes its weights in a hook, as torch's old ones do.
+    """
+    try:
+        return copy.deepcopy(classifier)
+    except (RuntimeError, TypeError) as error:
+        layer = next(filter(None, map(_hooked, *zip(*classifier.named_modules(), strict=True))), "")
+        what = (
+            f"layer {layer} computes its weight in a hook: make it plain first, by "
+            "torch.nn.utils.remove_weight_norm(layer) or torch.nn.utils.prune.remove(layer, name)"
+            if layer
+            else str(error).split("\n")[0][:200]
+        )
+        raise UntraceableError(f"{type(classifier).__name__} can't be copied: {what}") from error
+
+
+def _hooked(path: str, layer: nn.Module) -> str:
+    """Return the path of a layer that holds a computed weight, "" of any other."""
+    held = (each for each in vars(layer).values() if isinstance(each, Tensor))
+    return path if any(not each.is_leaf for each in held) else ""
 
 
 def densify(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import ItemsView, Mapping, Sequence, ValuesView
 from dataclasses import replace
 from fractions import Fraction
@@ -20,6 +19,7 @@ from fullconv.base.errors import FullconvError
 from fullconv.base.images import to_rgb
 from fullconv.base.palette import Colour
 from fullconv.base.runtime import inference
+from fullconv.dense.layers import own_copy
 from fullconv.geometry import GeometryError, Grid, least_padding
 from fullconv.net.arguments import COLOR_ONLY, Labelling, NetArguments, labellings
 from fullconv.net.folder import (
@@ -175,6 +175,15 @@ class FCN(nn.Module):
         self.vertical, self.horizontal = joined.vertical, joined.horizontal
         self.magnified = _magnification(joined, channels)
         self.heads = Heads({name: self._head(joined, each) for name, each in labelled.items()})
+        self._follow_trunk()
+
+    def _follow_trunk(self) -> None:
+        """Put what is new where the classifier is, in its precision."""
+        like = next((each for each in self.trunk.parameters() if each.is_floating_point()), None)
+        for part in filter(None, (self.heads, self.magnified)):
+            made = next(part.parameters())
+            if like is not None and not (like.is_meta or made.is_meta):
+                part.to(like.device, like.dtype)
 
     def _joined(self) -> Skips:
         """Derive how scores are joined; refuse arguments that don't fit the trunk."""
@@ -579,7 +588,7 @@ def _classifier(
     if weights is not None:
         raise FullconvError("weights are for a trunk given by name; a module brings its own")
     made = isinstance(trunk, Trunk | LateFusion)
-    return trunk if made else copy.deepcopy(trunk), Preprocessing()
+    return trunk if made else own_copy(trunk), Preprocessing()
 
 
 def _for_channels(expected: Preprocessing, channels: int) -> Preprocessing:
@@ -611,7 +620,7 @@ def _trunk(classifier: nn.Module, arguments: NetArguments, input_size: int) -> T
     inputs = arguments.inputs
     if arguments.fusion == "early":
         return build(classifier, sum(inputs.values()))
-    trunks = {name: build(copy.deepcopy(classifier), n) for name, n in inputs.items()}
+    trunks = {name: build(own_copy(classifier), n) for name, n in inputs.items()}
     return LateFusion(trunks, inputs)
 
 
