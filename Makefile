@@ -33,6 +33,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.speed.kernels
 	$(BIN)/python -m benchmarks.speed.elision
 	$(BIN)/python -m benchmarks.speed.predict
+	$(BIN)/python -m benchmarks.speed.memory
 	$(BIN)/python -m benchmarks.speed.cost
 	$(BIN)/python -m benchmarks.speed.training --rounds 1
 

@@ -426,32 +426,41 @@ class SkipGeometry:
         Returns:
             Pixels inside the image, or None where a layer depends on the whole image.
         """
+        return self.pixels_of_cells(*self.alignments[-1].cells_read(position), size)
+
+    def pixels_of_cells(self, first: int, last: int, size: int) -> tuple[int, int] | None:
+        """Return the first and last pixel that coarse scores may depend on.
+
+        Args:
+            first: of the cells, which are of the net's stride. One outside the map stands for its
+                edge cell.
+            last: of the cells, likewise.
+            size: of the image, in pixels.
+
+        Returns:
+            Pixels inside the image, or None where a layer depends on the whole image.
+        """
         if not all(grid.bounded for grid in self.grids):
             return None
         padded = self.covering_size(size)
-        first, last = position, position
         seen: list[tuple[int, int]] = []
-        finer_crops = (0, *(alignment.finer_crop for alignment in self.alignments[:-1]))
-        for grid, fused, alignment, crop in zip(
-            reversed(self.grids),
-            reversed(self.fused),
-            reversed(self.alignments),
-            reversed(finer_crops),
-            strict=True,
-        ):
-            most = fused.cells(padded) - 1
-            first = min(max(alignment.cells_read(first)[0], 0), most)
-            last = min(max(alignment.cells_read(last)[1], 0), most)
+        for index in reversed(range(len(self.grids))):
+            grid, most = self.grids[index], self.fused[index].cells(padded) - 1
+            first, last = min(max(first, 0), most), min(max(last, 0), most)
+            crop = self.alignments[index - 1].finer_crop if index else 0
             seen.append(
                 (
                     grid.stride * (first + crop) + grid.first,
                     grid.stride * (last + crop) + grid.last,
                 )
             )
+            if index:
+                coarser = self.alignments[index - 1]
+                first, last = coarser.cells_read(first)[0], coarser.cells_read(last)[1]
         enlarged = self.magnification
-        first, _ = enlarged.cells_read(min(low for low, _ in seen))
-        _, last = enlarged.cells_read(max(high for _, high in seen))
-        return max(0, first), min(size - 1, last)
+        low, _ = enlarged.cells_read(min(low for low, _ in seen))
+        _, high = enlarged.cells_read(max(high for _, high in seen))
+        return max(0, low), min(size - 1, high)
 
 
 def least_padding(grids: Sequence[Grid]) -> int:

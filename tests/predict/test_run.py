@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import shutil
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +14,9 @@ from PIL import Image
 from prediction import depth_image, picture, pixels_of, spoil
 
 import fullconv
-from fullconv.export.verification import Notes, Verification
+from fullconv.export.verification import REFERENCE, Notes, Verification
 from fullconv.predict.engines import configs, is_installed
+from fullconv.predict.run import Settings, run
 
 
 def test_predict_agrees_with_python(tmp_path, capsys, command_line, random_model):
@@ -270,3 +276,50 @@ def test_predict_of_an_only_input_that_is_no_colour(tmp_path, capsys, command_li
     assert "b.png: is read as 16-bit grey, one channel, but the model's input 'hha' has 3" in err
     with Image.open(tmp_path / "out/a.png") as labels:
         assert (np.asarray(labels) == net.predict(pixels)).all()
+
+
+def test_a_run_folder_is_no_model_but_names_one(tmp_path, capsys, command_line, random_model):
+    folder = tmp_path / "run"
+    shutil.copytree(random_model, folder / "fcn16s")
+    picture(tmp_path / "a.png")
+    words = ["predict", folder, tmp_path / "a.png", "--out", tmp_path / "out"]
+    assert command_line(*words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"; did you mean {folder}/fcn16s?")
+
+
+def test_the_foreman_returns_what_came_of_the_run(tmp_path, random_model):
+    spoil(tmp_path / "in")
+    settings = Settings(random_model, (str(tmp_path / "in"),), tmp_path / "out", scores=True)
+    prediction = run(settings)
+    assert (prediction.done, prediction.summary.images) == (2, 6)
+    assert {each.source.name for each in prediction.failures} == {
+        *("truncated.jpg", "empty.png", "text.jpg", "huge.png")
+    }
+    assert all(str(each.source) in each.reason for each in prediction.failures)
+    assert (prediction.config, prediction.verification) == (REFERENCE, None)
+    assert sorted(path.name for path in prediction.places.scores.iterdir()) == [
+        *("good.npy", "zgood.npy")
+    ]
+    net = fullconv.load(random_model)
+    again = run(Settings(net, settings.inputs, tmp_path / "again"))
+    assert again.summary.pixels["labels"].tolist() == prediction.summary.pixels["labels"].tolist()
+    assert again.places.scores is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="of POSIX")
+def test_a_full_disk_is_named(tmp_path, monkeypatch, capsys, command_line, random_model):
+    """It was told as "can't write its results (None)"."""
+    picture(tmp_path / "in/a.png", (70, 90))
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    words = ["predict", random_model, tmp_path / "in", "--out", tmp_path / "out", "--quiet"]
+    monkeypatch.setattr("fullconv.predict.stream.save_label_image", lambda *_: None)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))  # of a file; the overlay is more
+        assert command_line(*words) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, ignored)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"{tmp_path}/in/a.png: can't write its results (File too large)"

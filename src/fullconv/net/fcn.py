@@ -415,10 +415,15 @@ class FCN(nn.Module):
         elif isinstance(image, (str, PathLike)):
             reader = self.preprocessing.reader()
             pixels = (reader.image if self.inputs == COLOR_ONLY else reader.input)(Path(image))
-        else:
+        elif hasattr(image, "getbands"):
             pixels = to_rgb(image, self.preprocessing.reader())
+        else:
+            raise FullconvError(
+                f"an image is a path, a PIL image or a NumPy array, not a {type(image).__name__}"
+            )
         channels = sum(self.inputs.values())
-        if pixels.ndim != 3 or pixels.shape[2] != channels or not _is_pixels(pixels, self):
+        fits = pixels.ndim == 3 and pixels.shape[2] == channels and pixels.size
+        if not (fits and _is_pixels(pixels, self)):
             raise FullconvError(
                 f"an image array must be uint8, H x W x {channels}; this is {pixels.dtype}, "
                 f"{pixels.shape}"

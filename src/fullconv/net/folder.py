@@ -161,7 +161,9 @@ def read_config(folder: Path) -> ModelConfig:
     """Read a model folder's config.json; raises FullconvError where it is missing or wrong."""
     path = folder / CONFIG
     if not path.is_file():
-        raise FullconvError(f"{path}: missing; a model folder holds {CONFIG} and {WEIGHTS}")
+        below = sorted(each.parent for each in folder.glob(f"*/{CONFIG}"))
+        hint = f"; did you mean {' or '.join(map(str, below[-3:]))}?" if below else ""
+        raise FullconvError(f"{path}: missing; a model folder holds {CONFIG} and {WEIGHTS}{hint}")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         known = values.get("format") if isinstance(values, dict) else None

@@ -64,14 +64,12 @@ class Asked:
         engine: one of `ENGINES` that passed `check`.
         precision: one of `PRECISIONS` that did.
         folder: the net's model folder, if it has one: there it is noted what was measured.
-        measure: whether there is memory enough for several engines at once.
     """
 
     images: int
     engine: str = "auto"
     precision: str = "auto"
     folder: Path | None = None
-    measure: bool = True
 
     @property
     def least_agreement(self) -> dict[str, float]:
@@ -174,8 +172,7 @@ class _Trials:
     def _may_repay(self, config: EngineConfig) -> bool:
         working = [each.seconds for each in self.known.values() if not each.failure]
         images = self._asked.images
-        few = images <= REPAYS * TRIAL_IMAGES or not self._asked.measure
-        if few or not (working or config == REFERENCE):
+        if images <= REPAYS * TRIAL_IMAGES or not (working or config == REFERENCE):
             return False
         best = min(working) if working else self._reference_seconds()
         trial = COMPILING if config.compiled else TRIAL[config.engine]

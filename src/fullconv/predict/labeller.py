@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from fullconv.base.pipeline import ahead
 from fullconv.net.fcn import Labels, Pixels, Views, views_of
 from fullconv.net.head import Size
+from fullconv.predict.scenes import PixelScene
 
 if TYPE_CHECKING:
     from fullconv.net.fcn import FCN
     from fullconv.predict.engines.engine import Engine
+    from fullconv.predict.tiles import Tiles
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -63,9 +65,20 @@ class Labeller:
         """Return the class id of each pixel, HxW uint8, by head (see `Engine` for the image)."""
         return self.labels(self.views(image), (image.shape[0], image.shape[1]))
 
-    def views(self, image: Pixels) -> Views:
-        """Return the coarse scores of an image and, if it looks at that, of its mirror."""
-        return [self.engine(view) for view in views_of(image, tta=self.tta)]
+    def views(self, image: Pixels, tiles: Tiles | None = None) -> Views:
+        """Return the coarse scores of an image and, if it looks at that, of its mirror.
+
+        Args:
+            image: H x W x channels (see `Engine`).
+            tiles: how it is divided; None: it is not.
+        """
+        if tiles is None:
+            return [self.engine(view) for view in views_of(image, tta=self.tta)]
+        scene = PixelScene(image)
+        return [
+            tiles.coarse(scene, self.engine, mirrored=mirrored)
+            for mirrored in (False, True)[: 1 + self.tta]
+        ]
 
     @torch.inference_mode()
     def labels(self, views: Views, size: Size) -> dict[str, Labels]:

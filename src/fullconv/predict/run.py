@@ -16,6 +16,7 @@ from fullconv.predict.choice import Asked, choose
 from fullconv.predict.engines import check
 from fullconv.predict.jobs import further_folders, make_folders, plan
 from fullconv.predict.labeller import Labeller
+from fullconv.predict.memory import Memory
 from fullconv.predict.stream import Failure, Summary, first_images, label_files, write_unsure
 
 
@@ -126,13 +127,14 @@ def run(settings: Settings, reporter: Reporter = SILENT) -> Prediction:
     reader = net.preprocessing.reader(settings.reader)
 
     def first(count: int) -> list[Pixels]:
-        return first_images(jobs, net.inputs, count, reader)
+        return first_images(jobs, net.inputs, count, reader, memory)
 
+    memory = Memory(net, tta=settings.tta)
     asked = Asked(len(jobs), settings.engine, settings.precision, _folder(settings))
     choice = choose(net, asked, first, reporter)
     with reporter.bar(len(jobs), "predict") as bar:
         label = Labeller(net, choice.engine, tta=settings.tta)
-        summary = label_files(label, jobs, bar, reader=reader)
+        summary = label_files(label, jobs, bar, reader=reader, memory=memory)
     if summary.failed < summary.images:
         write_unsure(summary, settings.out)
     places = _places(settings, heads)

@@ -39,6 +39,26 @@ class Scene(Protocol):
 
 
 @dataclass(frozen=True)
+class PixelScene:
+    """An image in memory.
+
+    Attributes:
+        pixels: H x W x channels of all inputs.
+    """
+
+    pixels: Pixels
+
+    @property
+    def size(self) -> Size:
+        """Height and width in pixels."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+    def read(self, rows: range, columns: range) -> Pixels:
+        """Return successive rows and columns (see `Scene`)."""
+        return self.pixels[rows.start : rows.stop, columns.start : columns.stop]
+
+
+@dataclass(frozen=True)
 class FileScene:
     """The files of an image's inputs, one a channel or three; they are decoded whole, once.
 

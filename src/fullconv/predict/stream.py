@@ -22,6 +22,7 @@ from fullconv.data.info import COLOR
 from fullconv.net.fcn import Pixels
 from fullconv.predict.jobs import Job
 from fullconv.predict.labeller import Labeller, label_all
+from fullconv.predict.memory import Memory, NoRoomError, Work
 from fullconv.predict.pictures import save_label_image, save_overlay, save_scores
 from fullconv.predict.scenes import FileScene, photograph, range_remarks
 
@@ -96,23 +97,35 @@ class Summary:
 
 
 def first_images(
-    jobs: Sequence[Job], inputs: Mapping[str, int], count: int, reader: ImageReader = ImageReader()
+    jobs: Sequence[Job],
+    inputs: Mapping[str, int],
+    count: int,
+    reader: ImageReader = ImageReader(),
+    memory: Memory | None = None,
 ) -> list[Pixels]:
     """Read the first images that can be read, as samples of the others: `count` at most.
 
-    There are fewer if they are large; and only a few files are tried.
+    There are fewer if they are large; and only a few files are tried. Images for several of which
+    at once there is no room in `memory` are no samples.
     """
     images: list[Pixels] = []
     for job in jobs[: 2 * count]:
         if len(images) == count or sum(image[..., 0].size for image in images) >= SAMPLE_PIXELS:
             break
         with suppress(FullconvError):  # which will be told in the file's turn
-            images.append(FileScene(job, inputs, reader).pixels)
+            scene = FileScene(job, inputs, reader)
+            if memory is None or memory.has_room(scene.size):
+                images.append(scene.pixels)
     return images
 
 
 def label_files(
-    label: Labeller, jobs: Sequence[Job], bar: Progress, *, reader: ImageReader = ImageReader()
+    label: Labeller,
+    jobs: Sequence[Job],
+    bar: Progress,
+    *,
+    reader: ImageReader = ImageReader(),
+    memory: Memory | None = None,
 ) -> Summary:
     """Label the image of each job and write its outputs.
 
@@ -120,12 +133,21 @@ def label_files(
     engine rarely wait. An input that can't be read, labelled or written is named in one line by
     ``bar.say``, and the others are done nevertheless. What of a file is not read, such as bands
     beyond colours, is told of the first such image. `bar` advances by one per input.
+
+    As many images are in hand as `memory` has room for; those that are too large for it go by
+    exact tiles, and if that can't be are refused.
     """
     reader = label.net.preprocessing.reader(reader)
+    memory = memory or Memory(label.net, tta=label.tta)
 
     def done(job: Job) -> Done | str:
         try:
-            return _do(job, label, reader)
+            scene = FileScene(job, label.net.inputs, reader)
+            work = memory.work(scene.size)
+            with memory.taken(work.need):
+                return _do(scene, label, work)
+        except NoRoomError as error:
+            return f"{job.source}: {error}"
         except FullconvError as error:
             return one_line(error, MOST_WORDS)
         except OSError as error:
@@ -173,10 +195,10 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _do(job: Job, label: Labeller, reader: ImageReader) -> Done:
+def _do(scene: FileScene, label: Labeller, work: Work) -> Done:
     """Take an image from its file to its results; return what came of it."""
-    net, image = label.net, FileScene(job, label.net.inputs, reader).pixels
-    views, size = label.views(image), (image.shape[0], image.shape[1])
+    net, image, job = label.net, scene.pixels, scene.job
+    views, size = label.views(image, work.tiles), (image.shape[0], image.shape[1])
     labels = label.labels(views, size)
     shown = photograph(image, net.inputs)
     counts = {}
@@ -189,8 +211,8 @@ def _do(job: Job, label: Labeller, reader: ImageReader) -> Done:
             save_scores(results.scores, bands, size, head.num_classes)
         counts[name] = np.array(Image.fromarray(own).histogram()[: head.num_classes])
     remarks = (
-        *reader.remarks(job.source, as_image=next(iter(net.inputs)) == COLOR),
-        *range_remarks(job, image, net, reader),
+        *scene.reader.remarks(job.source, as_image=next(iter(net.inputs)) == COLOR),
+        *range_remarks(job, image, net, scene.reader),
     )
     return Done(counts, label.unsure(views, size), remarks)
 

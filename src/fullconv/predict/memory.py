@@ -1,0 +1,225 @@
+"""What labelling an image takes of memory: estimated before it starts, and bounded."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from fullconv.base.errors import FullconvError
+from fullconv.base.memory import available_memory
+from fullconv.net.head import Size
+from fullconv.net.rewrites.folding import fold_norms
+from fullconv.net.surgery import inference_twin
+from fullconv.predict.tiles import Tiles
+
+if TYPE_CHECKING:
+    from fullconv.net.fcn import FCN
+
+SHARE = 0.7  # of what is free, for images; the rest is for engines and their copies of weights
+WHOLE = 1 << 25  # pixels; larger images go by tiles even where they would fit
+TILE = 1 << 30  # bytes that the layers of a tile take
+DECODING = 10  # bytes a pixel of three channels: PIL's four, and twice the array
+WRITING = 6  # likewise, besides the image: labels, and the overlay as PIL holds it
+SPLIT = 1.2  # freed blocks fit badly into one another's place: so much more is taken
+FIXED = 32 << 20  # bytes that any image takes
+SURELY = 4096  # bytes a pixel that no net takes; images so small are not looked at more closely
+SIDE = 1024  # pixels; of the image whose layers are counted
+
+
+class NoRoomError(FullconvError):
+    """An image that takes more memory than there is."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """How an image is labelled.
+
+    Attributes:
+        tiles: into which it is divided; None: it is not.
+        need: bytes that it takes at its peak.
+    """
+
+    tiles: Tiles | None
+    need: int
+
+
+class Memory:
+    """Divides memory among the images that are in hand; any thread may ask.
+
+    Attributes:
+        free: bytes that there are for images; None: nobody knows, and nothing is bounded.
+    """
+
+    def __init__(self, net: FCN, free: int | None = None, *, tta: bool = False) -> None:
+        """Look how much memory there is.
+
+        Args:
+            net: what labels, on the device where it works.
+            free: bytes; None: what the system and the process's control groups leave.
+            tta: whether images are mirrored, too.
+        """
+        self._net, self._views = net, 1 + tta
+        found = available_memory() if free is None else free
+        self.free = None if found is None else int(SHARE * found)
+        self._taken, self._changed = 0, threading.Condition()
+
+    def work(self, size: Size) -> Work:
+        """Return how an image of a size (H, W) is to be labelled.
+
+        Raises:
+            NoRoomError: there is not enough memory, in a line that tells how much it takes.
+        """
+        pixels = size[0] * size[1]
+        room = self._room(pixels)
+        if pixels <= WHOLE and (room is None or pixels * SURELY <= room // 16):
+            return Work(None, self._need(pixels, min(pixels * SURELY, TILE)))
+        whole = self._layers(size)
+        if pixels <= WHOLE and (room is None or whole <= room):
+            return Work(None, self._need(pixels, whole))
+        tiles = self._tiles(size, TILE if room is None else min(TILE, room))
+        if tiles is not None:
+            return Work(tiles, self._need(pixels, self._layers(tiles.largest)))
+        if room is None or whole <= room:
+            return Work(None, self._need(pixels, whole))
+        raise NoRoomError(
+            f"{size[1]} x {size[0]} pixels take about {self._need(pixels, whole) / 1e9:.1f} GB of "
+            f"memory, and {(self.free or 0) / 1e9:.1f} GB are there; make it smaller"
+        )
+
+    def has_room(self, size: Size, times: int = 3) -> bool:
+        """Tell whether several images of a size fit whole, as while engines are compared."""
+        try:
+            work = self.work(size)
+        except NoRoomError:
+            return False
+        return work.tiles is None and times * work.need <= self._most
+
+    @contextmanager
+    def taken(self, need: int) -> Iterator[None]:
+        """Wait until there are `need` bytes beside the images in hand, or none is; then hold them.
+
+        Args:
+            need: see `Work`.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken or self._taken + need <= self._most)
+            self._taken += need
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= need
+                self._changed.notify_all()
+
+    @property
+    def _most(self) -> float:
+        return float("inf") if self.free is None else self.free
+
+    def _need(self, pixels: int, layers: int) -> int:
+        """Return the bytes at the peak, be that while an image is read, labelled or written."""
+        image = self._image(pixels)
+        layers = layers if self._net.device.type == "cpu" else 0
+        labelling = image + self._scores(pixels) + max(layers, WRITING * pixels)
+        return int(SPLIT * (FIXED + max(DECODING * image // 3, labelling)))
+
+    def _room(self, pixels: int) -> int | None:
+        """Return the bytes that there are for the layers beside an image and its scores."""
+        if self._net.device.type == "cuda":
+            return int(SHARE * torch.cuda.mem_get_info(self._net.device)[0])
+        if self.free is None:
+            return None
+        room = self.free / SPLIT - FIXED - self._image(pixels) - self._scores(pixels)
+        return max(0, int(room))
+
+    def _image(self, pixels: int) -> int:
+        channels = sum(self._net.inputs.values())
+        return pixels * channels * (1 if self._net.inputs == {"color": 3} else 4)
+
+    def _scores(self, pixels: int) -> int:
+        """Return the bytes of the coarse scores, of both views, and of a copy of one."""
+        classes = sum(head.num_classes for head in self._net.heads.values())
+        axes = self._net.vertical, self._net.horizontal
+        pixels_a_cell = prod(axis.alignments[-1].factor for axis in axes)
+        return pixels * 4 * classes * (1 + self._views) // pixels_a_cell
+
+    def _layers(self, size: Size) -> int:
+        """Return the bytes that the layers take of an image, or a tile, of a size."""
+        return int(self._bytes_a_pixel * _area(self._net, size))
+
+    @cached_property
+    def _bytes_a_pixel(self) -> float:
+        size = (SIDE, SIDE)
+        return layer_bytes(self._net, size) / _area(self._net, size)
+
+    def _tiles(self, size: Size, room: int) -> Tiles | None:
+        """Divide an image so that the layers of each tile take up to `room`."""
+        padding = 2 * (self._net.arguments.padding or 0)
+        side = int((room / self._bytes_a_pixel) ** 0.5) - padding
+        return Tiles.of(self._net, size, side * side) if side > 0 else None
+
+
+def layer_bytes(net: FCN, size: Size) -> int:
+    """Return how many bytes the layers of a net hold at once, at the worst, of an image.
+
+    The net is run without data: what is counted are the tensors that live at the same time.
+
+    Args:
+        net: any.
+        size: of the image, height and width in pixels.
+    """
+    twin = inference_twin(net)
+    fold_norms(twin)
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), _Live() as live:
+        twin.coarse_of_pixels(
+            torch.empty(1, *size, sum(net.inputs.values()), dtype=torch.uint8, device=net.device)
+        )
+    return int(live.most)
+
+
+class _Live(TorchDispatchMode):
+    """Counts the bytes of the tensors that are alive.
+
+    Attributes:
+        most: at once, so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.most: int = 0
+        self._now: int = 0
+        self._known = weakref.WeakSet[Any]()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operation and count what it makes."""
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage() not in self._known:
+                storage = tensor.untyped_storage()
+                self._known.add(storage)
+                self._now += storage.nbytes()
+                weakref.finalize(storage, self._free, storage.nbytes())
+        self.most = max(self.most, self._now)
+        return result
+
+    def _free(self, count: int) -> None:
+        self._now -= count
+
+
+def _area(net: FCN, size: Size) -> int:
+    """Return how many pixels the layers see of an image, the padding around it included."""
+    padding = 2 * (net.arguments.padding or 0)
+    return (size[0] + padding) * (size[1] + padding)
