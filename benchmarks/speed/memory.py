@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 from benchmarks.frame import Results, arguments, highest_memory, in_own_process
+from fullconv.base.images import ImageReader
 from fullconv.base.progress import Progress
 from fullconv.base.runtime import keep_freed_memory
 from fullconv.export.verification import REFERENCE
@@ -77,8 +78,7 @@ def measure(photo: Path) -> dict[str, float]:
     label = Labeller(net, build(net, REFERENCE))
     label(np.zeros((64, 64, 3), np.uint8))
     Path("/proc/self/clear_refs").write_text("5")  # the highest memory is counted anew
-    with Image.open(photo) as image:
-        size = (image.height, image.width)
+    size = ImageReader().image_size(photo)
     memory = Memory(net)
     work = memory.work(size)
     base, begun = highest_memory(), time.perf_counter()

@@ -125,9 +125,12 @@ def _engine(net: FCN, config: EngineConfig, at_once: int) -> Engine:
     if config.engine == "torch":
         from fullconv.predict.engines.torch_engine import Torch, twins_for_torch
 
+        at_once = at_once if net.device.type == "cpu" else 1
         twins = twins_for_torch(net, bf16=config.precision == "bf16")
-        runtime = Torch(net.device, config.precision, compiled=config.compiled)
-        return Engine(tuple(net.heads), twins, runtime, at_once if net.device.type == "cpu" else 1)
+        runtime = Torch(
+            net.device, config.precision, compiled=config.compiled, side_by_side=at_once > 1
+        )
+        return Engine(tuple(net.heads), twins, runtime, at_once)
     if config.engine == "openvino":
         from fullconv.predict.engines.openvino_engine import OpenVINO
 

@@ -26,7 +26,12 @@ class Torch:
     """Runs nets by torch."""
 
     def __init__(
-        self, device: torch.device, precision: Precision = "fp32", *, compiled: bool = False
+        self,
+        device: torch.device,
+        precision: Precision = "fp32",
+        *,
+        compiled: bool = False,
+        side_by_side: bool = False,
     ) -> None:
         """Settle how to work.
 
@@ -34,7 +39,10 @@ class Torch:
             device: where the nets are.
             precision: of convolutions; scores are summed in float32 in any case.
             compiled: whether to leave it to `torch.compile`, on the first image.
+            side_by_side: whether threads of its own work on several images at once; else it is
+                those that ask, one after the other, with the threads that torch has started there.
         """
+        self._side_by_side = side_by_side
         self._device, self._bf16, self._compiled = device, precision == "bf16", compiled
         self._pool = functools.cache(_pool)
         self._turn = threading.Lock()
@@ -50,7 +58,7 @@ class Torch:
             with inference(self._device.type, bf16=self._bf16):
                 return module(pixels[None])  # type: ignore[no-any-return]
 
-        if self._device.type == "cpu":
+        if self._side_by_side:
             pool = self._pool(share)
             return lambda image: pool.submit(coarse, image).result()
 
