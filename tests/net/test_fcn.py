@@ -486,3 +486,17 @@ def test_exports_of_all_nets(nets):
         nets[stride], {2: height, 3: width}, prefer_deferred_runtime_asserts_over_guards=True
     )
     assert_same(nets[stride], module, SEVERAL)
+
+
+def test_a_skip_whose_cells_end_before_the_image_is_refused():
+    """Layers at stride 2 are not padded, those after are: the coarsest map alone covers images."""
+
+    def layer(stride, padding):
+        return nn.Conv2d(3, 3, 3, stride=stride, padding=padding)
+
+    unpadded, padded = [layer(2, 0), layer(1, 0)], [layer(2, 1) for _ in range(3)]
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    classifier = nn.Sequential(*unpadded, *padded, *head)
+    assert FCN(classifier, 16, 2)(torch.zeros(1, 3, 61, 83)).shape == (1, 2, 61, 83)
+    with pytest.raises(FullconvError, match=r"at stride 2 is not padded.*take a coarser stride"):
+        FCN(classifier, 2, 2)

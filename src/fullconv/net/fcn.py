@@ -638,13 +638,19 @@ def _magnification(joined: Skips, channels: int) -> Upscore | None:
 
 
 def _require_fit(joined: Skips) -> None:
-    """Refuse a padding that leaves some images without scores up to their border."""
-    for chain in {joined.vertical, joined.horizontal}:
-        if chain.edge == "zero" and not chain.always_fits:
+    """Refuse nets that leave some images without scores up to their border."""
+    for geometry in {joined.vertical, joined.horizontal}:
+        if geometry.always_fits:
+            continue
+        if geometry.edge == "zero":
             raise GeometryError(
                 "with this padding some images are larger than their scores; pad by "
-                f"{least_padding(chain.grids)} at least"
+                f"{least_padding(geometry.grids)} at least"
             )
+        raise GeometryError(
+            f"the layer at stride {joined.taps[-1].stride} is not padded, and its cells end before "
+            "some images do; take a coarser stride"
+        )
 
 
 def _is_pixels(image: NDArray[Any], net: FCN) -> bool:
