@@ -648,6 +648,27 @@ def test_a_strangers_graph_is_bounded(saved, change, reason, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_layers_are_rehearsed_unless_this_user_made_or_rehearsed_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the notes in the cache folder; without a place for them each load rehearses."""
+    rehearsed: list[object] = []
+    monkeypatch.setattr("fullconv.net.fcn.rehearse", lambda layers, **_: rehearsed.append(layers))
+    monkeypatch.setenv("FULLCONV_CACHE", str(tmp_path / "own"))
+    tiny_net(0).save_pretrained(tmp_path / "model")
+    load(tmp_path / "model")
+    assert not rehearsed
+    monkeypatch.setenv("FULLCONV_CACHE", str(tmp_path / "another user's"))
+    for _ in range(2):
+        load(tmp_path / "model")
+    assert len(rehearsed) == 1
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FULLCONV_CACHE", str(tmp_path / "file"))
+    for _ in range(2):
+        load(tmp_path / "model")
+    assert len(rehearsed) == 3
+
+
 def test_what_costs_too_much_must_be_trusted(saved, monkeypatch):
     _, folder = saved
     load(folder)

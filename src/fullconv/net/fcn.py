@@ -34,7 +34,7 @@ from fullconv.net.folder import (
 )
 from fullconv.net.head import Head, Size, Skips
 from fullconv.net.preprocessing import Preprocessing
-from fullconv.net.rehearsal import rehearse
+from fullconv.net.rehearsal import Known, rehearse
 from fullconv.net.surgery import inference_twin, with_parts
 from fullconv.net.trunk import LateFusion, Tap, Trunk
 from fullconv.net.upscore import Upscore
@@ -482,6 +482,7 @@ class FCN(nn.Module):
             graph=stored_graphs(self.trunks),
         )
         write_folder(Path(folder), config, self.state_dict())
+        Known(config.to_dict()["graph"]).note()
 
     @classmethod
     def from_pretrained(
@@ -529,18 +530,22 @@ def load(
     empty = any(value.is_meta for value in own.values())
     state = read_state(folder, own)
     if empty:
-        for trunk in net.trunks.values():
-            _rehearse(trunk, folder, trust=trust)
+        _rehearse(net, Known(config.to_dict()["graph"]), folder, trust=trust)
     net.load_state_dict(state, assign=empty)
     return net.eval()
 
 
-def _rehearse(trunk: Trunk, folder: Path, *, trust: bool) -> None:
-    """Run a stored trunk once without data: strangers' layers may be of any size."""
+def _rehearse(net: FCN, known: Known, folder: Path, *, trust: bool) -> None:
+    """Run stored trunks once without data: strangers' layers may be of any size."""
+    if known:
+        return
     try:
-        rehearse(trunk.layers, trust=trust)
+        for trunk in net.trunks.values():
+            rehearse(trunk.layers, trust=trust)
     except FullconvError as error:
         raise FullconvError(f"{folder / CONFIG}: {error}") from error
+    if not trust:
+        known.note()
 
 
 def _rebuilt(config: ModelConfig) -> FCN:

@@ -6,14 +6,19 @@ whatever a file says. What the layers would cost with data is counted on the way
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import operator
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from fullconv.base.errors import FullconvError
+from fullconv.base.files import cache_folder, write_text
 from fullconv.base.runtime import evaluating
 
 MOST_SIDE = 4096  # pixels of a classifier's native image
@@ -63,6 +68,33 @@ def rehearse(layers: fx.GraphModule, *, trust: bool = False) -> None:
             f"an image would take {operations:.0e} multiplications and {values:.0e} values, more "
             "than any known classifier: if you know it, fullconv.load(folder, trust=True)"
         )
+
+
+class Known:
+    """Whether a model's layers were made or rehearsed on this machine before, by this user.
+
+    A rehearsal takes a second, most of it torch's: on "meta" it works by its compiler. Without a
+    place for notes nothing is known, and every load rehearses.
+    """
+
+    def __init__(self, graphs: Mapping[str, Any]) -> None:
+        """Stand for the graphs of a model folder, as its config.json holds them."""
+        bounds = MOST_SIDE, MOST_ELEMENTS, MOST_AXES, MOST_PARTS, MOST_OPERATIONS, MOST_VALUES
+        text = json.dumps([bounds, graphs], sort_keys=True)
+        cache = cache_folder()
+        name = hashlib.sha256(text.encode()).hexdigest()
+        self._note = cache / "rehearsed" / name if cache else None
+
+    def __bool__(self) -> bool:
+        with suppress(OSError):
+            return self._note is not None and self._note.exists()
+        return False
+
+    def note(self) -> None:
+        """Let the layers be known from now on, where that can be noted."""
+        with suppress(OSError):
+            if self._note is not None:
+                write_text(self._note, "")
 
 
 def _require_needed(layers: fx.GraphModule) -> None:
