@@ -43,13 +43,14 @@ def main() -> None:
     parser.add_argument("--before", type=Path, required=True, help="the src folder of a version")
     parser.add_argument("--after", type=Path, default=ROOT / "src", help="that of another")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="works whose names hold this")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         trees = {"before": options.before.resolve(), "after": options.after.resolve()}
         _prepared(trees["before"], Path(folder))
         workers = {name: _worker(tree, Path(folder) / name) for name, tree in trees.items()}
         results = Results("two-trees")
-        for work in WORKS:
+        for work in (each for each in WORKS if options.only in each):
             times: dict[str, list[float]] = {name: [] for name in workers}
             for turn in range(options.rounds + 1):  # the first one warms up
                 for name in (*workers,) if turn % 2 else reversed((*workers,)):

@@ -95,15 +95,20 @@ class OverlayWriter:
         """End the image and write it; the file stays open."""
         if self._held is not None:
             self._paste(overlay(*self._held, self._palette, self._ignore_index))
-        self._picture.thumbnail((JPEG_SIDE, JPEG_SIDE))
-        encoded = io.BytesIO()  # PIL would not say why it can't write to a file
-        self._picture.save(encoded, "JPEG", quality=90)
-        self._file.write(encoded.getbuffer())
+        _write_jpeg(self._picture, self._file)
 
     def _paste(self, shown: NDArray[np.uint8]) -> None:
         if len(shown):
             self._picture.paste(Image.fromarray(shown), (0, self._top))
         self._top += len(shown)
+
+
+def _write_jpeg(picture: Image.Image, file: IO[bytes]) -> None:
+    """Write a picture, made smaller where the format knows no such size."""
+    picture.thumbnail((JPEG_SIDE, JPEG_SIDE))
+    encoded = io.BytesIO()  # PIL would not say why it can't write to a file
+    picture.save(encoded, "JPEG", quality=90)
+    file.write(encoded.getbuffer())
 
 
 class ScoreWriter:
@@ -154,11 +159,14 @@ def save_overlay(
         OSError: the file can't be written; whatever stood there before is untouched.
     """
     with replacing(path) as temporary, temporary.open("wb") as file:
+        if labels.size <= BAND:  # without a copy of the picture
+            shown = overlay(image, labels, palette, ignore_index)
+            return _write_jpeg(Image.fromarray(shown), file)
         size = (labels.shape[0], labels.shape[1])
         writer = OverlayWriter(file, size, palette, ignore_index)
         for rows in bands(size):
             writer.write(image[rows], labels[rows])
-        writer.close()
+        return writer.close()
 
 
 def save_scores(
