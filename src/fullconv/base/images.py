@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,25 @@ _MODES = {  # of PIL: bands, type and bits; all others are taken as RGB
     **dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), (("grey",), "u2", 16)),
 }
 _VALUES_A_PIXEL = 4  # of all bands together, on which max_pixels is a bound as well
+
+
+class Header(NamedTuple):
+    """What the header of a file tells.
+
+    Attributes:
+        stored: what is in the file.
+        notes: further pages, and parts that were never stored, in words.
+    """
+
+    stored: Stored
+    notes: tuple[str, ...]
+
+    def remarks(self, *, as_image: bool) -> tuple[str, ...]:
+        """Say what is not read of the file, which is no error.
+
+        Beside the notes that is, where it is read `as_image`, bands beyond colours, but not alpha.
+        """
+        return (*(self.stored.remarks if as_image else ()), *self.notes)
 
 
 @dataclass(frozen=True)
@@ -159,6 +178,15 @@ class ImageReader:
             values: NDArray[Any] = source.values()[..., list(source.stored.shown)]
             return upright(values, source.stored.orientation)
 
+    def header(self, path: str | Path) -> Header:
+        """Tell from a file's header alone what is in it, and what else is to be known of it.
+
+        Raises:
+            FullconvError: see the class.
+        """
+        with self._opened(path) as source:
+            return Header(source.stored, tuple(source.notes()))
+
     def describe(self, path: str | Path) -> Stored:
         """Tell what is in a file from its header alone.
 
@@ -169,16 +197,12 @@ class ImageReader:
             return source.stored
 
     def remarks(self, path: str | Path, *, as_image: bool = True) -> tuple[str, ...]:
-        """Say from the header alone what is not read of a file, which is no error.
-
-        That is further pages, parts that were never stored and, where it is read `as_image`,
-        bands beyond colours, but not alpha.
+        """Say from the header alone what is not read of a file (see `Header.remarks`).
 
         Raises:
             FullconvError: see the class.
         """
-        with self._opened(path) as source:
-            return (*(source.stored.remarks if as_image else ()), *source.notes())
+        return self.header(path).remarks(as_image=as_image)
 
     def channels(self, path: str | Path) -> int:
         """Return from the header alone how many channels `input` would give.

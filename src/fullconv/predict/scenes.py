@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.base.errors import FullconvError
-from fullconv.base.images import ImageReader
+from fullconv.base.images import Header, ImageReader
+from fullconv.base.stored import require_picture
 from fullconv.data.folder import require_same_size
 from fullconv.data.info import COLOR
 from fullconv.net.fcn import FCN, Pixels
@@ -76,9 +77,20 @@ class FileScene:
     reader: ImageReader
 
     @cached_property
+    def header(self) -> Header:
+        """What the header of the first input tells, which is read once."""
+        return self.reader.header(self.job.source)
+
+    @property
     def size(self) -> Size:
         """Height and width in pixels, from the header of the first input."""
-        return self.reader.image_size(self.job.source)
+        require_picture(self.job.source, self.header.stored, self.reader.span)
+        return self.header.stored.size
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is not read of the first input, in words."""
+        return self.header.remarks(as_image=next(iter(self.inputs)) == COLOR)
 
     def read(self, rows: range, columns: range) -> Pixels:
         """Return successive rows and columns (see `Scene`)."""
@@ -108,17 +120,16 @@ class FileScene:
         return parts[0] if len(parts) == 1 else np.concatenate(parts, 2)
 
 
-def range_remarks(job: Job, image: Pixels, net: FCN, reader: ImageReader) -> Iterator[str]:
+def range_remarks(scene: FileScene, net: FCN) -> Iterator[str]:
     """Say which inputs of an image hold values far from those that the net was trained on.
 
     Only files of more than 8 bits are judged, by what the net sees of them.
     """
-    first = 0
-    paths = [job.source, *(files[0] for files in job.others.values())]
-    for path, (name, channels) in zip(paths, net.inputs.items(), strict=True):
-        seen = image[..., first : first + channels]
+    first, others = 0, (files[0] for files in scene.job.others.values())
+    stored = (scene.header.stored, *(scene.reader.describe(path) for path in others))
+    for bits, (name, channels) in zip((e.bits for e in stored), net.inputs.items(), strict=True):
+        seen = scene.pixels[..., first : first + channels]
         first += channels
-        bits = reader.describe(path).bits
         if bits <= 8:
             continue
         low, high = net.preprocessing.ranges.get(name, (0, 2.0**bits - 1))

@@ -18,7 +18,6 @@ from PIL import Image
 from fullconv.base.errors import FullconvError, one_line
 from fullconv.base.files import write_text
 from fullconv.base.images import ImageReader
-from fullconv.data.info import COLOR
 from fullconv.net.fcn import Pixels
 from fullconv.predict.jobs import Job
 from fullconv.predict.labeller import Labeller, label_all
@@ -210,10 +209,7 @@ def _do(scene: FileScene, label: Labeller, work: Work) -> Done:
             bands = label.probability_bands(name, views, size)
             save_scores(results.scores, bands, size, head.num_classes)
         counts[name] = np.array(Image.fromarray(own).histogram()[: head.num_classes])
-    remarks = (
-        *scene.reader.remarks(job.source, as_image=next(iter(net.inputs)) == COLOR),
-        *range_remarks(job, image, net, scene.reader),
-    )
+    remarks = (*scene.remarks, *range_remarks(scene, net))
     return Done(counts, label.unsure(views, size), remarks)
 
 
