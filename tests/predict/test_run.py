@@ -15,6 +15,7 @@ from prediction import depth_image, picture, pixels_of, spoil
 
 import fullconv
 from fullconv.export.verification import REFERENCE, Notes, Verification
+from fullconv.net import rehearsal
 from fullconv.predict.engines import configs, is_installed
 from fullconv.predict.run import Settings, run
 
@@ -323,3 +324,16 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch, capsys, command_line, rando
         signal.signal(signal.SIGXFSZ, ignored)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == f"{tmp_path}/in/a.png: can't write its results (File too large)"
+
+
+def test_a_model_that_costs_too_much_is_labelled_with_if_it_is_trusted(
+    tmp_path, capsys, command_line, random_model, monkeypatch
+):
+    monkeypatch.setattr(rehearsal, "MOST_OPERATIONS", 10**6)
+    picture(tmp_path / "in/a.png", (70, 90))
+    words = ["predict", random_model, tmp_path / "in", "--out", tmp_path / "out"]
+    assert command_line(*words) == 2
+    assert "--trust takes it" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert command_line(*words, "--trust") == 0
+    assert (tmp_path / "out" / "a.png").exists()

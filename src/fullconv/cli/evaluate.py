@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fullconv.cli.options import Debug, Device, MaxPixels, Quiet, Tta, reader_of
+from fullconv.cli.options import Debug, Device, MaxPixels, Quiet, Trust, Tta, reader_of
 from fullconv.cli.tables import show
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def command(
     ] = None,
     tta: Tta = False,
     max_pixels: MaxPixels = None,
+    trust: Trust = False,
     device: Device = "auto",
     quiet: Quiet = False,
     debug: Debug = False,
@@ -38,7 +39,7 @@ def command(
     from fullconv.base.progress import Reporter
     from fullconv.measure.run import Settings, run
 
-    settings = Settings(model, data, split, device, tta, reader_of(max_pixels))
+    settings = Settings(model, data, split, device, tta, reader_of(max_pixels), trust)
     measured = run(settings, Reporter(quiet))
     for name, head in measured.net.heads.items():
         title = f"{split}: {measured.evaluation.images} images{', with mirrors' * tta}"

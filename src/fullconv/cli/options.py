@@ -25,6 +25,13 @@ Tta = Annotated[
         "twice as long.",
     ),
 ]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Load the model, whatever it costs: it is of a maker that you know.",
+    ),
+]
 
 
 def reader_of(max_pixels: int | None) -> ImageReader:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fullconv.cli.options import Debug, Device, MaxPixels, Quiet, Tta, reader_of
+from fullconv.cli.options import Debug, Device, MaxPixels, Quiet, Trust, Tta, reader_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,6 +42,7 @@ def command(
     ] = False,
     tta: Tta = False,
     max_pixels: MaxPixels = None,
+    trust: Trust = False,
     device: Device = "auto",
     quiet: Quiet = False,
     debug: Debug = False,
@@ -74,6 +75,7 @@ def command(
         scores=scores,
         tta=tta,
         reader=reader_of(max_pixels),
+        trust=trust,
     )
     prediction = run(settings, Reporter(quiet))
     if prediction.done:

@@ -26,6 +26,7 @@ class Settings:
         device: "auto", "cpu", "cuda" or "mps".
         tta: whether to look at each image's mirror, too.
         reader: reads images and masks.
+        trust: whether the model may cost what it may (see `fullconv.load`).
     """
 
     model: str | Path | FCN
@@ -34,6 +35,7 @@ class Settings:
     device: str = "auto"
     tta: bool = False
     reader: ImageReader = ImageReader()
+    trust: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,10 @@ def run(settings: Settings, reporter: Reporter = SILENT) -> Measured:
     """
     device = pick_device(settings.device)
     folder = DatasetFolder(settings.data, settings.reader)
-    net = settings.model if isinstance(settings.model, FCN) else load(settings.model)
+    if isinstance(settings.model, FCN):
+        net = settings.model
+    else:
+        net = load(settings.model, trust=settings.trust)
     images = split_for(net, folder, settings.split)
     with reporter.bar(len(images), f"evaluate {settings.split}") as bar:
         result = evaluate(net, images, device=device, tta=settings.tta, bar=bar)

@@ -66,7 +66,8 @@ def rehearse(layers: fx.GraphModule, *, trust: bool = False) -> None:
     if not trust and (operations > MOST_OPERATIONS or values > MOST_VALUES):
         raise RehearsalError(
             f"an image would take {operations:.0e} multiplications and {values:.0e} values, more "
-            "than any known classifier: if you know it, fullconv.load(folder, trust=True)"
+            "than any known classifier: if you know its maker, --trust takes it, in Python "
+            "fullconv.load(folder, trust=True)"
         )
 
 

@@ -35,6 +35,7 @@ class Settings:
         scores: whether to write each pixel's probabilities, too.
         tta: whether to look at each image's mirror, too.
         reader: reads the images.
+        trust: whether the model may cost what it may (see `fullconv.load`).
     """
 
     model: str | Path | FCN
@@ -47,6 +48,7 @@ class Settings:
     scores: bool = False
     tta: bool = False
     reader: ImageReader = ImageReader()
+    trust: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def _net(settings: Settings) -> FCN:
     if isinstance(settings.model, FCN):
         return settings.model
     kind = settings.device if settings.engine in ("auto", "torch") else "cpu"
-    return load(settings.model).to(pick_device(kind))
+    return load(settings.model, trust=settings.trust).to(pick_device(kind))
 
 
 def _folder(settings: Settings) -> Path | None:
