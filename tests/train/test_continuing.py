@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -358,6 +359,18 @@ def test_what_a_killed_beginning_left_is_removed(root: Path) -> None:
     assert (new / ".hidden").exists()
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """Let signals do what they do: nohup, and shells for what goes on behind, ignore some."""
+    usual = {"SIGINT": signal.default_int_handler, "SIGTERM": signal.SIG_DFL}
+    usual["SIGHUP"] = signal.SIG_DFL
+    before = {name: signal.signal(getattr(signal, name), usual[name]) for name in usual}
+    yield
+    for name, handler in before.items():
+        signal.signal(getattr(signal, name), handler)
+
+
+@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_signals_say_how_to_continue(
     root: Path,
