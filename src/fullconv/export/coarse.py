@@ -20,6 +20,7 @@ class CoarseScores(nn.Module):
     def __init__(self, net: FCN) -> None:
         super().__init__()
         self.net = net
+        self.training = net.training  # the exporter leaves all parts in this mode
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return N x classes x h x w of each head, in the net's order."""

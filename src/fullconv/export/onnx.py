@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from fullconv.export.coarse import CoarseScores, Size, example_of
+from fullconv.export.metadata import IMAGE, KEY, ExportMetadata
+from fullconv.export.whole import Exported, WholeNet
 from fullconv.net.fcn import FCN
 
-IMAGE = "image"  # the name of the graph's input
+OPSET = 17  # which all runtimes know
+HALF = 65504.0  # the largest number in float16
+FEW = 64  # numbers; a tensor of fewer is not worth a conversion
 
 
 def write_onnx(net: FCN, path: Path, kind: np.dtype[Any], size: Size | None = None) -> None:
@@ -24,13 +31,89 @@ def write_onnx(net: FCN, path: Path, kind: np.dtype[Any], size: Size | None = No
         kind: of the images' values, uint8 or float32.
         size: height and width of the images in pixels; None: any.
     """
+    axes = None if size else {IMAGE: {1: "height", 2: "width"}}
+    _trace(
+        CoarseScores(net),
+        (example_of(net, kind, size),),
+        path,
+        input_names=[IMAGE],
+        dynamic_axes=axes,
+    )
+
+
+def to_onnx(module: Exported) -> Any:
+    """Return a module's graph as ONNX's ModelProto, for any number and size of images."""
+    import onnx
+
+    images = {0: "images", 1: "height", 2: "width"}
+    maps = images if _labels(module) else {0: "images", 2: "height", 3: "width"}
+    axes = dict.fromkeys(module.input_names, images) | dict.fromkeys(module.output_names, maps)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.onnx"
+        _trace(
+            module,
+            module.examples(),
+            path,
+            input_names=list(module.input_names),
+            output_names=list(module.output_names),
+            dynamic_axes=axes,
+            opset_version=OPSET,
+        )
+        return onnx.load(path)
+
+
+def save_onnx(graph: Any, about: ExportMetadata, path: Path) -> None:
+    """Write a graph with what it says of itself; it is one file.
+
+    Args:
+        graph: in float32; in the file its weights are of `about.precision`.
+        about: what it says.
+        path: of the file.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    import onnx
+
+    if about.precision == "fp16":
+        graph = _halved(graph)
+    del graph.metadata_props[:]
+    graph.metadata_props.add(key=KEY, value=about.to_json())
+    graph.producer_name, graph.producer_version = "fullconv", about.version
+    onnx.save(graph, path)
+
+
+def _labels(module: Exported) -> bool:
+    return isinstance(module, WholeNet) and module.output == "labels"
+
+
+def _trace(module: nn.Module, examples: Sequence[Tensor], path: Path, **options: Any) -> None:
     with torch.no_grad(), warnings.catch_warnings(action="ignore"):
         # Deprecated, but its successor takes twenty times as long.
-        torch.onnx.export(
-            CoarseScores(net),
-            (example_of(net, kind, size),),
-            path,
-            dynamo=False,
-            input_names=[IMAGE],
-            dynamic_axes=None if size else {IMAGE: {1: "height", 2: "width"}},
+        torch.onnx.export(module, tuple(examples), path, dynamo=False, **options)
+
+
+def _halved(graph: Any) -> Any:
+    """Return a graph whose weights are stored in float16, and converted where it reads them.
+
+    So every runtime computes in float32: on CPUs they have little else.
+    """
+    from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+    conversions, stored = [], []
+    for tensor in graph.graph.initializer:
+        values = numpy_helper.to_array(tensor) if tensor.data_type == TensorProto.FLOAT else None
+        if values is None or values.size < FEW or np.abs(values).max() > HALF:
+            stored.append(tensor)
+            continue
+        name = f"{tensor.name}.float16"
+        stored.append(numpy_helper.from_array(values.astype(np.float16), name))
+        conversions.append(
+            helper.make_node("Cast", [name], [tensor.name], to=TensorProto.FLOAT, name=name)
         )
+    halved = ModelProto()
+    halved.CopyFrom(graph)
+    del halved.graph.initializer[:], halved.graph.node[:]
+    halved.graph.initializer.extend(stored)
+    halved.graph.node.extend([*conversions, *graph.graph.node])
+    return halved

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,8 @@ import torch
 from torch import Tensor
 
 from fullconv.export.coarse import CoarseScores, Size, example_of
+from fullconv.export.metadata import KEY, ExportMetadata
+from fullconv.export.whole import Exported
 from fullconv.net.fcn import FCN
 
 
@@ -27,14 +32,51 @@ def to_openvino(net: FCN, kind: np.dtype[Any], size: Size | None = None) -> Any:
     def coarse(images: Tensor) -> tuple[Tensor, ...]:
         return module(images)  # type: ignore[no-any-return]
 
-    with torch.no_grad(), warnings.catch_warnings(action="ignore"):
-        # Tracing is deprecated, but its successor takes five times as long; and of modules it asks
-        # for attributes that not every net has, of functions it doesn't.
-        traced = torch.jit.trace(coarse, example, check_trace=False)  # type: ignore[no-untyped-call]
-        graph = import_openvino().convert_model(traced, example_input=example)
+    graph = _convert(coarse, (example,))
     if size is not None:
         graph.reshape(list(example.shape))
     return graph
+
+
+def to_whole_openvino(module: Exported) -> Any:
+    """Return a module's graph as OpenVINO's Model, for any number and size of images."""
+
+    def outputs(*images: Tensor) -> tuple[Tensor, ...]:
+        return module(*images)  # type: ignore[no-any-return]
+
+    examples = module.examples()
+    graph = _convert(outputs, examples)
+    for place, name, example in zip(graph.inputs, module.input_names, examples, strict=True):
+        place.set_names({name})
+        place.get_node().set_friendly_name(name)
+        place.get_node().set_partial_shape(
+            import_openvino().PartialShape([-1, -1, -1, example.shape[-1]])
+        )
+    for place, name in zip(graph.outputs, module.output_names, strict=True):
+        place.set_names({name})
+    graph.validate_nodes_and_infer_types()
+    return graph
+
+
+def save_openvino(graph: Any, about: ExportMetadata, path: Path) -> None:
+    """Write a graph with what it says of itself: an .xml, and its weights beside it as .bin.
+
+    Raises:
+        OSError: they can't be written.
+    """
+    graph.set_rt_info(about.to_json(), [KEY])
+    try:
+        import_openvino().save_model(graph, path, compress_to_fp16=about.precision == "fp16")
+    except RuntimeError as error:
+        raise OSError(f"{path}: can't be written ({error})") from error
+
+
+def _convert(function: Callable[..., tuple[Tensor, ...]], examples: Sequence[Tensor]) -> Any:
+    with torch.no_grad(), warnings.catch_warnings(action="ignore"):
+        # Tracing is deprecated, but its successor takes five times as long; and of modules it asks
+        # for attributes that not every net has, of functions it doesn't.
+        traced = torch.jit.trace(function, tuple(examples), check_trace=False)  # type: ignore[no-untyped-call]
+        return import_openvino().convert_model(traced, example_input=tuple(examples))
 
 
 def import_openvino() -> Any:
@@ -44,3 +86,13 @@ def import_openvino() -> Any:
     import openvino
 
     return openvino
+
+
+@functools.cache
+def core() -> Any:
+    """Return the process's one OpenVINO core, never to be dropped.
+
+    Its first use sets aside a stack for signals on the thread at hand. Dropped by another thread,
+    it would free that stack and leave it in use: the next signal, Ctrl-C say, would crash Python.
+    """
+    return import_openvino().Core()

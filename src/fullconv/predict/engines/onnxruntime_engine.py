@@ -12,7 +12,8 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from fullconv.export.onnx import IMAGE, write_onnx
+from fullconv.export.metadata import IMAGE
+from fullconv.export.onnx import write_onnx
 from fullconv.net.fcn import Pixels
 from fullconv.net.rewrites.by_size import Twin
 from fullconv.predict.engines.engine import Run, Share

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fullconv.export.openvino import import_openvino, to_openvino
+from fullconv.export.openvino import core, import_openvino, to_openvino
 from fullconv.export.verification import Precision
 from fullconv.net.fcn import FCN, Pixels
 from fullconv.net.rewrites.by_size import Twin
@@ -31,7 +31,7 @@ class OpenVINO:
 
     def __init__(self, precision: Precision = "fp32") -> None:
         """Check that the CPU has the precision; raises EngineError where it hasn't."""
-        if precision == "bf16" and "BF16" not in _core().get_property(
+        if precision == "bf16" and "BF16" not in core().get_property(
             "CPU", "OPTIMIZATION_CAPABILITIES"
         ):
             raise EngineError("engine openvino has no bf16 on this CPU; use --precision fp32")
@@ -50,7 +50,7 @@ class OpenVINO:
             "NUM_STREAMS": share.at_once,
             "PERFORMANCE_HINT": "LATENCY" if share.at_once == 1 else "THROUGHPUT",
         }
-        return _core().compile_model(self._graph(twin.net, kind, twin.size), "CPU", settings)
+        return core().compile_model(self._graph(twin.net, kind, twin.size), "CPU", settings)
 
     def _of_small(self, net: FCN, kind: np.dtype[Any], share: Share) -> Run:
         """Return what works on small images in OpenVINO's place, made ready when there is one."""
@@ -93,13 +93,3 @@ class Requests:
             return [torch.from_numpy(output.data.copy()) for output in request.output_tensors]
         finally:
             self._idle.put(request)
-
-
-@functools.cache
-def _core() -> Any:
-    """Return the process's one OpenVINO core, never to be dropped.
-
-    Its first use sets aside a stack for signals on the thread at hand. Dropped by another thread,
-    it would free that stack and leave it in use: the next signal, Ctrl-C say, would crash Python.
-    """
-    return import_openvino().Core()

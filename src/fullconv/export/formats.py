@@ -1,0 +1,62 @@
+"""The formats that nets are exported in."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fullconv.base.errors import FullconvError
+from fullconv.export.metadata import ExportMetadata
+from fullconv.export.onnx import save_onnx, to_onnx
+from fullconv.export.openvino import save_openvino, to_whole_openvino
+from fullconv.export.whole import Exported
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a net becomes a file.
+
+    Attributes:
+        name: that people call it by.
+        suffix: of its file.
+        beside: suffixes of the files that belong to it.
+        packages: that write and run it.
+        extra: of fullconv, which installs those.
+        convert: returns a module's graph, in float32.
+        save: writes it with what it says of itself.
+    """
+
+    name: str
+    suffix: str
+    beside: tuple[str, ...]
+    packages: tuple[str, ...]
+    extra: str
+    convert: Callable[[Exported], Any]
+    save: Callable[[Any, ExportMetadata, Path], None]
+
+    def require_installed(self) -> None:
+        """Raise FullconvError where a package is missing."""
+        if not all(importlib.util.find_spec(package) for package in self.packages):
+            raise FullconvError(
+                f"format {self.name} needs {' and '.join(self.packages)}: "
+                f"pip install 'fullconv[{self.extra}]'"
+            )
+
+    def place(self, out: Path) -> Path:
+        """Return the file that `out` stands for; raises FullconvError for another's suffix."""
+        if out.suffix.lower() != self.suffix:
+            raise FullconvError(
+                f"{out}: a file of format {self.name} is called {self.suffix}; "
+                f"write it to {out.with_suffix(self.suffix)}"
+            )
+        return out
+
+
+ONNX = Format("onnx", ".onnx", (), ("onnx", "onnxruntime"), "onnx", to_onnx, save_onnx)
+OPENVINO = Format(
+    "openvino", ".xml", (".bin",), ("openvino",), "openvino", to_whole_openvino, save_openvino
+)
+FORMATS = {each.name: each for each in (ONNX, OPENVINO)}
