@@ -1,0 +1,37 @@
+// The net is beside the page: ONNX Runtime runs it in a worker, so that the page stays quick.
+
+/** Start the worker, and have it load the net. `onProgress` gets shares of what is loaded, 0..1. */
+export async function open(model, onProgress = () => {}) {
+  const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+  const waiting = new Map();
+  let last = 0;
+  let broken = null;
+
+  worker.onmessage = ({ data }) => {
+    if (data.progress !== undefined) return onProgress(data.progress);
+    const { resolve, reject } = waiting.get(data.id);
+    waiting.delete(data.id);
+    return data.error === undefined ? resolve(data) : reject(new Error(data.error));
+  };
+  worker.onerror = (event) => {
+    broken = new Error(event.message || "The worker could not be started.");
+    for (const { reject } of waiting.values()) reject(broken);
+    waiting.clear();
+  };
+
+  function ask(message, transfer = []) {
+    if (broken) return Promise.reject(broken);
+    return new Promise((resolve, reject) => {
+      waiting.set(++last, { resolve, reject });
+      worker.postMessage({ ...message, id: last }, transfer);
+    });
+  }
+
+  /** Label {blob} or {bitmap}: {width, height, heads: {name: Uint8Array}}; the bitmap comes back. */
+  function label({ blob, bitmap }) {
+    return bitmap ? ask({ bitmap }, [bitmap]) : ask({ blob });
+  }
+
+  const { threads } = await ask({ model });
+  return { label, facts: ["photos stay on this machine", threads > 1 ? `${threads} threads` : ""] };
+}
