@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder (or a Hub id).")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL|EXPORT", help="A model folder (or a Hub id), or its export."),
+    ],
     *,
     data: Annotated[Path, typer.Option(help="Dataset folder.", metavar="DIR")],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
@@ -33,11 +36,14 @@ def command(
 ) -> None:
     """Measure a model on a split: the paper's four metrics and each class's IU, in float32.
 
+    An export is measured in its own precision, by its own runtime.
+
     Fractions in 0..1, over all of the split's labelled pixels at the images' own resolution.
     """
     from fullconv.base.files import write_json
     from fullconv.base.progress import Reporter
-    from fullconv.measure.run import Settings, run
+    from fullconv.export.evaluation import run
+    from fullconv.measure.run import Settings
 
     settings = Settings(model, data, split, device, tta, reader_of(max_pixels), trust)
     measured = run(settings, Reporter(quiet))

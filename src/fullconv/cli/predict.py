@@ -13,13 +13,16 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fullconv.net.head import Head
+    from fullconv.net.described import DescribedHead
     from fullconv.predict.run import Prediction
     from fullconv.predict.stream import Summary
 
 
 def command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder (or a Hub id).")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL|EXPORT", help="A model folder (or a Hub id), or its export."),
+    ],
     inputs: Annotated[
         list[str], typer.Argument(metavar="INPUT...", help="Images, folders, or quoted globs.")
     ],
@@ -58,7 +61,8 @@ def command(
     Training fits it on val: on such images, of labels with probability 0.8 about eight in ten are
     right. Converted models, and those trained by earlier versions, have 1, which promises nothing.
     OUT/unsure.csv tells the share of each image's labels that are unsure: whose probability is
-    below 0.75. The share is that of coarse cells, which lie the model's stride apart.
+    below 0.75. The share is that of coarse cells, which lie the model's stride apart; of an export
+    that gives scores or probabilities, of pixels; one that gives labels alone does not tell it.
     """
     from fullconv.base.errors import WorkFailedError
     from fullconv.base.progress import Reporter
@@ -90,13 +94,14 @@ def _show(prediction: Prediction) -> None:
     several = len(prediction.heads) > 1
     for name, head in prediction.heads.items():
         _show_classes(name if several else None, head, prediction.summary.pixels[name])
-        _show_unsure(prediction.summary, name)
+        if prediction.places.unsure is not None:
+            _show_unsure(prediction.summary, name)
         _warn_of_one_class(head, prediction.summary.dominant(name))
     _show_engine(prediction)
     _show_places(prediction)
 
 
-def _show_classes(name: str | None, head: Head, pixels: NDArray[np.int64]) -> None:
+def _show_classes(name: str | None, head: DescribedHead, pixels: NDArray[np.int64]) -> None:
     """Print which classes of a head were found, in order of their share."""
     from rich.table import Table
     from rich.text import Text
@@ -132,7 +137,7 @@ def _show_unsure(summary: Summary, head: str) -> None:
         print(f"  {own:6.1%}  {printable(name)}")
 
 
-def _warn_of_one_class(head: Head, dominant: int | None) -> None:
+def _warn_of_one_class(head: DescribedHead, dominant: int | None) -> None:
     if dominant is not None:
         print(
             f"Warning: {head.classes[dominant]} is more than 99.9% of all pixels; are these "
@@ -153,7 +158,7 @@ def _show_places(prediction: Prediction) -> None:
     """Say where the results are."""
     done, places = prediction.done, prediction.places
     print(
-        f"{done} label image{'s' * (done != 1)} in {places.labels}, overlays in {places.overlays}, "
-        f"unsure shares in {places.unsure}"
+        f"{done} label image{'s' * (done != 1)} in {places.labels}, overlays in {places.overlays}"
+        + (f", unsure shares in {places.unsure}" if places.unsure else "")
         + (f", probabilities in {places.scores}" if places.scores else "")
     )

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from fullconv.net.arguments import COLOR_ONLY, Labelling
+from fullconv.net.layer_memory import layer_bytes
 from fullconv.net.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from fullconv.net.fcn import FCN
 
 KEY = "fullconv"
+SIDE = 512  # pixels; of the image whose layers are counted
 IMAGE = "image"  # the name of an only input
 
 Output = Literal["labels", "scores", "probabilities"]
@@ -87,6 +89,7 @@ class ExportMetadata(BaseModel):
         preprocessing: what the graph does with the images, as in config.json.
         stride: of the coarse scores.
         scale: how many times larger than it is the trunk sees an image.
+        bytes_a_pixel: of memory that the layers take at once, about.
         float_layers: of int8, groups of layers that are not quantised.
         verification: None before it was verified.
     """
@@ -102,6 +105,7 @@ class ExportMetadata(BaseModel):
     preprocessing: dict[str, Any]
     stride: int
     scale: Fraction = Fraction(1)
+    bytes_a_pixel: float = 0.0
     float_layers: tuple[str, ...] = ()
     verification: Agreement | None = None
 
@@ -124,6 +128,7 @@ class ExportMetadata(BaseModel):
             preprocessing=net.preprocessing.to_dict(),
             stride=net.arguments.stride,
             scale=net.scale,
+            bytes_a_pixel=round(layer_bytes(net, (SIDE, SIDE)) / SIDE**2, 1),
         )
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +52,7 @@ class OpenedExport:
     Attributes:
         path: of the file.
         about: what it says of itself.
+        at_once: how many images are worked on side by side.
     """
 
     def __init__(self, path: Path, *, at_once: int = 1, threads: int | None = None) -> None:
@@ -65,7 +67,7 @@ class OpenedExport:
             FullconvError: it is not there, can't be read or is none of ours, or what runs it is
                 not installed.
         """
-        self.path = path
+        self.path, self.at_once = path, at_once
         self._session = start(path, at_once, threads or torch.get_num_threads())
         self.about = _read(path, self._session.about)
 
@@ -179,6 +181,7 @@ class ONNXRuntimeSession:
             path, options, providers=["CPUExecutionProvider"]
         )
         self.about = self._session.get_modelmeta().custom_metadata_map.get(KEY)
+        self._turn = threading.Semaphore(at_once)
         self._names = [each.name for each in self._session.get_inputs()]
         self.kinds = tuple(
             np.dtype(np.uint8 if each.type == "tensor(uint8)" else np.float32)
@@ -188,9 +191,10 @@ class ONNXRuntimeSession:
 
     def __call__(self, images: Sequence[Pixels]) -> Sequence[NDArray[Any]]:
         """Return the outputs (see `Session`)."""
-        found: list[NDArray[Any]] = self._session.run(
-            None, dict(zip(self._names, images, strict=True))
-        )
+        with self._turn:
+            found: list[NDArray[Any]] = self._session.run(
+                None, dict(zip(self._names, images, strict=True))
+            )
         return found
 
 

@@ -31,7 +31,7 @@ from fullconv.export.noted import note
 from fullconv.export.opened import OpenedExport, parts_of, start
 from fullconv.export.samples import Sample, generated
 from fullconv.export.whole import Stages, WholeNet
-from fullconv.measure.evaluation import evaluate, split_for
+from fullconv.measure.evaluation import evaluate, evaluate_labels, split_for
 from fullconv.net.fcn import FCN, load
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -236,7 +236,7 @@ class _Attempt:
             return None, None
         split = self._split.few(MANY)
         with reporter.bar(2 * len(split), "verify") as bar:
-            own = evaluate(self._net, split, label=export.label, bar=bar).mean_iu
+            own = evaluate_labels(export, split, export.label, bar).mean_iu
             return own, evaluate(self._net, split, bar=bar).mean_iu
 
     def _where(self, sample: Sample) -> str:

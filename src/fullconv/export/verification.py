@@ -36,7 +36,7 @@ SECONDS = 0.3  # that samples are labelled again and again to measure an engine
 Pixels = NDArray[np.uint8 | np.float32]
 LabelsByHead = Mapping[str, NDArray[np.uint8]]
 LabelAll = Callable[[Sequence[Pixels]], Iterable[LabelsByHead]]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
 
 @dataclass(frozen=True, order=True)
@@ -45,7 +45,7 @@ class EngineConfig:
 
     Attributes:
         engine: "torch", "openvino" or "onnxruntime".
-        precision: "fp32", or "bf16" where that gains.
+        precision: "fp32", or "bf16" where that gains; of an export also "fp16" or "int8".
         compiled: whether torch compiles the net.
     """
 

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from fullconv.base.progress import Progress
     from fullconv.data.folder import DatasetFolder, Split
     from fullconv.data.loading import CachedSplit
+    from fullconv.net.described import Described
     from fullconv.net.fcn import FCN, Labels, Pixels
+
+    Label = Callable[[Pixels], Mapping[str, Labels]]
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Evaluation:
         """Mean IU, averaged over the heads; NaN where there was nothing to measure."""
         return _mean_iu(self.heads.values())
 
-    def to_dict(self, net: FCN) -> dict[str, Any]:
+    def to_dict(self, net: Described) -> dict[str, Any]:
         """Return the contents of metrics.json; `net` is what was measured."""
         contents = {
             name: self.heads[name].to_dict(self.split, self.images, head.classes)
@@ -77,7 +80,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     bf16: bool = False,
     tta: bool = False,
-    label: Callable[[Pixels], Mapping[str, Labels]] | None = None,
+    label: Label | None = None,
     bar: Progress | None = None,
 ) -> Evaluation:
     """Label every image of `split` at native resolution, one at a time, and measure the labels.
@@ -98,7 +101,21 @@ def evaluate(
         FullconvError: an image or mask can't be read; the message names it.
     """
     net.to(device)
-    label = label or partial(net.for_inference().label, bf16=bf16, tta=tta)
+    plain = partial(net.for_inference().label, bf16=bf16, tta=tta)
+    return evaluate_labels(net, split, label or plain, bar)
+
+
+def evaluate_labels(
+    net: Described, split: Split | CachedSplit, label: Label, bar: Progress | None = None
+) -> Evaluation:
+    """Measure the labels that anything gives the images of `split` (see `evaluate`).
+
+    Args:
+        net: what it takes and labels.
+        split: the images, with those inputs and heads.
+        label: gives an image's labels by head.
+        bar: shows the progress.
+    """
     totals = _counters(net, split)
     per_image: list[tuple[str, float]] = []
     for name, image, truths in ahead(split.__getitem__, range(len(split))):
@@ -115,7 +132,7 @@ def evaluate(
     return Evaluation(split.name, heads, len(per_image), tuple(per_image))
 
 
-def split_for(net: FCN, folder: DatasetFolder, name: str) -> Split:
+def split_for(net: Described, folder: DatasetFolder, name: str) -> Split:
     """Return a split of `folder` with what `net` needs of each image, in the net's order.
 
     Raises:
@@ -156,7 +173,7 @@ def check_same_classes(model: Sequence[str], data: Sequence[str], head: str | No
             )
 
 
-def _counters(net: FCN, split: Split | CachedSplit) -> dict[str, ConfusionMatrix]:
+def _counters(net: Described, split: Split | CachedSplit) -> dict[str, ConfusionMatrix]:
     """Return an empty confusion matrix for each head, in the order of the labels' layers."""
     return {
         name: ConfusionMatrix(

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fullconv.base.images import ImageReader
 from fullconv.base.progress import SILENT, Reporter
 from fullconv.base.runtime import pick_device
 from fullconv.data.folder import DatasetFolder
-from fullconv.measure.evaluation import Evaluation, evaluate, split_for
+from fullconv.measure.evaluation import Evaluation, evaluate_labels, split_for
+from fullconv.net.described import Described
 from fullconv.net.fcn import FCN, load
+
+if TYPE_CHECKING:
+    from fullconv.measure.evaluation import Label
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Measured:
         unscored: by head, names of the classes that the means leave out.
     """
 
-    net: FCN
+    net: Described
     evaluation: Evaluation
     unscored: Mapping[str, tuple[str, ...]]
 
@@ -70,12 +75,31 @@ def run(settings: Settings, reporter: Reporter = SILENT) -> Measured:
     """
     device = pick_device(settings.device)
     folder = DatasetFolder(settings.data, settings.reader)
-    if isinstance(settings.model, FCN):
-        net = settings.model
-    else:
-        net = load(settings.model, trust=settings.trust)
-    images = split_for(net, folder, settings.split)
-    with reporter.bar(len(images), f"evaluate {settings.split}") as bar:
-        result = evaluate(net, images, device=device, tta=settings.tta, bar=bar)
+    net = settings.model
+    if not isinstance(net, FCN):
+        net = load(net, trust=settings.trust)
+    net.to(device)
+    label = partial(net.for_inference().label, tta=settings.tta)
+    return measured(net, folder, settings.split, label, reporter)
+
+
+def measured(
+    net: Described, folder: DatasetFolder, split: str, label: Label, reporter: Reporter = SILENT
+) -> Measured:
+    """Measure whatever labels images on a split of a dataset.
+
+    Args:
+        net: what it takes and labels.
+        folder: the dataset.
+        split: the name of its split.
+        label: gives an image's labels by head.
+        reporter: is told how the work goes.
+
+    Raises:
+        FullconvError: see `run`.
+    """
+    images = split_for(net, folder, split)
+    with reporter.bar(len(images), f"evaluate {split}") as bar:
+        result = evaluate_labels(net, images, label, bar)
     unscored = {name: tuple(info.unscored) for name, info in images.heads.items()}
     return Measured(net, result, unscored)

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import threading
-import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from fullconv.base.errors import FullconvError
 from fullconv.base.memory import available_memory
 from fullconv.net.head import Size
-from fullconv.net.rewrites.folding import fold_norms
-from fullconv.net.surgery import inference_twin
+from fullconv.net.layer_memory import layer_bytes
 from fullconv.predict.tiles import Tiles
 
 if TYPE_CHECKING:
+    from fullconv.export.metadata import ExportMetadata
     from fullconv.net.fcn import FCN
 
 SHARE = 0.7  # of what is free, for images; the rest is for engines and their copies of weights
@@ -55,48 +51,30 @@ class Work:
     need: int
 
 
-class Memory:
-    """Divides memory among the images that are in hand; any thread may ask.
+class Room(ABC):
+    """Memory that is divided among the images that are in hand; any thread may ask.
 
     Attributes:
         free: bytes that there are for images; None: nobody knows, and nothing is bounded.
     """
 
-    def __init__(self, net: FCN, free: int | None = None, *, tta: bool = False) -> None:
+    def __init__(self, free: int | None = None) -> None:
         """Look how much memory there is.
 
         Args:
-            net: what labels, on the device where it works.
             free: bytes; None: what the system and the process's control groups leave.
-            tta: whether images are mirrored, too.
         """
-        self._net, self._views = net, 1 + tta
         found = available_memory() if free is None else free
         self.free = None if found is None else int(SHARE * found)
         self._taken, self._changed = 0, threading.Condition()
 
+    @abstractmethod
     def work(self, size: Size) -> Work:
         """Return how an image of a size (H, W) is to be labelled.
 
         Raises:
             NoRoomError: there is not enough memory, in a line that tells how much it takes.
         """
-        pixels = size[0] * size[1]
-        room = self._room(pixels)
-        if pixels <= WHOLE and (room is None or pixels * SURELY <= room // 16):
-            return Work(None, self._need(pixels, min(pixels * SURELY, TILE)))
-        whole = self._layers(size)
-        if pixels <= WHOLE and (room is None or whole <= room):
-            return Work(None, self._need(pixels, whole))
-        tiles = self._tiles(size, TILE if room is None else min(TILE, room))
-        if tiles is not None:
-            return Work(tiles, self._need(pixels, self._layers(tiles.largest)))
-        if room is None or whole <= room:
-            return Work(None, self._need(pixels, whole))
-        raise NoRoomError(
-            f"{size[1]} x {size[0]} pixels take about {self._need(pixels, whole) / 1e9:.1f} GB of "
-            f"memory, and {(self.free or 0) / 1e9:.1f} GB are there; make it smaller"
-        )
 
     def has_room(self, size: Size, times: int = 3) -> bool:
         """Tell whether several images of a size fit whole, as while engines are compared."""
@@ -126,6 +104,47 @@ class Memory:
     @property
     def _most(self) -> float:
         return float("inf") if self.free is None else self.free
+
+    def _refusal(self, size: Size, need: int) -> NoRoomError:
+        return NoRoomError(
+            f"{size[1]} x {size[0]} pixels take about {need / 1e9:.1f} GB of memory, and "
+            f"{(self.free or 0) / 1e9:.1f} GB are there; make it smaller"
+        )
+
+
+class Memory(Room):
+    """Divides memory among the images that a net labels (see `Room`)."""
+
+    def __init__(self, net: FCN, free: int | None = None, *, tta: bool = False) -> None:
+        """Look how much memory there is.
+
+        Args:
+            net: what labels, on the device where it works.
+            free: bytes; None: what the system and the process's control groups leave.
+            tta: whether images are mirrored, too.
+        """
+        super().__init__(free)
+        self._net, self._views = net, 1 + tta
+
+    def work(self, size: Size) -> Work:
+        """Return how an image of a size (H, W) is to be labelled.
+
+        Raises:
+            NoRoomError: there is not enough memory, in a line that tells how much it takes.
+        """
+        pixels = size[0] * size[1]
+        room = self._room(pixels)
+        if pixels <= WHOLE and (room is None or pixels * SURELY <= room // 16):
+            return Work(None, self._need(pixels, min(pixels * SURELY, TILE)))
+        whole = self._layers(size)
+        if pixels <= WHOLE and (room is None or whole <= room):
+            return Work(None, self._need(pixels, whole))
+        tiles = self._tiles(size, TILE if room is None else min(TILE, room))
+        if tiles is not None:
+            return Work(tiles, self._need(pixels, self._layers(tiles.largest)))
+        if room is None or whole <= room:
+            return Work(None, self._need(pixels, whole))
+        raise self._refusal(size, self._need(pixels, whole))
 
     def _need(self, pixels: int, layers: int) -> int:
         """Return the bytes at the peak, be that while an image is read, labelled or written."""
@@ -170,56 +189,29 @@ class Memory:
         return Tiles.of(self._net, size, side * side) if side > 0 else None
 
 
-def layer_bytes(net: FCN, size: Size) -> int:
-    """Return how many bytes the layers of a net hold at once, at the worst, of an image.
-
-    The net is run without data: what is counted are the tensors that live at the same time.
-
-    Args:
-        net: any.
-        size: of the image, height and width in pixels.
-    """
-    twin = inference_twin(net)
-    fold_norms(twin)
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), _Live() as live:
-        twin.coarse_of_pixels(
-            torch.empty(1, *size, sum(net.inputs.values()), dtype=torch.uint8, device=net.device)
-        )
-    return int(live.most)
-
-
-class _Live(TorchDispatchMode):
-    """Counts the bytes of the tensors that are alive.
-
-    Attributes:
-        most: at once, so far.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.most: int = 0
-        self._now: int = 0
-        self._known = weakref.WeakSet[Any]()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Run an operation and count what it makes."""
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage() not in self._known:
-                storage = tensor.untyped_storage()
-                self._known.add(storage)
-                self._now += storage.nbytes()
-                weakref.finalize(storage, self._free, storage.nbytes())
-        self.most = max(self.most, self._now)
-        return result
-
-    def _free(self, count: int) -> None:
-        self._now -= count
-
-
 def _area(net: FCN, size: Size) -> int:
     """Return how many pixels the layers see of an image, the padding around it included."""
     padding = 2 * (net.arguments.padding or 0)
     return (size[0] + padding) * (size[1] + padding)
+
+
+class ExportMemory(Room):
+    """Divides memory among the images that an export labels (see `Room`)."""
+
+    def __init__(self, about: ExportMetadata, free: int | None = None) -> None:
+        """Look how much memory there is for images of what an export says of itself."""
+        super().__init__(free)
+        self._about = about
+
+    def work(self, size: Size) -> Work:
+        """Return how an image of a size (H, W) is to be labelled (see `Room`)."""
+        about = self._about
+        channels = sum(about.inputs.values())
+        classes = sum(head.num_classes for head in about.heads.values())
+        image = channels * (1 if channels == 3 else 4)
+        labelling = image + max(about.bytes_a_pixel, 2 * 4.0 * classes, WRITING)
+        pixels = size[0] * size[1]
+        need = int(SPLIT * (FIXED + pixels * max(DECODING * image / 3, labelling)))
+        if self.free is not None and need > self.free:
+            raise self._refusal(size, need)
+        return Work(None, need)

@@ -9,14 +9,16 @@ from pathlib import Path
 from fullconv.base.images import ImageReader
 from fullconv.base.progress import SILENT, Reporter
 from fullconv.base.runtime import pick_device
+from fullconv.export.opened import SUFFIXES, OpenedExport, is_export
 from fullconv.export.verification import EngineConfig, Verification
+from fullconv.net.described import Described, DescribedHead
 from fullconv.net.fcn import FCN, Pixels, load
-from fullconv.net.head import Head
 from fullconv.predict.choice import Asked, choose
 from fullconv.predict.engines import check
-from fullconv.predict.jobs import further_folders, make_folders, plan
-from fullconv.predict.labeller import Labeller
-from fullconv.predict.memory import Memory
+from fullconv.predict.exports import ExportLabeller, opened_for, require_of_export
+from fullconv.predict.jobs import Job, further_folders, make_folders, plan
+from fullconv.predict.labeller import AnyLabeller, Labeller
+from fullconv.predict.memory import ExportMemory, Memory, Room
 from fullconv.predict.stream import Failure, Summary, first_images, label_files, write_unsure
 
 
@@ -25,7 +27,7 @@ class Settings:
     """What to label, by what, and how.
 
     Attributes:
-        model: a model folder, a Hub id, or a net.
+        model: a model folder, a Hub id, an exported file, or a net.
         inputs: files, folders and globs.
         out: folder of all results.
         further: ``NAME=DIR`` for each further input of the net.
@@ -58,13 +60,13 @@ class Places:
     Attributes:
         labels: folder of the label images.
         overlays: of the overlays.
-        unsure: the table of unsure shares.
+        unsure: the table of unsure shares; None where nobody knows them.
         scores: folder of the probabilities; None if they were not asked for.
     """
 
     labels: Path
     overlays: Path
-    unsure: Path
+    unsure: Path | None
     scores: Path | None
 
 
@@ -81,7 +83,7 @@ class Prediction:
     """
 
     summary: Summary
-    heads: Mapping[str, Head]
+    heads: Mapping[str, DescribedHead]
     config: EngineConfig
     verification: Verification | None
     places: Places
@@ -112,20 +114,11 @@ def run(settings: Settings, reporter: Reporter = SILENT) -> Prediction:
             results would have one name; nothing was written then.
         OSError: the table of unsure shares can't be written.
     """
+    if is_export(settings.model):
+        return _by_export(settings, reporter)
     check(settings.engine, settings.precision, settings.device)
     net = _net(settings)
-    heads = tuple(net.heads) if len(net.heads) > 1 else ()
-    folders = further_folders(settings.further, tuple(net.inputs))
-    jobs = plan(
-        settings.inputs,
-        settings.out,
-        scores=settings.scores,
-        heads=heads,
-        further=folders,
-        reporter=reporter,
-    )
-    make_folders(jobs)
-
+    jobs = _planned(settings, net, reporter)
     reader = net.preprocessing.reader(settings.reader)
 
     def first(count: int) -> list[Pixels]:
@@ -134,13 +127,73 @@ def run(settings: Settings, reporter: Reporter = SILENT) -> Prediction:
     memory = Memory(net, tta=settings.tta)
     asked = Asked(len(jobs), settings.engine, settings.precision, _folder(settings))
     choice = choose(net, asked, first, reporter)
+    label = Labeller(net, choice.engine, tta=settings.tta)
+    summary = _labelled(settings, label, jobs, memory, reporter)
+    return _prediction(settings, net, summary, choice.config, choice.verification)
+
+
+def _by_export(settings: Settings, reporter: Reporter) -> Prediction:
+    """Do the same by an exported file."""
+    assert not isinstance(settings.model, FCN)
+    path = Path(settings.model)
+    known = OpenedExport(path)
+    require_of_export(
+        known,
+        engine=settings.engine,
+        precision=settings.precision,
+        device=settings.device,
+        tta=settings.tta,
+        scores=settings.scores,
+    )
+    jobs = _planned(settings, known, reporter)
+    reader = known.preprocessing.reader(settings.reader)
+    samples = first_images(jobs, known.inputs, 1, reader)
+    export = opened_for(known, len(jobs), samples[0] if samples else None)
+    memory = ExportMemory(export.about)
+    summary = _labelled(settings, ExportLabeller(export), jobs, memory, reporter)
+    config = EngineConfig(SUFFIXES[path.suffix.lower()], export.about.precision)
+    return _prediction(settings, export, summary, config, None)
+
+
+def _planned(settings: Settings, net: Described, reporter: Reporter) -> tuple[Job, ...]:
+    """Plan a job for each image, and make the folders of its results."""
+    jobs = plan(
+        settings.inputs,
+        settings.out,
+        scores=settings.scores,
+        heads=_several(net),
+        further=further_folders(settings.further, tuple(net.inputs)),
+        reporter=reporter,
+    )
+    make_folders(jobs)
+    return jobs
+
+
+def _labelled(
+    settings: Settings, label: AnyLabeller, jobs: tuple[Job, ...], memory: Room, reporter: Reporter
+) -> Summary:
+    reader = label.net.preprocessing.reader(settings.reader)
     with reporter.bar(len(jobs), "predict") as bar:
-        label = Labeller(net, choice.engine, tta=settings.tta)
         summary = label_files(label, jobs, bar, reader=reader, memory=memory)
     if summary.failed < summary.images:
         write_unsure(summary, settings.out)
-    places = _places(settings, heads)
-    return Prediction(summary, dict(net.heads.items()), choice.config, choice.verification, places)
+    return summary
+
+
+def _prediction(
+    settings: Settings,
+    net: Described,
+    summary: Summary,
+    config: EngineConfig,
+    verification: Verification | None,
+) -> Prediction:
+    places = _places(settings, _several(net), unsure=bool(summary.unsure))
+    return Prediction(summary, dict(net.heads.items()), config, verification, places)
+
+
+def _several(net: Described) -> tuple[str, ...]:
+    """Return the names of several heads; of an only one nothing."""
+    return tuple(net.heads) if len(net.heads) > 1 else ()
 
 
 def _net(settings: Settings) -> FCN:
@@ -157,7 +210,7 @@ def _folder(settings: Settings) -> Path | None:
     return Path(settings.model)
 
 
-def _places(settings: Settings, heads: tuple[str, ...]) -> Places:
+def _places(settings: Settings, heads: tuple[str, ...], *, unsure: bool) -> Places:
     below = settings.out / f"{{{','.join(heads)}}}" if heads else settings.out
     scores = below / "scores" if settings.scores else None
-    return Places(below, below / "overlay", below / "unsure.csv", scores)
+    return Places(below, below / "overlay", below / "unsure.csv" if unsure else None, scores)

@@ -16,7 +16,8 @@ from fullconv.base.images import Header, ImageReader
 from fullconv.base.stored import require_picture
 from fullconv.data.folder import require_same_size
 from fullconv.data.info import COLOR
-from fullconv.net.fcn import FCN, Pixels
+from fullconv.net.described import Described
+from fullconv.net.fcn import Pixels
 from fullconv.net.head import Size
 from fullconv.predict.jobs import Job
 
@@ -120,7 +121,7 @@ class FileScene:
         return parts[0] if len(parts) == 1 else np.concatenate(parts, 2)
 
 
-def range_remarks(scene: FileScene, net: FCN) -> Iterator[str]:
+def range_remarks(scene: FileScene, net: Described) -> Iterator[str]:
     """Say which inputs of an image hold values far from those that the net was trained on.
 
     Only files of more than 8 bits are judged, by what the net sees of them.

@@ -20,8 +20,8 @@ from fullconv.base.files import write_text
 from fullconv.base.images import ImageReader
 from fullconv.net.fcn import Pixels
 from fullconv.predict.jobs import Job
-from fullconv.predict.labeller import Labeller, label_all
-from fullconv.predict.memory import Memory, NoRoomError, Work
+from fullconv.predict.labeller import AnyLabeller, Labeller, label_all
+from fullconv.predict.memory import Memory, NoRoomError, Room, Work
 from fullconv.predict.pictures import save_label_image, save_overlay, save_scores
 from fullconv.predict.scenes import FileScene, photograph, range_remarks
 
@@ -50,7 +50,7 @@ class Done(NamedTuple):
 
     Attributes:
         pixels: how many of them each class got.
-        unsure: the share of its labels that are unsure.
+        unsure: the share of its labels that are unsure, where that is known.
         remarks: what of its files was not read, or is unlike what the net was trained on.
     """
 
@@ -68,7 +68,8 @@ class Summary:
         failed: how many of them failed.
         pixels: by the name of each head, how many pixels each class got.
         unsure: likewise, the name of each image (as its results are called) and which share of its
-            labels is unsure, 0..1 (see `Head.unsure_share`); without those that failed.
+            labels is unsure, 0..1 (see `Head.unsure_share`); without those that failed. Empty where
+            nobody knows.
         failures: those, in order.
     """
 
@@ -100,7 +101,7 @@ def first_images(
     inputs: Mapping[str, int],
     count: int,
     reader: ImageReader = ImageReader(),
-    memory: Memory | None = None,
+    memory: Room | None = None,
 ) -> list[Pixels]:
     """Read the first images that can be read, as samples of the others: `count` at most.
 
@@ -119,12 +120,12 @@ def first_images(
 
 
 def label_files(
-    label: Labeller,
+    label: AnyLabeller,
     jobs: Sequence[Job],
     bar: Progress,
     *,
     reader: ImageReader = ImageReader(),
-    memory: Memory | None = None,
+    memory: Room | None = None,
 ) -> Summary:
     """Label the image of each job and write its outputs.
 
@@ -137,13 +138,16 @@ def label_files(
     exact tiles, and if that can't be are refused.
     """
     reader = label.net.preprocessing.reader(reader)
-    memory = memory or Memory(label.net, tta=label.tta)
+    if memory is None:
+        assert isinstance(label, Labeller)
+        memory = Memory(label.net, tta=label.tta)
+    room = memory
 
     def done(job: Job) -> Done | str:
         try:
             scene = FileScene(job, label.net.inputs, reader)
-            work = memory.work(scene.size)
-            with memory.taken(work.need):
+            work = room.work(scene.size)
+            with room.taken(work.need):
                 return _do(scene, label, work)
         except NoRoomError as error:
             return f"{job.source}: {error}"
@@ -158,7 +162,7 @@ def label_files(
 
     failures, told = list[Failure](), set[str]()
     pixels = {name: np.zeros(head.num_classes, np.int64) for name, head in label.net.heads.items()}
-    unsure: dict[str, list[tuple[str, float]]] = {name: [] for name in pixels}
+    unsure: dict[str, list[tuple[str, float]]] = {}
     for job, result in zip(jobs, label_all(done, jobs, label.engine), strict=True):
         if isinstance(result, str):
             failures.append(Failure(job.source, result))
@@ -169,7 +173,8 @@ def label_files(
                 bar.say(f"note: {job.source}: {remark} (told of the first such image)")
             for name, counts in result.pixels.items():
                 pixels[name] += counts
-                unsure[name].append((job.name, result.unsure[name]))
+            for name, share in result.unsure.items():
+                unsure.setdefault(name, []).append((job.name, share))
         bar.advance()
     return Summary(len(jobs), len(failures), pixels, unsure, tuple(failures))
 
@@ -194,7 +199,7 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _do(scene: FileScene, label: Labeller, work: Work) -> Done:
+def _do(scene: FileScene, label: AnyLabeller, work: Work) -> Done:
     """Take an image from its file to its results; return what came of it."""
     net, image, job = label.net, scene.pixels, scene.job
     views, size = label.views(image, work.tiles), (image.shape[0], image.shape[1])
