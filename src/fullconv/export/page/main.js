@@ -58,7 +58,6 @@ async function ready({ facts }) {
   const told = [model.title, `${classes} classes`, ...facts, offline];
   $("about").textContent = told.filter(Boolean).join(" · ");
   document.body.dataset.ready = "yes";
-  progress(1);
   if (!photo && !camera.isOpen) say("");
 }
 
@@ -212,7 +211,8 @@ function fail(error) {
 }
 
 function progress(share) {
-  if (share < 1 && !photo) say(`Loading the net: ${Math.floor(100 * share)} %`);
+  const percents = `${Math.floor(100 * share)} %`;
+  if (share < 1) say(document.body.dataset.ready ? `Working out the labels: ${percents}` : `Loading the net: ${percents}`);
 }
 
 function working(is) {

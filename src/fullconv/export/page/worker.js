@@ -4,6 +4,8 @@ import * as ort from "./ort/ort.wasm.bundle.min.mjs";
 import { pixelsOf } from "./pixels.js";
 
 const MOST_THREADS = 8;
+const WHOLE = 3_000_000; // pixels of an image that is not divided, for memory's sake
+const SIDE = 1536; // pixels of a tile
 let model, session;
 
 async function load(description) {
@@ -35,12 +37,65 @@ async function fetched(address, size) {
 
 async function label({ blob, bitmap }) {
   const { pixels, width, height } = await pixelsOf(blob ?? bitmap);
+  if (width * height <= WHOLE) {
+    return { width, height, heads: await run(pixels, width, height), bitmap };
+  }
+  if (!model.tile) {
+    const most = Math.floor(WHOLE / 1e6);
+    throw new Error(`This net takes photos of up to ${most} million pixels here; make it smaller.`);
+  }
+  const heads = Object.fromEntries(model.heads.map(({ name }) => [name, new Uint8Array(width * height)]));
+  const tiles = spans(height).flatMap((down) => spans(width).map((across) => [down, across]));
+  for (const [index, [down, across]] of tiles.entries()) {
+    const part = window(pixels, width, down, across);
+    const labelled = await run(part, across.end - across.begin, down.end - down.begin);
+    for (const name in heads) place(labelled[name], heads[name], width, down, across);
+    self.postMessage({ progress: (index + 1) / tiles.length });
+  }
+  return { width, height, heads, bitmap };
+}
+
+async function run(pixels, width, height) {
   const image = new ort.Tensor("uint8", pixels, [1, height, width, 3]);
   const outputs = await session.run({ [session.inputNames[0]]: image });
   const heads = {};
   for (const head of model.heads) heads[head.name] = outputs[head.output].data.slice();
   for (const output of Object.values(outputs)) output.dispose();
-  return { width, height, heads, bitmap };
+  return heads;
+}
+
+/**
+ * Divide an axis into tiles from `begin` to `end`, whose labels are taken from `from` to `to`. They
+ * reach as far beyond these as labels depend on pixels, and begin where the whole image has cells:
+ * so the labels are those of the whole image.
+ */
+function spans(size) {
+  const { align, before, after } = model.tile;
+  const found = [];
+  for (let from = 0; from < size; from = found.at(-1).to) {
+    const begin = Math.max(0, Math.floor((from - before) / align) * align);
+    const end = Math.min(size, begin + Math.max(SIDE, before + after + 4 * align));
+    found.push({ begin, end, from, to: end === size ? size : end - after });
+  }
+  return found;
+}
+
+function window(pixels, width, down, across) {
+  const row = 3 * (across.end - across.begin);
+  const part = new Uint8Array((down.end - down.begin) * row);
+  for (let y = down.begin; y < down.end; y++) {
+    const at = 3 * (y * width + across.begin);
+    part.set(pixels.subarray(at, at + row), (y - down.begin) * row);
+  }
+  return part;
+}
+
+function place(labels, whole, width, down, across) {
+  const row = across.end - across.begin;
+  for (let y = down.from; y < down.to; y++) {
+    const at = (y - down.begin) * row - across.begin;
+    whole.set(labels.subarray(at + across.from, at + across.to), y * width + across.from);
+  }
 }
 
 self.onmessage = async ({ data: { id, ...task } }) => {
