@@ -3,6 +3,7 @@
 # make check   what every commit must pass: ruff, mypy --strict, import-linter, the fast tests
 # make bench   the benchmarks that need nothing but minutes; leave the machine alone meanwhile
 # make docs-pictures   draw what the docs describe, into build/docs
+# make web-runtime   have npm fetch what runs nets in browsers into the package, and so into wheels
 # make setup   only install, with what development needs
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # A worker a core, with a thread each: two threads on a busy core cost far more than they give.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-.PHONY: demo setup check test bench docs-pictures clean
+.PHONY: demo setup check test bench docs-pictures web-runtime clean
 
 demo: $(VENV)/.fullconv
 	$(BIN)/fullconv demo
@@ -40,6 +41,9 @@ bench: $(VENV)/.dev
 docs-pictures: $(VENV)/.fullconv
 	$(BIN)/python docs/drawing.py voc-fcn8s build/docs/voc-fcn8s.svg
 	$(BIN)/python docs/drawing.py voc-fcn32s build/docs/voc-fcn32s.svg
+
+web-runtime: $(VENV)/.fullconv
+	$(BIN)/python -m fullconv.export.web_runtime
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

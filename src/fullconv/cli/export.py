@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 def command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder (or a Hub id).")],
     *,
-    format_: Annotated[str, typer.Option("--format", help="onnx or openvino.")],
+    format_: Annotated[str, typer.Option("--format", help="onnx, openvino or web.")],
     out: Annotated[
-        Path, typer.Option(help="The file to write: .onnx, or .xml with a .bin beside it.")
+        Path,
+        typer.Option(
+            help="The file to write: .onnx, or .xml with a .bin beside it; web: a folder."
+        ),
     ],
     precision: Annotated[
         str, typer.Option(help="fp32, or fp16: weights alone, of half the size.")
@@ -30,6 +33,13 @@ def command(
     data: Annotated[
         Path | None,
         typer.Option(help="Dataset folder: verify on its images, too.", metavar="DIR"),
+    ] = None,
+    runtime: Annotated[
+        Path | None,
+        typer.Option(
+            help="web: the npm package onnxruntime-web (.tgz); without it, npm fetches that once.",
+            metavar="FILE",
+        ),
     ] = None,
     max_pixels: MaxPixels = None,
     trust: Trust = False,
@@ -45,13 +55,23 @@ def command(
 
     Before it is there it is run by its own runtime and compared with the net. One that is not the
     same is not written.
+
+    --format web writes a folder that any static host can serve: a page that labels photos in the
+    browser of who visits it, and sends them nowhere. To try it: python -m http.server -d OUT
     """
     from fullconv.base.progress import Reporter
     from fullconv.export.run import Settings, export
 
     asked: Any = {"precision": precision, "output": output}
     settings = Settings(
-        model, format_, out, data=data, reader=reader_of(max_pixels), trust=trust, **asked
+        model,
+        format_,
+        out,
+        data=data,
+        reader=reader_of(max_pixels),
+        trust=trust,
+        runtime=runtime,
+        **asked,
     )
     _show(export(settings, Reporter(quiet)))
 

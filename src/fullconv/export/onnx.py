@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from fullconv.net.fcn import FCN
 
 OPSET = 17  # which all runtimes know
 HALF = 65504.0  # the largest number in float16
-FEW = 64  # numbers; a tensor of fewer is not worth a conversion
+# A tensor of fewer numbers than both stays in float32: for 6% more to store, a tenth as many labels
+# change (MobileNetV2).
+FEW = 10_000
+FEW_OF_ALL = 1 / 200
 
 
 def write_onnx(net: FCN, path: Path, kind: np.dtype[Any], size: Size | None = None) -> None:
@@ -101,9 +105,10 @@ def _halved(graph: Any) -> Any:
     from onnx import ModelProto, TensorProto, helper, numpy_helper
 
     conversions, stored = [], []
+    few = min(FEW, FEW_OF_ALL * sum(prod(each.dims) for each in graph.graph.initializer))
     for tensor in graph.graph.initializer:
         values = numpy_helper.to_array(tensor) if tensor.data_type == TensorProto.FLOAT else None
-        if values is None or values.size < FEW or np.abs(values).max() > HALF:
+        if values is None or values.size < few or np.abs(values).max() > HALF:
             stored.append(tensor)
             continue
         name = f"{tensor.name}.float16"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,11 +25,13 @@ from fullconv.export.agreement import (
     scores_nothing,
     with_random_scores,
 )
-from fullconv.export.formats import FORMATS, Format
+from fullconv.export.formats import FORMATS, ONNX, Format
 from fullconv.export.metadata import Agreement, ExportMetadata, Output, Precision
 from fullconv.export.noted import note
 from fullconv.export.opened import OpenedExport, parts_of, start
 from fullconv.export.samples import Sample, generated
+from fullconv.export.web import GRAPH, WEB, add_page, require_photos, require_place, site, size_of
+from fullconv.export.web_runtime import runtime_files
 from fullconv.export.whole import Stages, WholeNet
 from fullconv.measure.evaluation import evaluate, evaluate_labels, split_for
 from fullconv.net.fcn import FCN, load
@@ -46,14 +48,15 @@ class Settings:
 
     Attributes:
         model: a model folder, a Hub id, or a net.
-        format: "onnx" or "openvino".
-        out: the file to write.
+        format: "onnx", "openvino", or "web": a page that labels photos in the browser.
+        out: the file to write; of a page, its folder.
         precision: "fp32", "fp16" (weights alone) or "int8".
         output: "labels", "scores" or "probabilities".
         data: dataset folder to verify the file on, and to calibrate int8 with; None: images are
             made up.
         reader: reads its images.
         trust: whether the model may cost what it may (see `fullconv.load`).
+        runtime: of a page, what runs the net (see `runtime_files`).
     """
 
     model: str | Path | FCN
@@ -64,6 +67,7 @@ class Settings:
     data: Path | None = None
     reader: ImageReader = ImageReader()
     trust: bool = False
+    runtime: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,8 @@ def export(settings: Settings, reporter: Reporter = SILENT) -> ExportedFile:
             names the image and the stage where they part. Nothing was written then.
         OSError: the file can't be written.
     """
+    if settings.format == WEB:
+        return _export_site(settings, reporter)
     form = _checked(settings)
     out = form.place(settings.out)
     net = settings.model if isinstance(settings.model, FCN) else _loaded(settings)
@@ -120,10 +126,29 @@ def export(settings: Settings, reporter: Reporter = SILENT) -> ExportedFile:
     return done
 
 
+def _export_site(settings: Settings, reporter: Reporter) -> ExportedFile:
+    """Write a folder with the net's labels as ONNX, and the page that shows them."""
+    if settings.output != "labels":
+        raise FullconvError(f"format web is a page of labels, not of {settings.output}")
+    require_place(settings.out)
+    ONNX.require_installed()
+    runtime = runtime_files(settings.runtime, reporter)
+    net = settings.model if isinstance(settings.model, FCN) else _loaded(settings)
+    require_photos(net)
+    with site(settings.out) as folder:
+        graph = replace(settings, model=net, format=ONNX.name, out=folder / GRAPH)
+        about = export(graph, reporter).about
+        add_page(folder, net, about, runtime)
+        size = size_of(folder)
+    if not isinstance(settings.model, FCN):
+        note(Path(settings.model), WEB, settings.out, about, size)
+    return ExportedFile(settings.out, (), about, size)
+
+
 def _checked(settings: Settings) -> Format:
     """Refuse what can't be asked for, before any work."""
     asked = (
-        ("format", settings.format, tuple(FORMATS)),
+        ("format", settings.format, (*FORMATS, WEB)),
         ("precision", settings.precision, PRECISIONS),
         ("output", settings.output, OUTPUTS),
     )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fullconv.geometry import SkipGeometry
     from fullconv.net.fcn import FCN
 
+WEB = "web"  # the format's name
 PAGE = Path(__file__).with_name("page")
 GRAPH = "model.onnx"
 DESCRIPTION = "model.json"

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -49,16 +48,23 @@ def runtime_files(given: Path | None = None, reporter: Reporter = SILENT) -> Fil
     """
     if given is not None:
         return _of_folder(given) if given.is_dir() else _of_package(given)
-    cached = _cached()
-    for folder in (VENDORED, cached):
-        if folder is not None:
-            with suppress(FullconvError):
-                return _of_folder(folder)
-    files = _fetched(reporter)
+    here = runtime_here()
+    if here is not None:
+        return here
+    files, cached = _fetched(reporter), _cached()
     if cached is not None:
         with suppress(OSError):
             _keep(files, cached)
     return files
+
+
+def runtime_here() -> Files | None:
+    """Return the files where this package or the user's cache has them, else None."""
+    for folder in (VENDORED, _cached()):
+        if folder is not None:
+            with suppress(FullconvError):
+                return _of_folder(folder)
+    return None
 
 
 def vendor(folder: Path = VENDORED, reporter: Reporter = SILENT) -> None:
@@ -137,12 +143,7 @@ def _fetched(reporter: Reporter) -> Files:
                 f"npm could not fetch {PACKAGE}@{VERSION} ({one_line(Exception(told))}); "
                 "fetch it elsewhere by `npm pack`, and name its file by --runtime"
             ) from None
-        return _of_package(next(_packages(Path(folder))))
-
-
-def _packages(folder: Path) -> Iterator[Path]:
-    yield from folder.glob("*.tgz")
-    raise WorkFailedError(f"npm wrote no file of {PACKAGE}@{VERSION}; name one by --runtime")
+        return _of_package(Path(folder) / f"{PACKAGE}-{VERSION}.tgz")
 
 
 if __name__ == "__main__":

@@ -65,6 +65,7 @@ async function ready({ facts }) {
 
 async function take(file) {
   if (!file) return;
+  delete document.body.dataset.labelled;
   closeCamera();
   try {
     await open({ name: file.name || "photo", blob: file, bitmap: await createImageBitmap(file) });
