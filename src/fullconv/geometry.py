@@ -385,6 +385,26 @@ class SkipGeometry:
         return cls(edge, tuple(grids), tuple(fused), tuple(alignments), pixels)
 
     @property
+    def bounded(self) -> bool:
+        """Whether no layer depends on the whole image."""
+        return all(grid.bounded for grid in self.grids)
+
+    def pixels_under_cells(self, first: int, last: int, size: int) -> tuple[int, int]:
+        """Return the first and last pixel that coarse cells stand for, inside the image.
+
+        Args:
+            first: of the cells (see `pixels_of_cells`).
+            last: likewise.
+            size: of the image, in pixels.
+        """
+        grid, half = self.fused[-1], Fraction(self.fused[-1].stride, 2)
+        low, high = (
+            (grid.stride * cell + grid.offset + beside - self.pixels.offset) / self.pixels.stride
+            for cell, beside in ((first, -half), (last, half))
+        )
+        return min(max(math.floor(low), 0), size - 1), min(max(math.ceil(high), 0), size - 1)
+
+    @property
     def magnification(self) -> Alignment:
         """How the image is enlarged to what the trunk sees."""
         return align(self.pixels, PIXELS)
@@ -428,7 +448,9 @@ class SkipGeometry:
         """
         return self.pixels_of_cells(*self.alignments[-1].cells_read(position), size)
 
-    def pixels_of_cells(self, first: int, last: int, size: int) -> tuple[int, int] | None:
+    def pixels_of_cells(
+        self, first: int, last: int, size: int, *, sliding: bool = False
+    ) -> tuple[int, int] | None:
         """Return the first and last pixel that coarse scores may depend on.
 
         Args:
@@ -436,11 +458,13 @@ class SkipGeometry:
                 edge cell.
             last: of the cells, likewise.
             size: of the image, in pixels.
+            sliding: whether to count of each layer only what it slides over, though it may depend
+                on the whole image.
 
         Returns:
             Pixels inside the image, or None where a layer depends on the whole image.
         """
-        if not all(grid.bounded for grid in self.grids):
+        if not (sliding or self.bounded):
             return None
         padded = self.covering_size(size)
         seen: list[tuple[int, int]] = []

@@ -47,3 +47,17 @@ def parse_size(text: str) -> tuple[int, int]:
     if match is None:
         raise typer.BadParameter(f"size {text!r}: give height and width as HxW, such as 160x240")
     return int(match[1]), int(match[2])
+
+
+def parse_tile(text: str) -> tuple[int, int]:
+    """Return the height and width of a text such as "1024" or "512x2048"."""
+    return parse_size(f"{text}x{text}" if text.isdigit() else text)
+
+
+def parse_bytes(text: str) -> int:
+    """Return how many bytes a text such as "4GB", "512 MiB" or "1.5G" means; or a usage error."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmgt]?)(i?)b?", text.strip().lower())
+    if match is None or not float(match[1]):
+        raise typer.BadParameter(f"memory {text!r}: give a number and a unit, such as 4GB")
+    thousand = 1024 if match[3] else 1000
+    return int(float(match[1]) * thousand ** " kmgt".index(match[2] or " "))

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fullconv.cli.options import Debug, Device, MaxPixels, Quiet, Trust, Tta, reader_of
+from fullconv.cli.options import (
+    Debug,
+    Device,
+    MaxPixels,
+    Quiet,
+    Trust,
+    Tta,
+    parse_bytes,
+    parse_tile,
+    reader_of,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +54,32 @@ def command(
         typer.Option("--scores", help="Write each pixel's class probabilities, calibrated, too."),
     ] = False,
     tta: Tta = False,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BYTES",
+            help="What images may take of memory, such as 4GB; larger ones are labelled by exact "
+            "tiles. [half of what is free]",
+        ),
+    ] = None,
+    tile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PIXELS",
+            help="Label larger images by tiles of this size, such as 1024 or 512x2048 (height x "
+            "width), margins included. They are exact, unless the model looks at the whole image "
+            "at once, which is said.",
+        ),
+    ] = None,
+    margin: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="PIXELS",
+            help="Let tiles reach only so far beyond what is taken of them: approximate, in less "
+            "time. It is said what share of labels that changes.",
+        ),
+    ] = None,
     max_pixels: MaxPixels = None,
     trust: Trust = False,
     device: Device = "auto",
@@ -66,6 +102,7 @@ def command(
     """
     from fullconv.base.errors import WorkFailedError
     from fullconv.base.progress import Reporter
+    from fullconv.predict.memory import Tiling
     from fullconv.predict.run import Settings, run
 
     settings = Settings(
@@ -79,6 +116,8 @@ def command(
         scores=scores,
         tta=tta,
         reader=reader_of(max_pixels),
+        memory=parse_bytes(memory) if memory else None,
+        tiling=Tiling(parse_tile(tile) if tile else None, margin),
         trust=trust,
     )
     prediction = run(settings, Reporter(quiet))

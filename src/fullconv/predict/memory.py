@@ -17,13 +17,14 @@ from fullconv.base.errors import FullconvError
 from fullconv.base.memory import available_memory
 from fullconv.net.head import Size
 from fullconv.net.layer_memory import layer_bytes
-from fullconv.predict.tiles import Tiles
+from fullconv.predict.tiles import Reach, Tiles, least_tile
 
 if TYPE_CHECKING:
     from fullconv.export.metadata import ExportMetadata
     from fullconv.net.fcn import FCN
 
-SHARE = 0.7  # of what is free, for images; the rest is for engines and their copies of weights
+SHARE = 0.5  # of what is free, for images; engines, their copies of weights and others need some
+DEVICE_SHARE = 0.7  # of what is free on a GPU, likewise
 WHOLE = 1 << 25  # pixels; larger images go by tiles even where they would fit
 TILE = 1 << 30  # bytes that the layers of a tile take
 DECODING = 10  # bytes a pixel of three channels: PIL's four, and twice the array
@@ -31,6 +32,7 @@ WRITING = 6  # likewise, besides the image: labels, and the overlay as PIL holds
 SPLIT = 1.2  # freed blocks fit badly into one another's place: so much more is taken
 FIXED = 32 << 20  # bytes that any image takes
 SURELY = 4096  # bytes a pixel that no net takes; images so small are not looked at more closely
+RAISE = "make it smaller, or raise --memory"
 SIDE = 1024  # pixels; of the image whose layers are counted
 
 
@@ -51,6 +53,21 @@ class Work:
     need: int
 
 
+@dataclass(frozen=True)
+class Tiling:
+    """What is asked of tiles.
+
+    Attributes:
+        most: height and width of a tile in pixels, at most; larger images go by tiles then, also
+            where they are but an approximation. None: as memory asks for it.
+        margin: pixels that a tile reaches beyond the cells that are taken of it; None: as far as
+            these see.
+    """
+
+    most: Size | None = None
+    margin: int | None = None
+
+
 class Room(ABC):
     """Memory that is divided among the images that are in hand; any thread may ask.
 
@@ -58,14 +75,15 @@ class Room(ABC):
         free: bytes that there are for images; None: nobody knows, and nothing is bounded.
     """
 
-    def __init__(self, free: int | None = None) -> None:
+    def __init__(self, budget: int | None = None) -> None:
         """Look how much memory there is.
 
         Args:
-            free: bytes; None: what the system and the process's control groups leave.
+            budget: bytes for images; None: half of what the system and the process's control
+                groups leave.
         """
-        found = available_memory() if free is None else free
-        self.free = None if found is None else int(SHARE * found)
+        found = available_memory() if budget is None else None
+        self.free = budget if found is None else int(SHARE * found)
         self._taken, self._changed = 0, threading.Condition()
 
     @abstractmethod
@@ -105,26 +123,35 @@ class Room(ABC):
     def _most(self) -> float:
         return float("inf") if self.free is None else self.free
 
-    def _refusal(self, size: Size, need: int) -> NoRoomError:
+    def _refusal(self, size: Size, need: int, remedy: str = RAISE) -> NoRoomError:
         return NoRoomError(
             f"{size[1]} x {size[0]} pixels take about {need / 1e9:.1f} GB of memory, and "
-            f"{(self.free or 0) / 1e9:.1f} GB are there; make it smaller"
+            f"{(self.free or 0) / 1e9:.1f} GB are there; {remedy}"
         )
 
 
 class Memory(Room):
     """Divides memory among the images that a net labels (see `Room`)."""
 
-    def __init__(self, net: FCN, free: int | None = None, *, tta: bool = False) -> None:
+    def __init__(
+        self,
+        net: FCN,
+        budget: int | None = None,
+        *,
+        tta: bool = False,
+        tiling: Tiling = Tiling(),
+    ) -> None:
         """Look how much memory there is.
 
         Args:
             net: what labels, on the device where it works.
-            free: bytes; None: what the system and the process's control groups leave.
+            budget: see `Room`.
             tta: whether images are mirrored, too.
+            tiling: what is asked of tiles.
         """
-        super().__init__(free)
-        self._net, self._views = net, 1 + tta
+        super().__init__(budget)
+        self._net, self._views, self._tiling = net, 1 + tta, tiling
+        self._reach = Reach(tiling.margin, sliding=tiling.most is not None)
 
     def work(self, size: Size) -> Work:
         """Return how an image of a size (H, W) is to be labelled.
@@ -133,6 +160,8 @@ class Memory(Room):
             NoRoomError: there is not enough memory, in a line that tells how much it takes.
         """
         pixels = size[0] * size[1]
+        if self._tiling.most is not None:
+            return self._asked(size, self._tiling.most)
         room = self._room(pixels)
         if pixels <= WHOLE and (room is None or pixels * SURELY <= room // 16):
             return Work(None, self._need(pixels, min(pixels * SURELY, TILE)))
@@ -144,7 +173,33 @@ class Memory(Room):
             return Work(tiles, self._need(pixels, self._layers(tiles.largest)))
         if room is None or whole <= room:
             return Work(None, self._need(pixels, whole))
-        raise self._refusal(size, self._need(pixels, whole))
+        approximate = "make it smaller, raise --memory, or ask for approximate tiles by --tile"
+        raise self._refusal(
+            size, self._need(pixels, whole), RAISE if self._bounded else approximate
+        )
+
+    def holds_layers(self, size: Size) -> bool:
+        """Tell whether the layers of an image of a size fit into half of the memory."""
+        return self._layers(size) <= self._most / 2
+
+    @property
+    def _bounded(self) -> bool:
+        return self._net.vertical.bounded and self._net.horizontal.bounded
+
+    def _asked(self, size: Size, most: Size) -> Work:
+        """Return how an image is labelled by tiles of a size that was asked for."""
+        pixels = size[0] * size[1]
+        if size[0] <= most[0] and size[1] <= most[1]:
+            return Work(None, self._need(pixels, self._layers(size)))
+        tiles = Tiles.sized(self._net, size, most, self._reach)
+        if tiles is not None:
+            return Work(tiles, self._need(pixels, self._layers(tiles.largest)))
+        height = least_tile(self._net.vertical, size[0], self._reach)
+        width = least_tile(self._net.horizontal, size[1], self._reach)
+        raise NoRoomError(
+            f"tiles of {most[0]}x{most[1]} pixels are too small: what a score sees takes "
+            f"{height}x{width} of them; give a larger --tile, or a --margin of fewer pixels"
+        )
 
     def _need(self, pixels: int, layers: int) -> int:
         """Return the bytes at the peak, be that while an image is read, labelled or written."""
@@ -156,7 +211,7 @@ class Memory(Room):
     def _room(self, pixels: int) -> int | None:
         """Return the bytes that there are for the layers beside an image and its scores."""
         if self._net.device.type == "cuda":
-            return int(SHARE * torch.cuda.mem_get_info(self._net.device)[0])
+            return int(DEVICE_SHARE * torch.cuda.mem_get_info(self._net.device)[0])
         if self.free is None:
             return None
         room = self.free / SPLIT - FIXED - self._image(pixels) - self._scores(pixels)
@@ -186,7 +241,7 @@ class Memory(Room):
         """Divide an image so that the layers of each tile take up to `room`."""
         padding = 2 * (self._net.arguments.padding or 0)
         side = int((room / self._bytes_a_pixel) ** 0.5) - padding
-        return Tiles.of(self._net, size, side * side) if side > 0 else None
+        return Tiles.of(self._net, size, side * side, self._reach) if side > 0 else None
 
 
 def _area(net: FCN, size: Size) -> int:
@@ -198,9 +253,9 @@ def _area(net: FCN, size: Size) -> int:
 class ExportMemory(Room):
     """Divides memory among the images that an export labels (see `Room`)."""
 
-    def __init__(self, about: ExportMetadata, free: int | None = None) -> None:
+    def __init__(self, about: ExportMetadata, budget: int | None = None) -> None:
         """Look how much memory there is for images of what an export says of itself."""
-        super().__init__(free)
+        super().__init__(budget)
         self._about = about
 
     def work(self, size: Size) -> Work:

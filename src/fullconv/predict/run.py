@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fullconv.base.errors import FullconvError
 from fullconv.base.images import ImageReader
 from fullconv.base.progress import SILENT, Reporter
 from fullconv.base.runtime import pick_device
@@ -18,7 +19,7 @@ from fullconv.predict.engines import check
 from fullconv.predict.exports import ExportLabeller, opened_for, require_of_export
 from fullconv.predict.jobs import Job, further_folders, make_folders, plan
 from fullconv.predict.labeller import AnyLabeller, Labeller
-from fullconv.predict.memory import ExportMemory, Memory, Room
+from fullconv.predict.memory import ExportMemory, Memory, Room, Tiling
 from fullconv.predict.stream import Failure, Summary, first_images, label_files, write_unsure
 
 
@@ -37,6 +38,8 @@ class Settings:
         scores: whether to write each pixel's probabilities, too.
         tta: whether to look at each image's mirror, too.
         reader: reads the images.
+        memory: bytes that images may take; None: half of what is free.
+        tiling: what is asked of tiles, by which images go that are too large.
         trust: whether the model may cost what it may (see `fullconv.load`).
     """
 
@@ -50,6 +53,8 @@ class Settings:
     scores: bool = False
     tta: bool = False
     reader: ImageReader = ImageReader()
+    memory: int | None = None
+    tiling: Tiling = Tiling()
     trust: bool = False
 
 
@@ -124,7 +129,7 @@ def run(settings: Settings, reporter: Reporter = SILENT) -> Prediction:
     def first(count: int) -> list[Pixels]:
         return first_images(jobs, net.inputs, count, reader, memory)
 
-    memory = Memory(net, tta=settings.tta)
+    memory = Memory(net, settings.memory, tta=settings.tta, tiling=settings.tiling)
     asked = Asked(len(jobs), settings.engine, settings.precision, _folder(settings))
     choice = choose(net, asked, first, reporter)
     label = Labeller(net, choice.engine, tta=settings.tta)
@@ -136,6 +141,8 @@ def _by_export(settings: Settings, reporter: Reporter) -> Prediction:
     """Do the same by an exported file."""
     assert not isinstance(settings.model, FCN)
     path = Path(settings.model)
+    if settings.tiling != Tiling():
+        raise FullconvError(f"{path}: an export labels images whole; --tile is for model folders")
     known = OpenedExport(path)
     require_of_export(
         known,
@@ -149,7 +156,7 @@ def _by_export(settings: Settings, reporter: Reporter) -> Prediction:
     reader = known.preprocessing.reader(settings.reader)
     samples = first_images(jobs, known.inputs, 1, reader)
     export = opened_for(known, len(jobs), samples[0] if samples else None)
-    memory = ExportMemory(export.about)
+    memory = ExportMemory(export.about, settings.memory)
     summary = _labelled(settings, ExportLabeller(export), jobs, memory, reporter)
     config = EngineConfig(SUFFIXES[path.suffix.lower()], export.about.precision)
     return _prediction(settings, export, summary, config, None)

@@ -24,6 +24,7 @@ from fullconv.predict.labeller import AnyLabeller, Labeller, label_all
 from fullconv.predict.memory import Memory, NoRoomError, Room, Work
 from fullconv.predict.pictures import save_label_image, save_overlay, save_scores
 from fullconv.predict.scenes import FileScene, photograph, range_remarks
+from fullconv.predict.seams import Seams
 
 if TYPE_CHECKING:
     from fullconv.base.progress import Progress
@@ -142,13 +143,14 @@ def label_files(
         assert isinstance(label, Labeller)
         memory = Memory(label.net, tta=label.tta)
     room = memory
+    seams = Seams(label, room) if isinstance(room, Memory) and isinstance(label, Labeller) else None
 
     def done(job: Job) -> Done | str:
         try:
             scene = FileScene(job, label.net.inputs, reader)
             work = room.work(scene.size)
             with room.taken(work.need):
-                return _do(scene, label, work)
+                return _do(scene, label, work, seams)
         except NoRoomError as error:
             return f"{job.source}: {error}"
         except FullconvError as error:
@@ -199,7 +201,7 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _do(scene: FileScene, label: AnyLabeller, work: Work) -> Done:
+def _do(scene: FileScene, label: AnyLabeller, work: Work, seams: Seams | None) -> Done:
     """Take an image from its file to its results; return what came of it."""
     net, image, job = label.net, scene.pixels, scene.job
     views, size = label.views(image, work.tiles), (image.shape[0], image.shape[1])
@@ -214,8 +216,10 @@ def _do(scene: FileScene, label: AnyLabeller, work: Work) -> Done:
             bands = label.probability_bands(name, views, size)
             save_scores(results.scores, bands, size, head.num_classes)
         counts[name] = np.array(Image.fromarray(own).histogram()[: head.num_classes])
-    remarks = (*scene.remarks, *range_remarks(scene, net))
-    return Done(counts, label.unsure(views, size), remarks)
+    remarks = [*scene.remarks, *range_remarks(scene, net)]
+    if seams is not None and work.tiles is not None and not work.tiles.exact:
+        remarks.append(seams.remark(scene, work.tiles))
+    return Done(counts, label.unsure(views, size), tuple(remarks))
 
 
 def _is_lack_of_memory(error: Exception) -> bool:

@@ -3,6 +3,9 @@
 A tile begins at a multiple of the coarsest stride, so that each of its cells is a cell of the whole
 image; and it reaches as far around the cells that are taken of it as they see. What is taken
 depends on nothing outside the tile, and so is what the whole image would give.
+
+Only where it is asked for, a tile reaches less far, or its net depends on the whole image. Such
+tiles are approximate, and know it.
 """
 
 from __future__ import annotations
@@ -25,6 +28,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Reach:
+    """How far tiles reach around the cells that are taken of them.
+
+    Attributes:
+        margin: pixels; None: as far as they see.
+        sliding: whether to go by what layers slide over, though some depend on the whole image.
+    """
+
+    margin: int | None = None
+    sliding: bool = False
+
+
+EXACT = Reach()
+
+
+@dataclass(frozen=True)
 class Span:
     """A tile along one axis.
 
@@ -32,57 +51,70 @@ class Span:
         pixels: what the net is given.
         cells: the coarse cells of the whole image that are taken of it.
         first: which of its own cells is the first of them.
+        exact: whether they depend on no other pixels.
     """
 
     pixels: range
     cells: range
     first: int
+    exact: bool = True
 
 
-def spans(geometry: SkipGeometry, size: int, most: int) -> list[Span] | None:
+def spans(geometry: SkipGeometry, size: int, most: int, reach: Reach = EXACT) -> list[Span] | None:
     """Divide an axis into tiles.
 
     Args:
         geometry: of the net, along this axis.
         size: of the image in pixels.
         most: how many pixels a tile may have.
+        reach: of the tiles.
 
     Returns:
         None where that can't be: a layer depends on the whole image, or a single cell on more
         pixels.
     """
-    count = geometry.fused[-1].cells(geometry.covering_size(size))
+    if not (reach.sliding or geometry.bounded):
+        return None
     found: list[Span] = []
+    count = _count(geometry, size)
     first = 0
     while first < count:
-        start = _span(geometry, size, first, first)
-        if start is None:
-            return None
 
         def length(last: int, first: int = first) -> int:
-            span = _span(geometry, size, first, last)
-            assert span is not None
-            return len(span.pixels)
+            return len(_span(geometry, size, range(first, last + 1), reach).pixels)
 
         stop = bisect_right(range(first, count), most, key=length) + first
         if stop == first:
             return None
-        span = _span(geometry, size, first, stop - 1)
-        assert span is not None
-        found.append(span)
+        found.append(_span(geometry, size, range(first, stop), reach))
         first = stop
     return found
 
 
-def _span(geometry: SkipGeometry, size: int, first: int, last: int) -> Span | None:
-    """Return the tile of some cells, the last one included."""
-    seen = geometry.pixels_of_cells(first, last, size)
-    if seen is None:
-        return None
+def least_tile(geometry: SkipGeometry, size: int, reach: Reach = EXACT) -> int:
+    """Return how many pixels along an axis a tile must have at least."""
+    each = (range(cell, cell + 1) for cell in range(_count(geometry, size)))
+    return max(len(_span(geometry, size, cells, reach).pixels) for cells in each)
+
+
+def _count(geometry: SkipGeometry, size: int) -> int:
+    """Return how many coarse cells an image of `size` pixels has."""
+    return geometry.fused[-1].cells(geometry.covering_size(size))
+
+
+def _span(geometry: SkipGeometry, size: int, cells: range, reach: Reach) -> Span:
+    """Return the tile of some cells, one at least."""
+    seen = geometry.pixels_of_cells(cells[0], cells[-1], size, sliding=True)
+    assert seen is not None
+    low, high = seen
+    if reach.margin is not None:
+        under = geometry.pixels_under_cells(cells[0], cells[-1], size)
+        low, high = max(low, under[0] - reach.margin), min(high, under[1] + reach.margin)
     coarsest = geometry.grids[0].stride
-    begin = seen[0] // coarsest * coarsest
+    begin = low // coarsest * coarsest
     cells_before = begin * geometry.pixels.stride // geometry.fused[-1].stride
-    return Span(range(begin, seen[1] + 1), range(first, last + 1), first - cells_before)
+    exact = geometry.bounded and begin <= seen[0] and high == seen[1]
+    return Span(range(begin, high + 1), cells, cells[0] - cells_before, exact)
 
 
 @dataclass(frozen=True)
@@ -91,19 +123,38 @@ class Tiles:
 
     Attributes:
         rows, columns: along each axis.
+        most: height and width in pixels that a tile may have.
+        reach: of the tiles.
     """
 
     rows: tuple[Span, ...]
     columns: tuple[Span, ...]
+    most: Size
+    reach: Reach = EXACT
 
     @classmethod
-    def of(cls, net: FCN, size: Size, most: int) -> Tiles | None:
-        """Divide images of a size (H, W) into tiles of `most` pixels; None where that can't be."""
-        side = isqrt(most)
-        height = min(side, size[0]) if size[0] <= size[1] else most // min(side, size[1])
-        rows = spans(net.vertical, size[0], max(height, 1))
-        columns = spans(net.horizontal, size[1], max(most // max(height, 1), 1))
-        return cls(tuple(rows), tuple(columns)) if rows and columns else None
+    def of(cls, net: FCN, size: Size, area: int, reach: Reach = EXACT) -> Tiles | None:
+        """Divide images of a size (H, W) into tiles of `area` pixels; None where that can't be."""
+        side = isqrt(area)
+        height = min(side, size[0]) if size[0] <= size[1] else area // min(side, size[1])
+        height = max(height, 1)
+        return cls.sized(net, size, (height, max(area // height, 1)), reach)
+
+    @classmethod
+    def sized(cls, net: FCN, size: Size, most: Size, reach: Reach = EXACT) -> Tiles | None:
+        """Divide images of a size into tiles of a size at `most`; None where that can't be."""
+        rows = spans(net.vertical, size[0], most[0], reach)
+        columns = spans(net.horizontal, size[1], most[1], reach)
+        return cls(tuple(rows), tuple(columns), most, reach) if rows and columns else None
+
+    @property
+    def exact(self) -> bool:
+        """Whether their scores are those of the whole image."""
+        return all(span.exact for span in (*self.rows, *self.columns))
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.rows) * len(self.columns)
 
     def __iter__(self) -> Iterator[tuple[Span, Span]]:
         """Yield the tiles, down and across."""
