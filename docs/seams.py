@@ -22,7 +22,9 @@ from fullconv import load
 from fullconv.base.files import replacing
 from fullconv.base.palette import palette_image
 from fullconv.demo.streets import draw_scene
+from fullconv.export.verification import REFERENCE
 from fullconv.net.fcn import FCN, Pixels
+from fullconv.predict.engines import build
 from fullconv.predict.labeller import Labeller
 from fullconv.predict.tiles import Tiles
 
@@ -40,7 +42,7 @@ def main() -> None:
     asked = parser.parse_args()
     net = load(asked.model).eval()
     image = draw_scene(asked.seed, "test", 0, SIZE)[0]
-    label = Labeller(net, net.coarse_of_image)
+    label = Labeller(net, build(net, REFERENCE))
     tiles = Tiles.sized(net, SIZE, (TILE, TILE))
     if tiles is None:
         raise SystemExit(f"{asked.model}: has no tiles of {TILE} pixels")
@@ -60,8 +62,8 @@ def of_windows(net: FCN, image: Pixels) -> NDArray[np.uint8]:
     for top in range(0, height - WINDOW // 2, WINDOW // 2):
         for left in range(0, width - WINDOW // 2, WINDOW // 2):
             part = image[top : top + WINDOW, left : left + WINDOW]
-            scores = net.upsample(net.coarse_of_image(part), part.shape[:2])
-            assert isinstance(scores, torch.Tensor)
+            (coarse,) = net.coarse_of_image(part).values()
+            scores = net.upsample(coarse, (part.shape[0], part.shape[1]))
             total[:, top : top + WINDOW, left : left + WINDOW] += scores[0].softmax(0).numpy()
     return total.argmax(0).astype(np.uint8)
 
