@@ -65,7 +65,8 @@ def of_windows(net: FCN, image: Pixels) -> NDArray[np.uint8]:
             (coarse,) = net.coarse_of_image(part).values()
             scores = net.upsample(coarse, (part.shape[0], part.shape[1]))
             total[:, top : top + WINDOW, left : left + WINDOW] += scores[0].softmax(0).numpy()
-    return total.argmax(0).astype(np.uint8)
+    labels: NDArray[np.uint8] = total.argmax(0).astype(np.uint8)
+    return labels
 
 
 def drawn(net: FCN, image: Pixels, shown: dict[str, NDArray[np.uint8]]) -> Figure:
