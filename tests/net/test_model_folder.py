@@ -706,11 +706,11 @@ def hub(tmp_path, monkeypatch):
 
 
 def test_a_model_of_the_hub_loads_from_its_cache(hub):
-    net = named_net()
+    net, commit = named_net(), "0123abc" + 33 * "0"
     model = hub / "models--someone--street"
-    net.save_pretrained(model / "snapshots" / "0123abc")
+    net.save_pretrained(model / "snapshots" / commit)
     (model / "refs").mkdir()
-    (model / "refs" / "main").write_text("0123abc")
+    (model / "refs" / "main").write_text(commit)
     assert_same_net(fullconv.load("someone/street"), net)
 
 

@@ -19,6 +19,7 @@ import pytest
 import torch
 import yaml
 from coloured_scenes import write_scenes
+from huggingface_hub import ModelCard
 from PIL import Image
 from torch import Tensor, nn
 from training import (
@@ -74,7 +75,10 @@ def test_a_run_leaves_what_the_contract_names(tmp_path: Path) -> None:
     folder = trained(tmp_path / "run", asked(data, "epochs=2"))
     assert folder == tmp_path / "run" / "fcn16s"
     names = {path.name.split(".")[0] for path in folder.iterdir()}
-    assert names == {"model", "config", "metrics", "log", "last", "events"}
+    assert names == {"model", "config", "metrics", "log", "last", "events", "README"}
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.eval_results[0].dataset_split == "val"
+    assert str(tmp_path) not in card.content  # it is for others
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "fcn16s",
         "recipe.yaml",
@@ -211,6 +215,7 @@ def test_staged_nets_follow_each_other(tmp_path: Path) -> None:
     steps = [net["plan"]["steps"] for net in record["nets"].values()]
     assert steps == [6, 3]  # two thirds and one third of three epochs
     assert [fullconv.load(tmp_path / "run" / name).stride for name in record["nets"]] == [16, 8]
+    assert "| started from | fcn16s |" in (folder / "README.md").read_text()
     page = (tmp_path / "run" / "report.html").read_text()
     assert "FCN-16s" in page
     assert "FCN-8s" in page

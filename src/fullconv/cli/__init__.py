@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 
@@ -9,7 +10,7 @@ import typer
 
 from fullconv.base.errors import FullconvError
 from fullconv.base.runtime import keep_freed_memory
-from fullconv.cli import convert, data, demo, describe, evaluate, export, predict, train
+from fullconv.cli import convert, data, demo, describe, evaluate, export, predict, push, train
 from fullconv.cli.signals import Stopped
 from fullconv.cli.streams import log_warnings, settle_streams
 
@@ -21,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for verb in (train, evaluate, predict, describe, convert, export, demo):
+for verb in (train, evaluate, predict, describe, convert, export, push, demo):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 app.add_typer(data.app)
 
@@ -33,6 +34,8 @@ def main() -> None:
     settle_streams()
     log_warnings()
     keep_freed_memory()
+    if "--quiet" in sys.argv:  # the Hub's client shows its own progress, and reads this first
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         code = app(prog_name="fullconv", standalone_mode=False)
         sys.stdout.flush()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 from os import PathLike
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy as np
@@ -26,13 +27,13 @@ from fullconv.net.folder import (
     CONFIG,
     FORMAT,
     ModelConfig,
-    find_folder,
     read_config,
     read_state,
     stored_graphs,
     write_folder,
 )
 from fullconv.net.head import Head, Size, Skips
+from fullconv.net.hub import Hub, find_folder
 from fullconv.net.preprocessing import Preprocessing
 from fullconv.net.rehearsal import Known, rehearse
 from fullconv.net.surgery import inference_twin, with_parts
@@ -486,14 +487,68 @@ class FCN(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | PathLike[str], classifier: nn.Module | None = None
+        cls,
+        model: str | PathLike[str],
+        classifier: nn.Module | None = None,
+        *,
+        trust: bool = False,
+        revision: str | None = None,
+        token: str | None = None,
     ) -> FCN:
-        """Read a model folder or Hub id (see `load`)."""
-        return load(folder, classifier)
+        """Read a model folder or a model of the Hub (see `load`)."""
+        return load(model, classifier, trust=trust, revision=revision, token=token)
+
+    def push_to_hub(
+        self,
+        model: str,
+        *,
+        commit_message: str = "Upload a model of fullconv",
+        private: bool | None = None,
+        branch: str | None = None,
+        token: str | None = None,
+        licence: str | None = None,
+        metrics: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Put the net on the Hugging Face Hub, with a model card of what it knows of itself.
+
+        The model folder of a training has a card that tells more: push that, by
+        ``fullconv push``.
+
+        Args:
+            model: the id that it gets, "owner/name"; made if it isn't there.
+            commit_message: of the one commit.
+            private: whether only its owner sees it; None: as it is, or as the owner's new ones are.
+            branch: where the commit goes; None: the main branch. It is made if it isn't there.
+            token: of the user; None: that which ``hf auth login`` or HF_TOKEN gave.
+            licence: the Hub's word for the licence, such as "apache-2.0".
+            metrics: what the net achieved, as in metrics.json.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            WorkFailedError: the Hub can't be reached, or refuses.
+            ValueError: `metrics` is not JSON (NaN isn't).
+        """
+        with TemporaryDirectory(prefix="fullconv-") as folder:
+            self.save_pretrained(folder, metrics)
+            return Hub(token).push(
+                Path(folder),
+                model,
+                message=commit_message,
+                private=private,
+                branch=branch,
+                licence=licence,
+            )
 
 
 def load(
-    model: str | PathLike[str], classifier: nn.Module | None = None, *, trust: bool = False
+    model: str | PathLike[str],
+    classifier: nn.Module | None = None,
+    *,
+    trust: bool = False,
+    revision: str | None = None,
+    token: str | None = None,
 ) -> FCN:
     """Read a net from a model folder, or from a model of the Hugging Face Hub.
 
@@ -501,10 +556,13 @@ def load(
     library that this is from.
 
     Args:
-        model: a folder, or a Hub id "owner/name" where no such folder exists.
+        model: a folder, or a Hub id "owner/name" (or "owner/name@revision") where no such folder
+            exists.
         classifier: to build the trunk from, in place of what the folder says: for a net that was
             built on a user's own module with layers of the user's own, which the folder can't hold.
         trust: load it also if it costs more than any known classifier does.
+        revision: of a model of the Hub: a branch, tag or commit; None: the main branch.
+        token: for the Hub; None: that which ``hf auth login`` or HF_TOKEN gave.
 
     Returns:
         The net on the CPU, in evaluation mode.
@@ -513,7 +571,7 @@ def load(
         FullconvError: something is missing or altered, or the Hub can't be reached; the message
             names the file.
     """
-    folder = find_folder(str(model))
+    folder = find_folder(str(model), Hub(token), revision)
     config = read_config(folder)
     if config.net.trunk is None and not config.graph and classifier is None:
         raise FullconvError(

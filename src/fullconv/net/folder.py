@@ -28,7 +28,7 @@ from fullconv.net.trunk import LateFusion, Trunk
 from fullconv.net.weights.safetensors_file import read_weights
 
 FORMAT = 2  # 1 knew one head and named its weights otherwise
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, METRICS = "model.safetensors", "config.json", "metrics.json"
 
 _ONE_HEAD = ("classes", "palette", "temperature")  # keys of a folder with one head
 
@@ -130,31 +130,6 @@ def write_folder(folder: Path, config: ModelConfig, state: Mapping[str, Tensor])
         except SafetensorError as error:
             raise OSError(f"{folder / WEIGHTS}: {error}") from error
         write_json(folder / CONFIG, config.to_dict())  # if this fails, the old weights stay too
-
-
-def find_folder(model: str) -> Path:
-    """Return a model's folder, fetched if it is one of the Hub.
-
-    Raises:
-        FullconvError: there is none, or the Hub can't be reached.
-    """
-    folder = Path(model)
-    if folder.exists():
-        if not folder.is_dir():
-            raise FullconvError(f"{folder}: a model is a folder with {CONFIG} and {WEIGHTS}")
-        return folder
-    if model.count("/") != 1 or model.startswith((".", "/")):
-        raise FullconvError(f"{model}: no such model folder")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(model, allow_patterns=[CONFIG, WEIGHTS]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise FullconvError(
-            f"{model}: no such folder, and not to be had from the Hugging Face Hub ({reason})"
-        ) from error
 
 
 def read_config(folder: Path) -> ModelConfig:

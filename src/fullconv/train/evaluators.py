@@ -18,6 +18,7 @@ from fullconv.data.loading import CachedSplit
 from fullconv.measure.calibration import Fit, fit_temperature
 from fullconv.measure.evaluation import Evaluation, evaluate
 from fullconv.net.fcn import Labels, load
+from fullconv.net.folder import METRICS
 from fullconv.net.rewrites.quicker_layers import plain_layers
 from fullconv.train import checkpoint
 from fullconv.train.losses import image_losses, valid_weights
@@ -94,7 +95,7 @@ def _keep(stage: Stage, state: TrainingState, result: Evaluation) -> None:
     net, metrics = state.evaluated, result.to_dict(state.evaluated)
     with checkpoint.saving_in(stage.folder), plain_layers(net):
         net.save_pretrained(stage.folder, metrics)
-        write_json(stage.folder / "metrics.json", metrics)
+        write_json(stage.folder / METRICS, metrics)
     state.metrics, state.per_image = metrics, list(result.per_image)
 
 

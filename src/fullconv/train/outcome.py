@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from fullconv.net.folder import METRICS
 from fullconv.train import checkpoint
 from fullconv.train.plan import Plan
 from fullconv.train.settings import Settings
@@ -114,5 +115,5 @@ def read_log(path: Path) -> tuple[Row, ...]:
 
 def read_metrics(folder: Path) -> dict[str, Any]:
     """Read what an earlier process noted of the net that it kept in a model folder."""
-    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text("utf-8"))
+    metrics: dict[str, Any] = json.loads((folder / METRICS).read_text("utf-8"))
     return metrics

@@ -25,6 +25,7 @@ from fullconv.net.preprocessing import Preprocessing
 from fullconv.report.page import write_report
 from fullconv.train import checkpoint
 from fullconv.train.advice import hints
+from fullconv.train.card import write_cards
 from fullconv.train.evaluators import Calibration, Validation, ValidationLoss
 from fullconv.train.lock import RunLock
 from fullconv.train.loop import train
@@ -212,7 +213,7 @@ class Run:
             self.begun = self.clock()
 
     def concluded(self) -> Outcome:
-        """Write the report of a run whose stages have all ended, and return what it achieved."""
+        """Write cards and report of a run whose stages have all ended; return what it achieved."""
         record = self.record
         for name in record.names:
             if name not in self.trained:
@@ -220,6 +221,7 @@ class Run:
                 self.trained[name] = Trained.earlier(name, record.folder(name), noted)
         stages = tuple(self.trained[name] for name in record.names)
         outcome = Outcome(record.out, record.settings, tuple(self.folder.splits), stages)
+        write_cards(outcome, self.folder.info)
         write_report(outcome.report, summarise(outcome, self.folder.info, self.data.val))
         return outcome
 
