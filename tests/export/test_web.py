@@ -82,19 +82,6 @@ def test_all_that_the_page_asks_for_is_there(tmp_path):
     assert sum((done.path / name).stat().st_size for name in there) == done.size
 
 
-@pytest.mark.usefixtures("no_runtime")
-def test_the_service_worker_changes_whenever_a_file_does(tmp_path):
-    """Else browsers would keep an old site."""
-    net = scored_net()
-    workers = set()
-    for classes in (("a", "b", "c", "d"), ("a", "b", "c", "d"), ("a", "b", "c", "e")):
-        net.head.classes = classes
-        done = export(Settings(net, "web", tmp_path / "site"))  # in place of the one before
-        workers.add((done.path / "sw.js").read_text())
-    assert len(workers) == 2
-    assert "development" not in min(workers)
-
-
 def test_the_command_writes_a_site_with_its_runtime(tmp_path, command_line, capsys, monkeypatch):
     contents = {name: name.encode() for name in web_runtime.FILES}
     package = tmp_path / "runtime.tgz"
@@ -398,6 +385,23 @@ def test_with_the_network_off_it_works_as_before(browser, address, net, tmp_path
             assert (np.asarray(image) == net.predict(path)).mean() >= 0.999
 
 
+@pytest.mark.slow
+def test_a_site_exported_anew_shows_at_once(browser, tmp_path):
+    net = scored_net()
+    for name in ("old", "new"):
+        net.head.classes = (name, "b", "c", "d")
+        export(Settings(net, "web", tmp_path / name))
+    for path in (tmp_path / "new").rglob("*"):
+        os.utime(path, (path.stat().st_mtime + 60,) * 2)
+    with served(tmp_path / "old") as address, opened(browser, address) as page:
+        assert page.locator("#legend .name").first.inner_text() == "old"
+        shutil.rmtree(tmp_path / "old")
+        (tmp_path / "new").rename(tmp_path / "old")
+        page.reload()
+        page.wait_for_selector("body[data-ready]")
+        assert page.locator("#legend .name").first.inner_text() == "new"
+
+
 def test_everything_can_be_done_by_keyboard(page, net, tmp_path):
     path = jpeg(tmp_path / "a.jpg", (96, 128))
     labels = net.predict(path)
@@ -540,6 +544,25 @@ def test_the_same_page_with_the_net_on_a_server(browser, tmp_path):
         page.click("#camera")
         page.wait_for_selector("body[data-live]")
         page.click("#stop")
+
+
+def test_the_example_labels_with_nothing_of_the_page(browser, net, tmp_path):
+    folder = export(Settings(net, "web", tmp_path / "site")).path
+    example = Path(__file__).parents[2] / "examples" / "page.html"
+    assert len(example.read_text().splitlines()) <= 28
+    shutil.copy(example, folder)
+    path = jpeg(tmp_path / "a.jpg", (60, 80))
+    with served(folder) as address, browser.new_page() as page:
+        page.goto(f"{address}page.html")
+        page.wait_for_selector("input:enabled")
+        page.set_input_files("input", path)
+        page.wait_for_function("document.querySelector('pre').textContent")
+        told = [line.split(",") for line in page.inner_text("pre").splitlines()]
+    expected = np.bincount(net.predict(path).ravel(), minlength=4)
+    found = np.zeros(4, int)
+    for id_, count in told:
+        found[int(id_)] = int(count)
+    assert np.abs(found - expected).sum() <= 10
 
 
 @pytest.mark.realdata

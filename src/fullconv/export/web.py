@@ -6,8 +6,6 @@ server. What tells them apart is `model.json` beside it (`description`).
 
 from __future__ import annotations
 
-import hashlib
-import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -143,21 +141,6 @@ def add_page(folder: Path, net: FCN, about: ExportMetadata, runtime: Mapping[str
         (folder / RUNTIME / name).write_bytes(content)
     for name, content in page_files().items():
         (folder / name).write_bytes(content)
-    _date(folder)
-
-
-def _date(folder: Path) -> None:
-    """Write a digest of all files into the service worker: so browsers see that they changed."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-    worker = folder / WORKER
-    text, count = re.subn(
-        '(?<=const VERSION = ")[^"]*', digest.hexdigest()[:16], worker.read_text("utf-8")
-    )
-    assert count == 1
-    worker.write_text(text, "utf-8")
 
 
 def size_of(folder: Path) -> int:

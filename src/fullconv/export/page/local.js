@@ -33,5 +33,5 @@ export async function open(model, onProgress = () => {}) {
   }
 
   const { threads } = await ask({ model });
-  return { label, facts: ["photos stay on this machine", threads > 1 ? `${threads} threads` : ""] };
+  return { label, facts: [threads > 1 ? `${threads} threads` : "one thread"] };
 }

@@ -24,6 +24,10 @@ async function start() {
   $("head-row").hidden = model.heads.length < 2;
   takeHead(model.heads[0].name);
   const isLocal = model.backend === "local";
+  const classes = model.heads.map((each) => each.classes.length).join(" + ");
+  $("about").replaceChildren();
+  tell([model.title, `${classes} classes`]);
+  tell([isLocal ? "photos stay on this machine" : "photos are sent to this server"]);
   if (isLocal) await isolate();
   backend = isLocal ? local.open(model, progress) : server.open(model);
   backend.then(ready, fail);
@@ -53,12 +57,18 @@ async function isolate() {
 
 async function ready({ facts }) {
   const kept = await globalThis.caches?.match(new URL("model.onnx", document.baseURI).href);
-  const classes = model.heads.map((each) => each.classes.length).join(" + ");
-  const offline = model.backend === "local" && kept ? "works offline" : "";
-  const told = [model.title, `${classes} classes`, ...facts, offline];
-  $("about").textContent = told.filter(Boolean).join(" · ");
+  tell([...facts, ...(model.backend === "local" && kept ? ["works offline"] : [])]);
   document.body.dataset.ready = "yes";
   if (!photo && !camera.isOpen) say("");
+}
+
+/** Add facts to what is told of the net. */
+function tell(facts) {
+  for (const fact of facts) {
+    const part = document.createElement("span");
+    part.textContent = fact;
+    $("about").append(part);
+  }
 }
 
 // ---- photos come in
@@ -260,6 +270,9 @@ function savePolygons() {
 // ---- what is done with the page
 
 $("choose").addEventListener("click", () => $("file").click());
+$("invitation").parentElement.addEventListener("click", ({ currentTarget }) => {
+  if (currentTarget.classList.contains("empty") && !$("choose").disabled) $("file").click();
+});
 $("camera").addEventListener("click", openCamera);
 $("shoot").addEventListener("click", shoot);
 $("stop").addEventListener("click", closeCamera);

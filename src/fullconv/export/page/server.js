@@ -20,7 +20,7 @@ export async function open(model) {
     return { width, height, heads: { [head]: labels }, bitmap };
   }
 
-  return { label, facts: ["photos are sent to this server"] };
+  return { label, facts: [] };
 }
 
 async function told(answer) {

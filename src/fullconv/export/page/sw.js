@@ -1,9 +1,7 @@
-// Keeps the site's files, so that it works with the network off; and has the browser isolate the
-// page from other sites (COOP, COEP), without which WebAssembly gets one thread.
+// Keeps the site's files for times without a network; and has the browser isolate the page from
+// other sites (COOP, COEP), without which WebAssembly gets one thread.
 
-const VERSION = "development"; // the exporter writes a digest of all files here
-const SITE = `fullconv ${self.registration.scope} `;
-const CACHE = SITE + VERSION;
+const CACHE = `fullconv ${self.registration.scope}`;
 const LATER = ["model.onnx", "ort/ort-wasm-simd-threaded.wasm"]; // kept as the page fetches them
 const NOW = [
   "./", "style.css", "icon.svg", "model.json", "main.js", "view.js", "legend.js", "labels.js",
@@ -11,6 +9,11 @@ const NOW = [
   "ort/ort.wasm.bundle.min.mjs",
 ];
 const FILES = new Set([...NOW, ...LATER].map((file) => new URL(file, self.registration.scope).href));
+const ISOLATION = {
+  "Cross-Origin-Opener-Policy": "same-origin",
+  "Cross-Origin-Embedder-Policy": "require-corp",
+  "Cross-Origin-Resource-Policy": "same-origin",
+};
 
 self.addEventListener("install", (event) => {
   const fresh = NOW.map((file) => new Request(file, { cache: "no-cache" }));
@@ -18,37 +21,38 @@ self.addEventListener("install", (event) => {
   self.skipWaiting();
 });
 
-self.addEventListener("activate", (event) => {
-  event.waitUntil(takeOver());
-});
-
-async function takeOver() {
-  const isOld = (name) => name.startsWith(SITE) && name !== CACHE;
-  await Promise.all((await caches.keys()).filter(isOld).map((name) => caches.delete(name)));
-  await self.clients.claim();
-}
+self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
 
 self.addEventListener("fetch", (event) => {
-  const { request } = event;
-  const address = new URL(request.url);
+  const address = new URL(event.request.url);
   address.hash = address.search = "";
   if (address.pathname.endsWith("/index.html")) address.pathname = address.pathname.slice(0, -10);
-  if (request.method === "GET" && FILES.has(address.href)) event.respondWith(kept(address.href, event));
+  if (event.request.method === "GET" && FILES.has(address.href)) {
+    event.respondWith(answered(address.href, event));
+  }
 });
 
-async function kept(address, event) {
+/** What the network has, asked whether it changed; without a network, what was kept of it. */
+async function answered(address, event) {
   const cache = await caches.open(CACHE);
-  const found = await cache.match(address);
-  if (found) return isolated(found);
-  const answer = await fetch(address, { cache: "no-cache" });
-  if (answer.ok) event.waitUntil(cache.put(address, answer.clone()));
-  return isolated(answer);
+  const kept = await cache.match(address);
+  try {
+    const answer = await fetch(address, { cache: "no-cache" });
+    if (answer.ok && !isSame(answer, kept)) event.waitUntil(cache.put(address, answer.clone()));
+    if (answer.ok || !kept) return isolated(answer);
+  } catch (error) {
+    if (!kept) throw error;
+  }
+  return isolated(kept);
+}
+
+function isSame(answer, kept) {
+  const versions = ["ETag", "Last-Modified"].filter((name) => answer.headers.has(name));
+  return versions.length > 0 && versions.every((name) => answer.headers.get(name) === kept?.headers.get(name));
 }
 
 function isolated(answer) {
   const headers = new Headers(answer.headers);
-  headers.set("Cross-Origin-Opener-Policy", "same-origin");
-  headers.set("Cross-Origin-Embedder-Policy", "require-corp");
-  headers.set("Cross-Origin-Resource-Policy", "same-origin");
+  for (const [name, value] of Object.entries(ISOLATION)) headers.set(name, value);
   return new Response(answer.body, { status: answer.status, statusText: answer.statusText, headers });
 }
