@@ -12,6 +12,7 @@ import shutil
 import tarfile
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -513,11 +514,19 @@ class Serving(SimpleHTTPRequestHandler):
     """A server that labels by halves, as a server's answers are documented."""
 
     palette = ((0, 90, 160), (230, 160, 0))
+    refusals: ClassVar[list[int]] = []
+    tokens: ClassVar[list[str | None]] = []
 
     def do_POST(self):
+        self.tokens.append(self.headers["Authorization"])
         content = self.rfile.read(int(self.headers["Content-Length"]))
         assert self.path == "/v1/segment"
         assert self.headers["Accept"] == "image/png"
+        if self.refusals:
+            self.send_response(self.refusals.pop(0))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         with Image.open(io.BytesIO(content)) as image:
             ids = np.zeros((image.height, image.width), np.uint8)
             ids[:, image.width // 3 :] = 1
@@ -531,19 +540,40 @@ class Serving(SimpleHTTPRequestHandler):
         pass
 
 
-def test_the_same_page_with_the_net_on_a_server(browser, tmp_path):
+def served_page(folder: Path) -> Path:
     for name, content in page_files().items():
-        (tmp_path / name).write_bytes(content)
+        (folder / name).write_bytes(content)
     head = {"name": "labels", "output": "labels", "classes": ["left", "right"], "ignore_index": 255}
     model = {"format": 1, "backend": "server", "endpoint": "v1/segment", "title": "FCN-8s"}
     model["heads"] = [{**head, "palette": Serving.palette}]
-    (tmp_path / "model.json").write_text(json.dumps(model))
-    with served(tmp_path, Serving) as address, opened(browser, address) as page:
+    (folder / "model.json").write_text(json.dumps(model))
+    return folder
+
+
+def test_the_same_page_with_the_net_on_a_server(browser, tmp_path):
+    with served(served_page(tmp_path), Serving) as address, opened(browser, address) as page:
+        assert "sent to this server" in page.inner_text("#about")
         label(page, jpeg(tmp_path / "a.jpg", (60, 90)))
         assert page.locator("#legend .share").all_inner_texts() == ["66.7 %", "33.3 %"]
         page.click("#camera")
         page.wait_for_selector("body[data-live]")
         page.click("#stop")
+
+
+def test_a_busy_server_is_asked_again_and_a_guarded_one_by_token(browser, tmp_path):
+    path = jpeg(tmp_path / "a.jpg", (60, 90))
+    with served(served_page(tmp_path), Serving) as address, opened(browser, address) as page:
+        page.on("dialog", lambda dialog: dialog.accept(" secret "))
+        Serving.tokens.clear()
+        Serving.refusals[:] = [503, 401]
+        label(page, path)
+        label(page, path)
+        assert Serving.tokens == [None, None, "Bearer secret", "Bearer secret"]
+        Serving.refusals[:] = [413]
+        page.set_input_files("#file", path)
+        page.wait_for_selector("#status.error")
+        assert page.inner_text("#status") == "The server answered 413."
+        page.complaints.clear()  # the console has refusals, too
 
 
 def test_the_example_labels_with_nothing_of_the_page(browser, net, tmp_path):

@@ -75,13 +75,17 @@ function tell(facts) {
 
 async function take(file) {
   if (!file) return;
-  delete document.body.dataset.labelled;
   closeCamera();
+  delete document.body.dataset.labelled;
+  const own = ++asked;
+  let bitmap;
   try {
-    await open({ name: file.name || "photo", blob: file, bitmap: await createImageBitmap(file) });
+    bitmap = await createImageBitmap(file);
   } catch {
-    fail(new Error(`${file.name || "That"}: this browser can't read it as an image.`));
+    if (own === asked) fail(new Error(`${file.name || "That"}: this browser can't read it as an image.`));
+    return;
   }
+  if (own === asked) await open({ name: file.name || "photo", blob: file, bitmap });
 }
 
 async function open(taken) {
@@ -174,7 +178,6 @@ function closeCamera() {
   if (!camera.isOpen) return;
   camera.close();
   cameraIs(false);
-  say("");
 }
 
 function cameraIs(isOpen) {
@@ -223,7 +226,8 @@ function fail(error) {
 
 function progress(share) {
   const percents = `${Math.floor(100 * share)} %`;
-  if (share < 1) say(document.body.dataset.ready ? `Working out the labels: ${percents}` : `Loading the net: ${percents}`);
+  if (document.body.dataset.ready) say(`Working out the labels: ${percents}`);
+  else if (!photo) say(share < 1 ? `Loading the net: ${percents}` : "Starting the net …");
 }
 
 function working(is) {
@@ -275,7 +279,10 @@ $("invitation").parentElement.addEventListener("click", ({ currentTarget }) => {
 });
 $("camera").addEventListener("click", openCamera);
 $("shoot").addEventListener("click", shoot);
-$("stop").addEventListener("click", closeCamera);
+$("stop").addEventListener("click", () => {
+  closeCamera();
+  say("");
+});
 for (const id of ["file", "capture"]) {
   $(id).addEventListener("change", ({ target }) => {
     take(target.files[0]);
