@@ -367,9 +367,34 @@ def test_pixels_are_those_that_predict_reads(page, tmp_path):
 def test_a_large_photo_is_labelled_by_tiles_that_change_nothing(page, net, tmp_path):
     path = tmp_path / "large.png"
     Image.fromarray(photo((1700, 1800))).save(path)
-    label(page, path)
+    page.set_input_files("#file", path)
+    page.wait_for_selector("body:not([data-labelled]) #frame.labelled")  # a first look
+    assert page.is_hidden("#save-labels")
+    page.wait_for_selector("body[data-labelled]")
     with Image.open(saved(page, "#save-labels")) as image:
         assert (np.asarray(image) == net.predict(path)).mean() > 0.99999
+
+
+@pytest.mark.slow
+def test_another_photo_ends_the_work_on_a_large_one(page, net, tmp_path):
+    large, small = tmp_path / "large.png", jpeg(tmp_path / "small.jpg")
+    Image.fromarray(photo((1700, 1800))).save(large)
+    page.set_input_files("#file", large)
+    page.wait_for_selector("body:not([data-labelled]) #frame.labelled")
+    label(page, small)
+    with Image.open(saved(page, "#save-labels")) as image:
+        assert (np.asarray(image) == net.predict(small)).mean() >= 0.999
+
+
+@pytest.mark.slow
+def test_a_net_without_tiles_labels_large_photos_made_smaller(browser, net, tmp_path):
+    site = export(Settings(net, "web", tmp_path / "site")).path
+    model = json.loads((site / "model.json").read_text())
+    (site / "model.json").write_text(json.dumps({**model, "tile": None}))
+    Image.fromarray(photo((1700, 1800))).save(tmp_path / "large.png")
+    with served(site) as address, opened(browser, address) as page:
+        label(page, tmp_path / "large.png")
+        assert "600 × 566 pixels, made smaller" in page.inner_text("#status")
 
 
 @pytest.mark.slow

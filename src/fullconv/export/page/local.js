@@ -9,7 +9,8 @@ export async function open(model, onProgress = () => {}) {
 
   worker.onmessage = ({ data }) => {
     if (data.progress !== undefined) return onProgress(data.progress);
-    const { resolve, reject } = waiting.get(data.id);
+    const { resolve, reject, looks } = waiting.get(data.id);
+    if (data.look) return looks?.(data.look);
     waiting.delete(data.id);
     return data.error === undefined ? resolve(data) : reject(new Error(data.error));
   };
@@ -19,17 +20,20 @@ export async function open(model, onProgress = () => {}) {
     waiting.clear();
   };
 
-  function ask(message, transfer = []) {
+  function ask(message, transfer = [], looks = null) {
     if (broken) return Promise.reject(broken);
     return new Promise((resolve, reject) => {
-      waiting.set(++last, { resolve, reject });
+      waiting.set(++last, { resolve, reject, looks });
       worker.postMessage({ ...message, id: last }, transfer);
     });
   }
 
-  /** Label {blob} or {bitmap}: {width, height, heads: {name: Uint8Array}}; the bitmap comes back. */
-  function label({ blob, bitmap }) {
-    return bitmap ? ask({ bitmap }, [bitmap]) : ask({ blob });
+  /**
+   * Label {blob} or {bitmap}: {width, height, heads: {name: Uint8Array}}; the bitmap comes back. For
+   * large ones, `looks` first gets the same of a smaller size. Where that is all, so is the answer.
+   */
+  function label({ blob, bitmap }, head, looks) {
+    return bitmap ? ask({ bitmap }, [bitmap], looks) : ask({ blob }, [], looks);
   }
 
   const { threads } = await ask({ model });

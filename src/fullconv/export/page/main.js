@@ -107,12 +107,13 @@ async function label() {
     const { label: run } = await backend;
     const begun = performance.now();
     const source = mine.blob ? { blob: mine.blob } : { bitmap: await createImageBitmap(mine.bitmap) };
-    const labelled = await run(source, head.name);
+    const labelled = await run(source, head.name, (look) => own === asked && lay((result = look)));
+    labelled.bitmap?.close();
     if (own !== asked) return;
-    result = labelled;
-    result.bitmap?.close();
-    lay();
-    say(`${result.width} × ${result.height} pixels in ${((performance.now() - begun) / 1000).toFixed(1)} s`);
+    lay((result = labelled));
+    const seconds = ((performance.now() - begun) / 1000).toFixed(1);
+    const isReduced = result.width < mine.bitmap.width;
+    say(`${result.width} × ${result.height} pixels${isReduced ? ", made smaller," : ""} in ${seconds} s`);
     $("downloads").hidden = false;
     document.body.dataset.labelled = "yes";
     speak(`Labelled. ${summary()}`);
@@ -123,10 +124,10 @@ async function label() {
   }
 }
 
-function lay({ sorted = true } = {}) {
-  const labels = result.heads[head.name];
+function lay({ width, height, heads }, { sorted = true } = {}) {
+  const labels = heads[head.name];
   const counts = countsOf(labels);
-  view.lay(labels, result.width, result.height, head.palette);
+  view.lay(labels, width, height, head.palette);
   legend.fill([...counts].map((count) => count / labels.length), { sorted });
 }
 
@@ -156,8 +157,7 @@ async function openCamera() {
     const { label: run } = await backend;
     await camera.run((source) => run(source, head.name), (frame, labelled, rate) => {
       view.show(frame, name);
-      result = labelled;
-      lay({ sorted: false });
+      lay((result = labelled), { sorted: false });
       say(`${result.width} × ${result.height} pixels, ${rate.toFixed(rate < 10 ? 1 : 0)} a second`);
       document.body.dataset.live = "yes";
     });
@@ -226,7 +226,7 @@ function fail(error) {
 
 function progress(share) {
   const percents = `${Math.floor(100 * share)} %`;
-  if (document.body.dataset.ready) say(`Working out the labels: ${percents}`);
+  if (document.body.dataset.ready) say(`A first look; all of it: ${percents}`);
   else if (!photo) say(share < 1 ? `Loading the net: ${percents}` : "Starting the net …");
 }
 
@@ -291,7 +291,7 @@ for (const id of ["file", "capture"]) {
 }
 $("head").addEventListener("change", ({ target }) => {
   takeHead(target.value);
-  if (result?.heads[head.name]) lay();
+  if (result?.heads[head.name]) lay(result);
   else if (photo) label();
 });
 $("opacity").addEventListener("input", ({ target }) => {

@@ -6,7 +6,9 @@ import { pixelsOf } from "./pixels.js";
 const MOST_THREADS = 8;
 const WHOLE = 3_000_000; // pixels of an image that is not divided, for memory's sake
 const SIDE = 1536; // pixels of a tile
+const LOOK = 500_000; // pixels of a first look at larger images
 let model, session;
+let newest = 0; // of the tasks
 
 async function load(description) {
   model = description;
@@ -34,24 +36,45 @@ async function fetched(address, size) {
   return bytes;
 }
 
-async function label({ blob, bitmap }) {
+async function label({ blob, bitmap }, id) {
   const { pixels, width, height } = await pixelsOf(blob ?? bitmap);
   if (width * height <= WHOLE) {
     return { width, height, heads: await run(pixels, width, height), bitmap };
   }
-  if (!model.tile) {
-    const most = Math.floor(WHOLE / 1e6);
-    throw new Error(`This net takes photos of up to ${most} million pixels here; make it smaller.`);
-  }
+  const look = await firstLook(pixels, width, height);
+  if (!model.tile) return { ...look, bitmap };
+  self.postMessage({ id, look }, buffersOf(look));
   const heads = Object.fromEntries(model.heads.map(({ name }) => [name, new Uint8Array(width * height)]));
   const tiles = spans(height).flatMap((down) => spans(width).map((across) => [down, across]));
   for (const [index, [down, across]] of tiles.entries()) {
+    self.postMessage({ progress: index / tiles.length });
+    await new Promise((resolve) => setTimeout(resolve)); // messages come in meanwhile
+    if (id !== newest) throw new Error("Another photo was chosen.");
     const part = window(pixels, width, down, across);
     const labelled = await run(part, across.end - across.begin, down.end - down.begin);
     for (const name in heads) place(labelled[name], heads[name], width, down, across);
-    self.postMessage({ progress: (index + 1) / tiles.length });
   }
   return { width, height, heads, bitmap };
+}
+
+/** The labels of the photo made smaller, which are soon there. */
+async function firstLook(pixels, width, height) {
+  const by = Math.ceil(Math.sqrt((width * height) / LOOK));
+  const [less, lower] = [Math.floor(width / by), Math.floor(height / by)];
+  const small = new Uint8Array(less * lower * 3);
+  for (let y = 0, to = 0; y < lower; y++) {
+    for (let x = 0; x < less; x++) {
+      for (let channel = 0; channel < 3; channel++, to++) {
+        let sum = 0;
+        for (let down = 0; down < by; down++) {
+          const row = 3 * ((y * by + down) * width + x * by) + channel;
+          for (let across = 0; across < by; across++) sum += pixels[row + 3 * across];
+        }
+        small[to] = sum / (by * by) + 0.5;
+      }
+    }
+  }
+  return { width: less, height: lower, heads: await run(small, less, lower) };
 }
 
 async function run(pixels, width, height) {
@@ -97,10 +120,13 @@ function place(labels, whole, width, down, across) {
   }
 }
 
+const buffersOf = ({ heads = {} }) => Object.values(heads).map((labels) => labels.buffer);
+
 self.onmessage = async ({ data: { id, ...task } }) => {
   try {
-    const answer = task.model ? await load(task.model) : await label(task);
-    const transfer = Object.values(answer.heads ?? {}).map((labels) => labels.buffer);
+    newest = id;
+    const answer = task.model ? await load(task.model) : await label(task, id);
+    const transfer = buffersOf(answer);
     if (answer.bitmap) transfer.push(answer.bitmap);
     self.postMessage({ id, ...answer }, transfer);
   } catch (error) {
