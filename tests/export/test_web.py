@@ -368,7 +368,7 @@ def test_a_large_photo_is_labelled_by_tiles_that_change_nothing(page, net, tmp_p
     path = tmp_path / "large.png"
     Image.fromarray(photo((1700, 1800))).save(path)
     page.set_input_files("#file", path)
-    page.wait_for_selector("body:not([data-labelled]) #frame.labelled")  # a first look
+    page.wait_for_selector("body[data-look]:not([data-labelled])")
     assert page.is_hidden("#save-labels")
     page.wait_for_selector("body[data-labelled]")
     with Image.open(saved(page, "#save-labels")) as image:
@@ -380,7 +380,7 @@ def test_another_photo_ends_the_work_on_a_large_one(page, net, tmp_path):
     large, small = tmp_path / "large.png", jpeg(tmp_path / "small.jpg")
     Image.fromarray(photo((1700, 1800))).save(large)
     page.set_input_files("#file", large)
-    page.wait_for_selector("body:not([data-labelled]) #frame.labelled")
+    page.wait_for_selector("body[data-look]:not([data-labelled])")
     label(page, small)
     with Image.open(saved(page, "#save-labels")) as image:
         assert (np.asarray(image) == net.predict(small)).mean() >= 0.999
@@ -603,12 +603,12 @@ def test_a_busy_server_is_asked_again_and_a_guarded_one_by_token(browser, tmp_pa
 
 def test_the_example_labels_with_nothing_of_the_page(browser, net, tmp_path):
     folder = export(Settings(net, "web", tmp_path / "site")).path
-    example = Path(__file__).parents[2] / "examples" / "page.html"
+    example = Path(__file__).parents[2] / "docs" / "examples" / "onnxruntime_web.html"
     assert len(example.read_text().splitlines()) <= 28
     shutil.copy(example, folder)
     path = jpeg(tmp_path / "a.jpg", (60, 80))
     with served(folder) as address, browser.new_page() as page:
-        page.goto(f"{address}page.html")
+        page.goto(f"{address}{example.name}")
         page.wait_for_selector("input:enabled")
         page.set_input_files("input", path)
         page.wait_for_function("document.querySelector('pre').textContent")

@@ -76,7 +76,7 @@ function tell(facts) {
 async function take(file) {
   if (!file) return;
   closeCamera();
-  delete document.body.dataset.labelled;
+  for (const state of ["labelled", "look"]) delete document.body.dataset[state];
   const own = ++asked;
   let bitmap;
   try {
@@ -107,7 +107,7 @@ async function label() {
     const { label: run } = await backend;
     const begun = performance.now();
     const source = mine.blob ? { blob: mine.blob } : { bitmap: await createImageBitmap(mine.bitmap) };
-    const labelled = await run(source, head.name, (look) => own === asked && lay((result = look)));
+    const labelled = await run(source, head.name, (look) => own === asked && showLook(look));
     labelled.bitmap?.close();
     if (own !== asked) return;
     lay((result = labelled));
@@ -122,6 +122,11 @@ async function label() {
   } finally {
     if (own === asked) working(false);
   }
+}
+
+function showLook(look) {
+  lay((result = look));
+  document.body.dataset.look = "yes";
 }
 
 function lay({ width, height, heads }, { sorted = true } = {}) {
