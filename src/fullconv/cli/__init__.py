@@ -10,7 +10,18 @@ import typer
 
 from fullconv.base.errors import FullconvError
 from fullconv.base.runtime import keep_freed_memory
-from fullconv.cli import convert, data, demo, describe, evaluate, export, predict, push, train
+from fullconv.cli import (
+    convert,
+    data,
+    demo,
+    describe,
+    evaluate,
+    export,
+    heatmap,
+    predict,
+    push,
+    train,
+)
 from fullconv.cli.signals import Stopped
 from fullconv.cli.streams import log_warnings, settle_streams
 
@@ -22,7 +33,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for verb in (train, evaluate, predict, describe, convert, export, push, demo):
+for verb in (train, evaluate, predict, describe, convert, export, heatmap, push, demo):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 app.add_typer(data.app)
 

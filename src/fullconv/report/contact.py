@@ -32,7 +32,7 @@ def side_by_side(report: Report) -> NDArray[np.uint8]:
     if not report.examples:
         raise ValueError("a report without scenes has nothing to show side by side")
     width = max(example.image.shape[1] for example in report.examples)
-    font = _font(max(11, width // 17))
+    font = text_font(max(11, width // 17))
     parts = [] if len(report.heads) > 1 else [_titles(report.columns, width, font)]
     body = [_example(report, example, width, font) for example in report.examples]
     parts.append(_stack(body, _gap(width)))
@@ -131,7 +131,7 @@ def _gap(width: int) -> int:
     return max(3, width // 40)
 
 
-def _font(size: int) -> FreeTypeFont:
+def text_font(size: int) -> FreeTypeFont:
     """Return matplotlib's own sans serif, which is there on every machine."""
     return ImageFont.truetype(
         Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size
