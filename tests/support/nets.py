@@ -46,7 +46,22 @@ def classifier(name: str, **arguments: object) -> nn.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # GoogLeNet's initialisation
             net = tv.get_model(name, weights=None, **arguments)
+        if isinstance(net, tv.VGG | tv.AlexNet):
+            net.classifier = _few_units(net.classifier)
     return settled(net)
+
+
+def _few_units(dense: nn.Sequential) -> nn.Sequential:
+    """Return the layers with few hidden units: of VGG's half a gigabyte they are nine tenths.
+
+    Where cells lie and how layers are named depends on none of them.
+    """
+    layers = list(dense)
+    linears = [index for index, layer in enumerate(layers) if isinstance(layer, nn.Linear)]
+    widths = [layers[linears[0]].in_features, *[64] * (len(linears) - 1), 1000]
+    for index, taken, given in zip(linears, widths, widths[1:], strict=False):
+        layers[index] = nn.Linear(taken, given)
+    return nn.Sequential(*layers)
 
 
 def settled(net: nn.Module, size: int = 64) -> nn.Module:
