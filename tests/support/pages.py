@@ -29,6 +29,12 @@ SECONDS = 60_000.0  # milliseconds that a busy machine may take for anything
 
 
 class _Handler(SimpleHTTPRequestHandler):
+    """The plainest host: it knows no type that is younger than the web."""
+
+    extensions_map = SimpleHTTPRequestHandler.extensions_map | dict.fromkeys(
+        (".mjs", ".wasm", ".onnx", ".svg"), "application/octet-stream"
+    )
+
     def log_message(self, *_: object) -> None:
         pass
 

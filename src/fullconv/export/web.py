@@ -137,8 +137,8 @@ def add_page(folder: Path, net: FCN, about: ExportMetadata, runtime: Mapping[str
     about_graph = {"file": GRAPH, "bytes": graph.stat().st_size, "tile": tile_of(net)}
     write_json(folder / DESCRIPTION, description(about, backend="local", **about_graph))
     (folder / RUNTIME).mkdir()
-    for name, content in runtime.items():
-        (folder / RUNTIME / name).write_bytes(content)
+    for name, content in runtime.items():  # many hosts don't know that .mjs is JavaScript
+        (folder / RUNTIME / name.replace(".mjs", ".js")).write_bytes(content)
     for name, content in page_files().items():
         (folder / name).write_bytes(content)
 

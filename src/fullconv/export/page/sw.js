@@ -6,7 +6,7 @@ const LATER = ["model.onnx", "ort/ort-wasm-simd-threaded.wasm"]; // kept as the 
 const NOW = [
   "./", "style.css", "icon.svg", "model.json", "main.js", "view.js", "legend.js", "labels.js",
   "camera.js", "png.js", "local.js", "server.js", "worker.js", "pixels.js",
-  "ort/ort.wasm.bundle.min.mjs",
+  "ort/ort.wasm.bundle.min.js",
 ];
 const FILES = new Set([...NOW, ...LATER].map((file) => new URL(file, self.registration.scope).href));
 const ISOLATION = {
@@ -39,11 +39,11 @@ async function answered(address, event) {
   try {
     const answer = await fetch(address, { cache: "no-cache" });
     if (answer.ok && !isSame(answer, kept)) event.waitUntil(cache.put(address, answer.clone()));
-    if (answer.ok || !kept) return isolated(answer);
+    if (answer.ok || !kept) return isolated(answer, address);
   } catch (error) {
     if (!kept) throw error;
   }
-  return isolated(kept);
+  return isolated(kept, address);
 }
 
 function isSame(answer, kept) {
@@ -51,8 +51,9 @@ function isSame(answer, kept) {
   return versions.length > 0 && versions.every((name) => answer.headers.get(name) === kept?.headers.get(name));
 }
 
-function isolated(answer) {
+function isolated(answer, address) {
   const headers = new Headers(answer.headers);
+  if (address.endsWith(".wasm")) headers.set("Content-Type", "application/wasm"); // not all hosts do
   for (const [name, value] of Object.entries(ISOLATION)) headers.set(name, value);
   return new Response(answer.body, { status: answer.status, statusText: answer.statusText, headers });
 }

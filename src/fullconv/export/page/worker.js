@@ -1,6 +1,6 @@
 // Off the page's thread: decodes photos, and runs the net on them.
 
-import * as ort from "./ort/ort.wasm.bundle.min.mjs";
+import * as ort from "./ort/ort.wasm.bundle.min.js";
 import { pixelsOf } from "./pixels.js";
 
 const MOST_THREADS = 8;
@@ -23,17 +23,15 @@ async function load(description) {
 async function fetched(address, size) {
   const answer = await fetch(address);
   if (!answer.ok) throw new Error(`${address.pathname}: ${answer.status} ${answer.statusText}`);
-  const bytes = new Uint8Array(size);
+  const parts = [];
   let have = 0;
   for (const reader = answer.body.getReader(); ; ) {
     const { done, value } = await reader.read();
-    if (done) break;
-    bytes.set(value, have);
+    if (done) return new Uint8Array(await new Blob(parts).arrayBuffer());
+    parts.push(value);
     have += value.length;
-    self.postMessage({ progress: have / size });
+    self.postMessage({ progress: Math.min(1, have / size) });
   }
-  if (have !== size) throw new Error(`${address.pathname}: broke off; load the page again.`);
-  return bytes;
 }
 
 async function label({ blob, bitmap }, id) {
