@@ -1,14 +1,17 @@
 """The page in a browser: from its address to the labels of a photo, all that is loaded included.
 
     python -m benchmarks.speed.web [--rounds 5] [--precision fp32 fp16]
+        [--model MODEL] [--data DIR] [--photos FILE ...]
 
-The default net (FCN-8s on MobileNetV2, 21 classes, random scores) is exported as a web folder,
-served on loopback, and opened in headless Chromium with an empty profile, time after time: no cache
-knows it. The photo has 640 x 480 pixels and is chosen as soon as the page lets it be. Then the page
-is loaded again, as on a second visit, and labels the photo several times. Medians.
+The default net (FCN-8s on MobileNetV2, 21 classes, random scores), or a model, is exported as a web
+folder, served on loopback, and opened in headless Chromium with an empty profile, time after time:
+no cache knows it. The photo has 640 x 480 pixels and is chosen as soon as the page lets it be. Then
+the page is loaded again, as on a second visit, and labels the photo several times. Medians. Of
+`--photos` the labels that the page saves are compared with those of `predict`; the least share that
+is equal of any is told. int8 needs a model and its data.
 
-Expected: first labels in under 4 s on two cores; files of at most 4.8 MB in fp16. Needs playwright
-and Chromium. Results: benchmarks/results/web.csv and web-machine.json.
+Expected: first labels in under 4 s on two cores; files of at most 4.8 MB in fp16, 2.7 MB in int8.
+Needs playwright and Chromium. Results: benchmarks/results/web.csv and web-machine.json.
 """
 
 from __future__ import annotations
@@ -52,6 +55,9 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--precision", nargs="+", default=["fp32", "fp16"])
+    parser.add_argument("--model", help="a model folder in place of the default net")
+    parser.add_argument("--data", type=Path, help="the model's dataset folder")
+    parser.add_argument("--photos", nargs="*", type=Path, default=[], help="to compare labels of")
     given = parser.parse_args()
     results = Results("web")
     with tempfile.TemporaryDirectory() as name:
@@ -60,13 +66,18 @@ def main() -> None:
         pixels = np.random.default_rng(0).integers(0, 256, (15, 20, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize(SIZE[::-1], Image.Resampling.BICUBIC).save(photo)
         for precision in given.precision:
-            site = export(Settings(net(), "web", folder / precision, precision=precision)).path
+            model = fullconv.load(given.model) if given.model else default_net()
+            out = folder / precision
+            site = export(Settings(model, "web", out, precision=precision, data=given.data)).path
             with served(site) as address, chromium() as browser:
                 visits = [visit(browser, address, photo) for _ in range(given.rounds)]
-            results.add({"precision": precision}, row(site, visits))
+                equal = [*agreement(browser, address, given.photos, model)]
+            identity = {"model": Path(given.model or "default").name, "precision": precision}
+            measured = {"least labels equal": f"{min(equal):.2%}" if equal else ""}
+            results.add(identity, row(site, visits) | measured)
 
 
-def net() -> fullconv.FCN:
+def default_net() -> fullconv.FCN:
     """Return the default net, with random scores."""
     torch.manual_seed(0)
     made = fullconv.FCN("mobilenet_v2", 8, 21, weights=None).eval()
@@ -106,6 +117,21 @@ def visit(browser: Any, address: str, photo: Path) -> Times:
         for _ in range(AGAIN):
             label(page, photo)
         return Times(first, second, (time.perf_counter() - begun) / AGAIN)
+
+
+def agreement(
+    browser: Any, address: str, photos: list[Path], model: fullconv.FCN
+) -> Iterator[float]:
+    """Yield the share of labels that the page saves of each photo and that are `predict`'s."""
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(address)
+        for photo in photos:
+            label(page, photo)
+            with page.expect_download() as download:
+                page.click("#save-labels")
+            with Image.open(download.value.path()) as image:
+                yield float((np.asarray(image) == model.predict(photo)).mean())
 
 
 def label(page: Any, photo: Path) -> None:
