@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from fullconv.cli.options import Debug, MaxPixels, Quiet, parse_size, reader_of
 from fullconv.cli.tables import show
+
+if TYPE_CHECKING:
+    from fullconv.base.fill import Fill
+    from fullconv.datasets.convert import Converted
+
+_Word = TypeVar("_Word", bound=str)
+
+GroupBy = Annotated[
+    str | None,
+    typer.Option(
+        "--group-by",
+        metavar="PATTERN",
+        help="A regular expression: images whose names have the same there stay together, such as "
+        "frames of one video: '^(.*)_[0-9]+$'.",
+    ),
+]
 
 app = typer.Typer(name="data", help="Check, make and get dataset folders.", no_args_is_help=True)
 
@@ -58,8 +75,10 @@ def check(
     from fullconv.base.console import plain_console
     from fullconv.base.progress import Reporter
     from fullconv.data.check import check_folder
+    from fullconv.datasets.converted import dataset_of
 
-    report = check_folder(folder, reader_of(max_pixels), reporter=Reporter(quiet))
+    reporter = Reporter(quiet)
+    report = check_folder(dataset_of(folder, reporter), reader_of(max_pixels), reporter=reporter)
     for table in report.tables():
         show(table)
     console = plain_console()
@@ -156,3 +175,153 @@ def get_public(
     print(f"{folder}: {counts} images" if counts else f"{folder}: is there already")
     for note in result.notes:
         print(note)
+
+
+@app.command(name="convert")
+def convert_annotations(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A folder, a file of annotations, or a zip.")
+    ],
+    *,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="New dataset folder.")],
+    classes: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,…", help="All classes, by their ids. [those found]"),
+    ] = None,
+    mapping: Annotated[
+        str | None,
+        typer.Option(
+            "--map",
+            metavar="OLD=NEW,…",
+            help="Call classes otherwise, or several alike; NEW may be ignore.",
+        ),
+    ] = None,
+    ignore: Annotated[
+        str | None, typer.Option(metavar="NAME,…", help="Classes whose pixels count nowhere.")
+    ] = None,
+    background: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Class of what no shape covers, or ignore. [background]"),
+    ] = None,
+    overlap: Annotated[
+        str | None,
+        typer.Option(
+            help="Which of two shapes is seen: later, earlier or smaller. [as the tool shows them]"
+        ),
+    ] = None,
+    fill: Annotated[
+        str,
+        typer.Option(
+            help="Which pixels a polygon covers: centres (those whose centres are inside), "
+            "outline (those on its sides, too), or tool (as the format's own tool)."
+        ),
+    ] = "centres",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TRAIN,VAL,TEST",
+            help="Shares by which to divide the images, such as 0.8,0.1,0.1, so that each part "
+            "has its share of each class. [as they are divided; all train if they aren't]",
+        ),
+    ] = None,
+    group_by: GroupBy = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another division.")] = 0,
+    skip: Annotated[
+        bool,
+        typer.Option("--skip", help="Leave out what can't be converted, instead of failing."),
+    ] = False,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Names of classes with their values or colours in masks."
+        ),
+    ] = None,
+    max_pixels: MaxPixels = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make a dataset folder of another tool's annotations.
+
+    Knows labelme, Label Studio (JSON), CVAT (images 1.1, segmentation mask), Pascal VOC, COCO
+    (instances, stuff, panoptic), Roboflow, Ultralytics, Supervisely, Cityscapes, ADE20K,
+    MMSegmentation, and pairs of images and masks. See docs/annotation-tools.md.
+    """
+    from fullconv.base.progress import Reporter
+    from fullconv.datasets.convert import Settings, convert
+    from fullconv.datasets.formats.classes import ClassSettings
+    from fullconv.datasets.formats.splitting import parse_shares
+
+    settings = Settings(
+        classes=ClassSettings(
+            classes=_words(classes) or None,
+            mapping=_pairs(mapping),
+            ignore=_words(ignore),
+            background=background,
+        ),
+        overlap=_one_of("overlap", overlap, ("later", "earlier", "smaller")),
+        fill=_FILLS[_one_of("fill", fill, tuple(_FILLS)) or "centres"],
+        shares=None if split is None else parse_shares(split),
+        group_by=group_by,
+        seed=seed,
+        skip=skip,
+        table=table,
+        reader=reader_of(max_pixels),
+    )
+    _show_converted(out, convert(source, out, settings, Reporter(quiet)))
+
+
+@app.command(name="split")
+def split_folder(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset folder.")],
+    *,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="New dataset folder.")],
+    shares: Annotated[
+        str, typer.Option(metavar="TRAIN,VAL,TEST", help="Shares of the images.")
+    ] = "0.8,0.1,0.1",
+    group_by: GroupBy = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another division.")] = 0,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Divide a dataset folder anew, so that each split has its share of each class."""
+    from fullconv.base.progress import Reporter
+    from fullconv.datasets.convert import Settings, convert
+    from fullconv.datasets.formats.splitting import parse_shares
+
+    settings = Settings(shares=parse_shares(shares), group_by=group_by, seed=seed)
+    _show_converted(out, convert(folder, out, settings, Reporter(quiet)))
+
+
+_FILLS: Mapping[str, Fill | None] = {"centres": "centres", "outline": "outline", "tool": None}
+
+
+def _words(text: str | None) -> tuple[str, ...]:
+    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
+
+
+def _pairs(text: str | None) -> dict[str, str]:
+    """Return the pairs of a text such as "car=vehicle,bus=vehicle"; or a usage error."""
+    pairs = {}
+    for word in _words(text):
+        old, equals, new = word.rpartition("=")
+        if not equals or not old.strip() or not new.strip():
+            raise typer.BadParameter(f"map {word!r}: give OLD=NEW, such as car=vehicle")
+        pairs[old.strip()] = new.strip()
+    return pairs
+
+
+def _one_of(name: str, given: str | None, known: tuple[_Word, ...]) -> _Word | None:
+    if given is None:
+        return None
+    for word in known:
+        if word == given:
+            return word
+    raise typer.BadParameter(f"{name} {given!r}: is none of {', '.join(known)}")
+
+
+def _show_converted(out: Path, converted: Converted) -> None:
+    counts = ", ".join(f"{count:,} {split}" for split, count in converted.counts.items())
+    print(f"{out}: {counts} images of {converted.format}, {len(converted.classes)} classes")
+    for note in converted.notes:
+        print(note)
+    print(f"next: fullconv data check {out}")

@@ -95,14 +95,16 @@ def command(
     Example: fullconv train --data street --out runs/street --set minutes=45
     """
     from fullconv.base.progress import Reporter
+    from fullconv.datasets.converted import dataset_of
     from fullconv.papers.blueprint import DEFAULT_NET, Blueprint
     from fullconv.train.recipe import read_recipe
     from fullconv.train.record import NAME as RECORD
     from fullconv.train.run import run
 
     usual = Blueprint.named(model or DEFAULT_NET).recipe
+    reporter = Reporter(quiet)
     given: dict[str, Any] = {
-        "data": data,
+        "data": None if data is None else dataset_of(data, reporter),
         "model": model,
         "staged": staged or None,
         "backbone": backbone,
@@ -118,7 +120,7 @@ def command(
     asked = {key: value for key, value in given.items() if value is not None}
     try:
         with stoppable():
-            outcome = run(out, asked, resume=resume, reporter=Reporter(quiet))
+            outcome = run(out, asked, resume=resume, reporter=reporter)
     except (KeyboardInterrupt, Stopped):
         if (out / RECORD).exists():  # else nothing has begun
             print(f"continue with: fullconv train --out {out} --resume", file=sys.stderr)

@@ -1,0 +1,158 @@
+"""CVAT for images 1.1: annotations.xml; its "Segmentation mask" has PASCAL VOC's layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from xml.parsers import expat
+
+import numpy as np
+
+from fullconv.base.errors import FullconvError
+from fullconv.base.fill import Ring, as_ring
+from fullconv.base.progress import Reporter
+from fullconv.datasets.formats.annotated import (
+    AnnotatedImage,
+    Ellipse,
+    Line,
+    Outline,
+    Pixels,
+    Polygons,
+    Region,
+    Source,
+    rectangle,
+)
+from fullconv.datasets.formats.files import ImageIndex, Place, split_in, split_of
+from fullconv.datasets.formats.pixels import row_runs_mask
+
+NAME = "CVAT for images 1.1"
+_SHAPES = ("polygon", "box", "mask", "ellipse", "polyline", "points")
+_HEAD = 4096  # bytes, within which its XML tells itself
+_LINE_WIDTH = 1  # pixels
+
+
+@dataclass
+class _Annotations:
+    """What one XML file says."""
+
+    path: Path
+    colours: dict[str, str] = field(default_factory=dict)  # by the name of the label
+    images: list[tuple[dict[str, str], list[tuple[str, dict[str, str]]]]] = field(
+        default_factory=list
+    )
+
+
+def recognise(place: Place, reporter: Reporter) -> Source | None:  # noqa: ARG001
+    """Recognise XML whose root is `annotations`, with images."""
+    files = [_parsed(path) for path in place.files(".xml") if _is_cvat(path)]
+    if not files:
+        return None
+    colours = {name: colour for file in files for name, colour in file.colours.items()}
+    used = (shape["label"] for file in files for _, shapes in file.images for _, shape in shapes)
+    return Source(
+        NAME,
+        place.root,
+        tuple(dict.fromkeys((*colours, *used))),
+        sum(len(file.images) for file in files),
+        partial(_read, place.root, files),
+        overlap="later",
+        palette={name: rgb for name, text in colours.items() if (rgb := _colour(text))},
+    )
+
+
+def _is_cvat(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b"<annotations" in file.read(_HEAD)
+
+
+def _parsed(path: Path) -> _Annotations:
+    """Read the XML, in which no entities may be declared.
+
+    Raises:
+        FullconvError: it is damaged, or declares entities.
+    """
+    found = _Annotations(path)
+    inside: list[str] = []
+    words: dict[str, str] = {}
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        inside.append(name)
+        if name == "image":
+            found.images.append((attributes, []))
+        elif name in _SHAPES and "image" in inside:
+            found.images[-1][1].append((name, {"label": "", **attributes}))
+        words[name] = ""
+
+    def text(more: str) -> None:
+        words[inside[-1]] = words.get(inside[-1], "") + more
+
+    def end(name: str) -> None:
+        inside.pop()
+        if name == "label" and inside[-1:] == ["labels"]:
+            found.colours[words.get("name", "").strip()] = words.get("color", "").strip()
+
+    def refuse(*_: object) -> None:
+        raise FullconvError(f"{path}: declares entities, which CVAT doesn't; export it again")
+
+    parser = expat.ParserCreate()
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.CharacterDataHandler, parser.EntityDeclHandler = text, refuse
+    try:
+        with path.open("rb") as file:
+            parser.ParseFile(file)
+    except expat.ExpatError as error:
+        raise FullconvError(f"{path}: is damaged XML ({error}); export it again") from None
+    return found
+
+
+def _colour(text: str) -> tuple[int, int, int] | None:
+    try:
+        value = int(text.removeprefix("#"), 16)
+    except ValueError:
+        return None
+    return (value >> 16 & 255, value >> 8 & 255, value & 255)
+
+
+def _read(root: Path, files: Sequence[_Annotations]) -> Iterator[AnnotatedImage]:
+    index = ImageIndex(root)
+    for file in files:
+        for about, shapes in file.images:
+            path = index.find(about.get("name", ""), file.path.parent)
+            split = split_of([about.get("subset", "")]) or split_in(file.path.stem)
+            height, width = about.get("height", ""), about.get("width", "")
+            size = (int(height), int(width)) if height.isdigit() and width.isdigit() else None
+            read = partial(_regions, shapes)
+            yield AnnotatedImage(index.name(path), path, file.path, read, size=size, split=split)
+
+
+def _regions(shapes: Sequence[tuple[str, Mapping[str, str]]]) -> list[Region]:
+    ordered = sorted(shapes, key=lambda shape: int(shape[1].get("z_order", 0)))
+    return [Region(shape["label"], _outline(kind, shape)) for kind, shape in ordered]
+
+
+def _outline(kind: str, shape: Mapping[str, str]) -> Outline:
+    def numbers(*names: str) -> list[float]:
+        return [float(shape[name]) for name in names]
+
+    if kind == "polygon":
+        return Polygons([[as_ring(_points(shape["points"]))]])
+    if kind == "box" and not float(shape.get("rotation", 0)):
+        return rectangle(*numbers("xtl", "ytl", "xbr", "ybr"))
+    if kind == "ellipse" and not float(shape.get("rotation", 0)):
+        return Ellipse(*numbers("cx", "cy", "rx", "ry"))
+    if kind == "polyline":
+        return Line(_points(shape["points"]), _LINE_WIDTH)
+    if kind == "mask":
+        left, top, width, height = (
+            round(each) for each in numbers("left", "top", "width", "height")
+        )
+        runs = [int(each) for each in shape["rle"].split(",")]
+        return Pixels(lambda _: row_runs_mask(runs, (height, width)), top, left)
+    turned = "turned " if "rotation" in shape else ""
+    raise ValueError(f"a {turned}{kind}, which has no known pixels")
+
+
+def _points(text: str) -> Ring:
+    return np.array([each.split(",") for each in text.split(";")], np.float64)

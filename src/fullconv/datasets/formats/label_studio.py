@@ -1,0 +1,112 @@
+"""Label Studio: its JSON export, with brushes as run lengths, polygons, boxes and ellipses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+
+from fullconv.base.errors import FullconvError
+from fullconv.base.fill import as_ring
+from fullconv.base.progress import Reporter
+from fullconv.datasets.formats.annotated import (
+    AnnotatedImage,
+    Ellipse,
+    Outline,
+    Pixels,
+    Polygons,
+    Region,
+    Source,
+    rectangle,
+)
+from fullconv.datasets.formats.files import ImageIndex, Place, numbered, read_json
+from fullconv.datasets.formats.pixels import brush_mask
+
+NAME = "Label Studio"
+_KINDS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels")
+_UPLOADED = re.compile(r"^[0-9a-f]{8}-(?=.)")  # what it puts before names of uploaded files
+_PNG = re.compile(r"^task-\d+-annotation-\d+-by-.*-tag-.*-\d+\.png$")
+
+
+class _Task(NamedTuple):
+    about: Path
+    image: str
+    results: list[dict[str, Any]]
+
+
+def recognise(place: Place, reporter: Reporter) -> Source | None:  # noqa: ARG001
+    """Recognise a JSON list of tasks with annotations and results."""
+    tasks = [task for path in place.files(".json") for task in _tasks(path)]
+    if not tasks:
+        if any(_PNG.match(path.name) for path in place.files(".png")):
+            raise FullconvError(
+                f"{place.root}: is Label Studio's PNG export, which doesn't say what image is "
+                "whose; export as JSON and put it beside the images"
+            )
+        return None
+    names = {name for task in tasks for result in task.results for name in _names(result)}
+    read = partial(_read, place.root, tasks)
+    return Source(NAME, place.root, tuple(sorted(names, key=numbered)), len(tasks), read)
+
+
+def _tasks(path: Path) -> Iterator[_Task]:
+    content = read_json(path)
+    for task in content if isinstance(content, list) else []:
+        if not isinstance(task, dict) or not isinstance(task.get("annotations"), list):
+            return
+        done = [each for each in task["annotations"] if not each.get("was_cancelled")]
+        data = task.get("data", {})
+        named = next((value for value in data.values() if isinstance(value, str)), "")
+        image = str(data.get("image", named))
+        # Of several people's annotations the last one is taken.
+        yield _Task(path, image, list(done[-1].get("result", ())) if done else [])
+
+
+def _names(result: dict[str, Any]) -> list[str]:
+    value = result.get("value", {})
+    return [str(name) for kind in _KINDS for name in value.get(kind, ())]
+
+
+def _read(root: Path, tasks: Sequence[_Task]) -> Iterator[AnnotatedImage]:
+    index = ImageIndex(root)
+    for task in tasks:
+        address = urlsplit(task.image)
+        name = unquote(address.query.removeprefix("d=") or address.path)
+        path = index.find(name, task.about.parent)
+        if not path.is_file():
+            short = _UPLOADED.sub("", Path(name).name)
+            path = index.find(short, task.about.parent)
+        sizes = {
+            (result["original_height"], result["original_width"])
+            for result in task.results
+            if "original_height" in result and "original_width" in result
+        }
+        size = next(iter(sizes)) if len(sizes) == 1 else None
+        yield AnnotatedImage(
+            index.name(path), path, task.about, partial(_regions, task.results), size=size
+        )
+
+
+def _regions(results: Sequence[dict[str, Any]]) -> list[Region]:
+    return [Region(names[0], _outline(result)) for result in results if (names := _names(result))]
+
+
+def _outline(result: dict[str, Any]) -> Outline:
+    value = result["value"]
+    size = (int(result["original_height"]), int(result["original_width"]))
+    if "rle" in value:
+        return Pixels(lambda _: brush_mask(value["rle"], size))
+    height, width = (side / 100 for side in size)  # all is told in hundredths of the image
+    if "points" in value:
+        return Polygons([[as_ring(np.array(value["points"], np.float64) * (width, height))]])
+    if value.get("rotation") or result.get("image_rotation"):
+        raise ValueError("a turned shape, which is not read; draw it as a polygon")
+    x, y = value["x"] * width, value["y"] * height
+    if "radiusX" in value:
+        return Ellipse(x, y, value["radiusX"] * width, value["radiusY"] * height)
+    return rectangle(x, y, x + value["width"] * width, y + value["height"] * height)

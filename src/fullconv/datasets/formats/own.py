@@ -1,0 +1,52 @@
+"""Dataset folders of fullconv itself, which are divided anew, or whose classes are mapped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from fullconv.base.errors import FullconvError
+from fullconv.base.progress import Reporter
+from fullconv.data.folder import DatasetFolder
+from fullconv.datasets.formats.annotated import AnnotatedImage, Source, Values
+from fullconv.datasets.formats.files import Place
+
+NAME = "a dataset folder"
+
+
+def recognise(place: Place, reporter: Reporter) -> Source | None:  # noqa: ARG001
+    """Recognise dataset.yaml."""
+    if not (place.root / "dataset.yaml").is_file():
+        return None
+    folder = DatasetFolder(place.root)
+    info = folder.info
+    if len(info.inputs) > 1 or len(info.heads) > 1:
+        raise FullconvError(f"{place.root}: has several inputs or heads, which are not converted")
+    classes = info.classes
+    values: dict[int, str | None] = {**dict(enumerate(classes)), info.ignore_index: None}
+    palette = dict(zip(classes, info.palette, strict=True)) if info.palette else {}
+    return Source(
+        NAME,
+        place.root,
+        classes,
+        sum(len(folder.listing(split).samples) for split in folder.splits),
+        partial(_read, folder),
+        values=values,
+        palette=palette,
+    )
+
+
+def _read(folder: DatasetFolder) -> Iterator[AnnotatedImage]:
+    for split in folder.splits:
+        for sample in folder.listing(split).samples:
+
+            def values(mask: object = sample.masks[0]) -> Values:
+                stored = folder.reader.mask(str(mask))
+                return folder.info.label_ids(stored).astype(np.int64)
+
+            where = "train" if folder.held_out else split
+            yield AnnotatedImage(
+                sample.name, sample.images[0], sample.masks[0], values=values, split=where
+            )
