@@ -623,3 +623,31 @@ def test_scaled_values_rise_from_0_to_255_and_stay_there():
 def test_a_range_is_finite_and_rises(ends):
     with pytest.raises(ValueError, match="must be finite and rise"):
         ValueRange(*ends)
+
+
+def test_16_bit_colours_of_a_further_input_are_told_to_lose_their_low_bytes(tmp_path):
+    deep = NOISE.astype(np.uint16) * 257 + 1
+    tifffile.imwrite(tmp_path / "deep.tif", deep, photometric="rgb")
+    Image.fromarray(NOISE).save(tmp_path / "plain.png")
+    Image.fromarray(deep[..., 0]).save(tmp_path / "distances.png")
+    assert READER.remarks(tmp_path / "deep.tif", as_image=False) == (
+        "of its 16-bit colours only the high bytes are read",
+    )
+    assert (read_input(tmp_path / "deep.tif") == deep >> 8).all()
+    assert READER.remarks(tmp_path / "deep.tif") == ()  # of color the range is measured
+    for name in ("plain.png", "distances.png"):
+        assert READER.remarks(tmp_path / name, as_image=False) == ()
+
+
+@pytest.mark.parametrize(("mode", "frames"), [("RGB", 1), ("RGBA", 1), ("RGBA", 2)])
+def test_animations_with_alpha_are_told_to_lose_hidden_colours(tmp_path, mode, frames):
+    alpha = np.where(np.arange(12) < 4, 0, 200)[None, :, None].repeat(7, 0).astype(np.uint8)
+    pixels = np.dstack([NOISE, alpha])
+    first, second = (Image.fromarray(each, "RGBA").convert(mode) for each in (pixels, pixels[::-1]))
+    more = {"save_all": True, "append_images": [second]} if frames == 2 else {}
+    first.save(tmp_path / "a.webp", lossless=True, exact=True, **more)
+    read, hidden = read_image(tmp_path / "a.webp"), pixels[..., 3] == 0
+    assert (read[~hidden] == NOISE[~hidden]).all()
+    lost = frames == 2
+    assert (read[hidden] == (0 if lost else NOISE[hidden])).all()
+    assert ("are read as black" in str(READER.remarks(tmp_path / "a.webp"))) == lost

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 import yaml
 from colour_net import CLASSES, ColourNet, FarColourNet
@@ -14,11 +16,13 @@ from PIL import Image
 
 import fullconv
 from fullconv.base.errors import FullconvError
-from fullconv.base.progress import Progress
+from fullconv.base.progress import Progress, Reporter
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import CachedSplit
 from fullconv.measure.evaluation import Evaluation, check_same_classes, evaluate, split_for
 from fullconv.measure.metrics import ConfusionMatrix, Metrics
+from fullconv.measure.run import Settings, run
+from fullconv.net.preprocessing import Preprocessing
 
 
 @pytest.fixture
@@ -379,3 +383,28 @@ def test_evaluate_prints_a_table_for_each_head(
             said = net.predict(images[index].image)[head]
             matrix.update(images[index].labels[layer], said)
         assert written["heads"][head]["confusion"] == matrix.counts.tolist()
+
+
+@dataclass(frozen=True)
+class Heard(Reporter):
+    """Remembers what was said."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def warn(self, line):
+        self.lines.append(line)
+
+
+@pytest.mark.parametrize(("factor", "warned"), [(16, False), (1, True), (257, True)])
+def test_images_far_from_those_of_training_get_a_warning(folder, factor, warned):
+    """Once, as in predict; the metrics are measured nevertheless."""
+    for path in (folder / "images/test").glob("*.png"):
+        pixels = np.full_like(np.asarray(Image.open(path)), 255).astype(np.uint16)
+        tifffile.imwrite(path.with_suffix(".tif"), pixels * factor, photometric="rgb")
+        path.unlink()
+    seen = Preprocessing(mean=(0.0,) * 3, std=(1.0,) * 3, ranges={"color": (0.0, 16 * 256.0)})
+    heard = Heard()
+    measured = run(Settings(ColourNet(preprocessing=seen), folder), heard)
+    assert measured.evaluation.images == 4
+    assert len(heard.lines) == warned
+    assert all("test/0.tif: its values (color) are far from 0..4096" in one for one in heard.lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pickle
@@ -10,6 +11,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -646,6 +648,60 @@ def test_a_strangers_graph_is_bounded(saved, change, reason, capfd):
     message = str(caught.value)
     assert reason in message and "\n" not in message and len(message) < 500
     assert capfd.readouterr() == ("", "")
+
+
+VALUES = (None, True, 0, -1, 1, 3, 2**10, 2**17, 2**40, 0.5, 1e300, "", "relu", [], [2, 2], {})
+MUTATIONS = 40  # of each net; a load takes some hundredths of a second
+
+
+def mutated(values, random):
+    """Change one leaf or branch of a graph: another value, one from elsewhere, gone, or twice."""
+    places, todo = [], [values]
+    while todo:
+        each = todo.pop()
+        for key, value in each.items() if isinstance(each, dict) else enumerate(each):
+            places.append((each, key))
+            if isinstance(value, dict | list):
+                todo.append(value)
+    owner, key = random.choice(places)
+    elsewhere, other = random.choice(places)
+    match random.randrange(4):
+        case 0:
+            owner[key] = random.choice(VALUES)
+        case 1:
+            owner[key] = copy.deepcopy(elsewhere[other])
+        case 2:
+            del owner[key]
+        case _ if isinstance(owner, list):
+            owner.insert(key, copy.deepcopy(owner[key]))
+        case _:
+            owner[key] = [copy.deepcopy(owner[key])] * 2
+
+
+@pytest.mark.parametrize("made", [tiny_net, named_net], ids=["tiny", "squeezenet"])
+def test_mutated_graphs_load_or_are_refused_in_a_line(made, tmp_path, capfd):
+    """Whatever is changed in a real graph: nothing is printed, and little memory is taken."""
+    resource = pytest.importorskip("resource")
+    made().save_pretrained(tmp_path)
+    whole = (tmp_path / "config.json").read_text()
+    random = Random(0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    loaded = 0
+    for _ in range(MUTATIONS):
+        values = json.loads(whole)
+        for _ in range(random.choice((1, 1, 2, 5))):
+            mutated(values["graph"]["trunk"], random)
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        try:
+            load(tmp_path)
+            loaded += 1
+        except FullconvError as error:
+            message = str(error)
+            assert message.startswith(str(tmp_path)), values
+            assert "\n" not in message and len(message) < 500 + len(str(tmp_path)), values
+    assert 0 < loaded < MUTATIONS  # some changes are of no consequence
+    assert capfd.readouterr() == ("", "")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 512 << 10  # kilobytes
 
 
 def test_layers_are_rehearsed_unless_this_user_made_or_rehearsed_them(

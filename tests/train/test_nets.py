@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from coloured_scenes import write_scenes
 from torch import nn
 
 from fullconv.base.errors import FullconvError
 from fullconv.data.folder import DatasetInfo
+from fullconv.net import rehearsal
 from fullconv.net.fcn import FCN
 from fullconv.papers.blueprint import Blueprint
 from fullconv.train.nets import grown_net, is_model
@@ -51,6 +54,26 @@ def test_classes_are_taken_over_by_name() -> None:
     assert net.upscores["8-1"].weight.requires_grad
     assert net.preprocessing == source.preprocessing
     assert net.classes == INFO.classes
+
+
+def test_a_source_that_costs_too_much_is_taken_if_it_is_trusted(
+    tmp_path: Path, command_line: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeded("squeezenet1_1", 16, INFO.classes).save_pretrained(tmp_path / "source")
+    data = write_scenes(tmp_path / "data", train=2, val=1)
+    common = ["--quiet", "--set", "workers=0", "--set", "precision=fp32", "--set", "steps=1"]
+    source = ["--data", data, "--weights", tmp_path / "source", "--model", "fcn16s"]
+    words = ["train", "--out", tmp_path / "run", *source, *common]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FULLCONV_CACHE", str(tmp_path / "cache"))  # where what was made is noted
+        patch.setattr(rehearsal, "MOST_OPERATIONS", 10**6)
+        assert command_line("describe", tmp_path / "source") == 2
+        assert command_line(*words) == 2
+        for told in capsys.readouterr().err.splitlines():
+            assert f"{tmp_path}/source" in told and "--trust takes it" in told
+        assert command_line("describe", tmp_path / "source", "--trust") == 0
+        assert command_line(*words, "--trust") == 0
+        assert command_line("train", "--out", tmp_path / "run", "--resume", "--quiet") == 0
 
 
 def test_names_of_nets_and_weights(tmp_path: Path) -> None:

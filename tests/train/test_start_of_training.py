@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from coloured_scenes import write_scenes
-from dataset_folders import write_dataset
+from dataset_folders import write_dataset, write_yaml
 from PIL import Image
 from torch import nn
 from training import trained
@@ -182,3 +182,14 @@ def test_few_of_a_split_are_evenly_chosen(tmp_path: Path) -> None:
     assert [sample.name for sample in split.few(3).samples] == [names[0], names[4], names[8]]
     assert len(split.few(100)) == len(split) == 9
     assert split.few(1)[0].name == names[0]
+
+
+def test_one_class_is_refused_before_a_net_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fullconv.train.run.target_net", None)  # would fail if it were called
+    data = write_scenes(tmp_path / "data", train=2, val=1)
+    write_yaml(data, ("object",))
+    with pytest.raises(FullconvError, match=r"'object' is the only class.*write \[background,"):
+        trained(tmp_path / "run", asked(data))
+    assert not (tmp_path / "run").exists()

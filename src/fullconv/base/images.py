@@ -85,9 +85,11 @@ class Header(NamedTuple):
     def remarks(self, *, as_image: bool) -> tuple[str, ...]:
         """Say what is not read of the file, which is no error.
 
-        Beside the notes that is, where it is read `as_image`, bands beyond colours, but not alpha.
+        Beside the notes that is, where it is read `as_image`, bands beyond colours, but not alpha;
+        of another input it is what colours have beyond 8 bits.
         """
-        return (*(self.stored.remarks if as_image else ()), *self.notes)
+        own = self.stored.remarks if as_image else self.stored.input_remarks
+        return (*own, *self.notes)
 
 
 @dataclass(frozen=True)
@@ -299,8 +301,10 @@ class _PilSource:
         return grey
 
     def notes(self) -> Iterator[str]:
-        """Say nothing: later frames of animations are not expected to be read."""
-        yield from ()
+        """Say what becomes of an animation's alpha; its later frames nobody expects to be read."""
+        animated = isinstance(self._image, WebPImageFile) and self._image.n_frames > 1
+        if animated and ALPHA in self.stored.bands:
+            yield "where this animation is wholly transparent its colours are read as black"
 
 
 class _PngSource(_PilSource):

@@ -126,6 +126,13 @@ class Stored:
         return (f"of {_told(opaque)} only {told} are shown as colours",)
 
     @property
+    def input_remarks(self) -> tuple[str, ...]:
+        """What a person should know who takes the file for an input: values cut to bytes."""
+        if self.measured is not None or self.bits <= 8:
+            return ()
+        return (f"of its {self.bits}-bit colours only the high bytes are read",)
+
+    @property
     def channels(self) -> int:
         """How many channels `ImageReader.input` reads."""
         return 3 if self.measured is None else len(self.measured)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fullconv.cli.options import Debug, Quiet
+from fullconv.cli.options import Debug, Quiet, Trust
 from fullconv.cli.tables import show
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def command(
         str, typer.Option("--model", help="With a backbone: fcn32s, fcn16s, fcn8s, fcn4s, fcn2s.")
     ] = "fcn8s",
     classes: Annotated[int, typer.Option(help="With a backbone: number of classes.")] = 21,
+    trust: Trust = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -38,7 +39,7 @@ def command(
     from fullconv.net.description import describe
     from fullconv.papers.blueprint import PAPER_NETS, net_of
 
-    described = net_of(model, net, classes)
+    described = net_of(model, net, classes, trust=trust)
     _show(described, describe(described, _size(size)))
     published = PAPER_NETS.get(model)
     if published and published.released:

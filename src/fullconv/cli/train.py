@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fullconv.cli.options import Debug, MaxPixels, Quiet
+from fullconv.cli.options import Debug, MaxPixels, Quiet, Trust
 from fullconv.cli.signals import Stopped, stoppable
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def command(
         str | None, typer.Option("--device", help="auto, cpu, cuda or mps. [auto]")
     ] = None,
     max_pixels: MaxPixels = None,
+    trust: Trust = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -113,6 +114,7 @@ def command(
         "fusion": _fusion(fusion),
         "device": device,
         "max_pixels": max_pixels,
+        "trust": trust or None,
         "recipe": read_recipe(recipe or usual, overrides or ())
         if recipe or overrides or not resume
         else None,

@@ -399,6 +399,13 @@ def _repeated(split: str, seen: _Seen, before: dict[bytes, tuple[str, Path]]) ->
         )
 
 
+def require_several_classes(folder: DatasetFolder) -> None:
+    """Raise FullconvError where dataset.yaml gives a head one class: nothing is to be learnt."""
+    for head in folder.info.heads:
+        for found in _only_class(folder, head, ()):
+            raise FullconvError(found.line)
+
+
 def _only_class(
     folder: DatasetFolder, head: str, splits: Sequence[Fingerprint]
 ) -> Iterator[Finding]:

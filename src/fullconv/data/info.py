@@ -28,6 +28,7 @@ from fullconv.base.files import is_plain_name
 from fullconv.base.settings import Line, Mistake, first_mistake, read_yaml, shortened
 
 COLOR, LABELS = "color", "labels"  # the only input and the only head of a plain folder
+IGNORE = 255  # the label id that is left out, where a dataset names no other
 MAX_CLASSES = 255  # ids 0..254; masks are 8-bit and one value is left to mean "ignore"
 _MOST_IN_MASKS = 255
 
@@ -136,7 +137,7 @@ class DatasetInfo(BaseModel):
     name: Line
     inputs: Mapping[_Name, _Folder] = Field(default={COLOR: "images"}, min_length=1)
     heads: Mapping[_Name, HeadInfo] = Field(min_length=1)
-    ignore_index: _Byte = 255
+    ignore_index: _Byte = IGNORE
 
     @model_validator(mode="before")
     @classmethod
@@ -181,7 +182,7 @@ class DatasetInfo(BaseModel):
         classes: Sequence[str],
         palette: Sequence[Sequence[int]] | None = None,
         unscored: Sequence[str] = (),
-        ignore_index: int = 255,
+        ignore_index: int = IGNORE,
     ) -> DatasetInfo:
         """Describe a plain folder: one input in images/, one head with masks in masks/."""
         own = {"classes": classes, "palette": palette, "unscored": unscored}

@@ -33,11 +33,11 @@ from numpy.typing import NDArray
 from fullconv.base.download import Checksum
 from fullconv.base.errors import FullconvError
 from fullconv.base.images import ImageReader
-from fullconv.data.info import DatasetInfo, HeadInfo
+from fullconv.data.info import IGNORE, DatasetInfo, HeadInfo
 from fullconv.datasets.mat import opened_hdf5, read_ids, read_mat
 from fullconv.datasets.public import PublicDataset
 from fullconv.datasets.sources import Source, Sources
-from fullconv.datasets.writing import IGNORE, Content, Conversion, Item, listed_names
+from fullconv.datasets.writing import Content, Conversion, Item, listed_names
 from fullconv.papers.classes import NYUD as NYUD_CLASSES
 
 FIRST_NUMBER = 5001

@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.base.errors import FullconvError
-from fullconv.data.info import DatasetInfo, HeadInfo
+from fullconv.data.info import IGNORE, DatasetInfo, HeadInfo
 from fullconv.datasets.mat import read_ids
 from fullconv.datasets.public import PublicDataset
 from fullconv.datasets.sources import Source, Sources
-from fullconv.datasets.writing import IGNORE, Conversion, Item, listed_names
+from fullconv.datasets.writing import Conversion, Item, listed_names
 from fullconv.papers.classes import ABSENT_FROM_SIFT_FLOW_TEST, GEOMETRY, SIFT_FLOW
 
 FOLDER = "spatial_envelope_256x256_static_8outdoorcategories"

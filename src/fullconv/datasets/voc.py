@@ -16,7 +16,7 @@ Facts and where they are from:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -89,24 +89,23 @@ def seg11valid(voc_val: Iterable[str], sbd_train: Collection[str]) -> tuple[str,
     return tuple(name for name in voc_val if name not in known)
 
 
-def _convert_voc(key: str, sources: Sources) -> Conversion:
+def _convert(
+    key: str,
+    listed: Callable[[Path, str], tuple[str, ...]],
+    item: Callable[[Path, str, str], Item],
+    sources: Sources,
+) -> Conversion:
+    """Take the splits of one archive as they are, by its lists and its layout."""
     root = sources.provide(key)
-    names = {split: _segmented(root, split) for split in ("train", "val")}
-    items = (_voc_item(root, split, name) for split in names for name in names[split])
-    return _conversion(names, items)
-
-
-def _convert_sbd(sources: Sources) -> Conversion:
-    root = sources.provide("sbd")
-    names = {split: listed_names(root / f"{split}.txt") for split in ("train", "val")}
-    items = (_sbd_item(root, split, name) for split in names for name in names[split])
+    names = {split: listed(root, split) for split in ("train", "val")}
+    items = (item(root, split, name) for split in names for name in names[split])
     return _conversion(names, items)
 
 
 def _convert_fcn(sources: Sources) -> Conversion:
     sbd, voc = sources.provide("sbd"), sources.provide("voc2011")
-    train = listed_names(sbd / "train.txt")
-    val = seg11valid(_segmented(voc, "val"), train)
+    train = _sbd_names(sbd, "train")
+    val = seg11valid(_voc_names(voc, "val"), train)
 
     def items() -> Iterator[Item]:
         yield from (_sbd_item(sbd, "train", name) for name in train)
@@ -123,13 +122,17 @@ def _info(name: str) -> DatasetInfo:
     return DatasetInfo.plain(name, VOC, voc_palette(len(VOC)))
 
 
-def _segmented(root: Path, split: str) -> tuple[str, ...]:
+def _voc_names(root: Path, split: str) -> tuple[str, ...]:
     return listed_names(root / "ImageSets" / "Segmentation" / f"{split}.txt")
 
 
 def _voc_item(root: Path, split: str, name: str) -> Item:
     image, mask = root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png"
     return Item(split, name, {"images": image}, {"masks": mask})
+
+
+def _sbd_names(root: Path, split: str) -> tuple[str, ...]:
+    return listed_names(root / f"{split}.txt")
 
 
 def _sbd_item(root: Path, split: str, name: str) -> Item:
@@ -141,21 +144,21 @@ VOC2011 = PublicDataset(
     name="voc2011",
     info=_info("PASCAL VOC 2011"),
     sources=(VOC2011_ARCHIVE,),
-    convert=partial(_convert_voc, "voc2011"),
+    convert=partial(_convert, "voc2011", _voc_names, _voc_item),
     expected={"train": 1112, "val": 1111},
 )
 VOC2012 = PublicDataset(
     name="voc2012",
     info=_info("PASCAL VOC 2012"),
     sources=(VOC2012_ARCHIVE,),
-    convert=partial(_convert_voc, "voc2012"),
+    convert=partial(_convert, "voc2012", _voc_names, _voc_item),
     expected={"train": 1464, "val": 1449},
 )
 SBD = PublicDataset(
     name="sbd",
     info=_info("SBD"),
     sources=(SBD_ARCHIVE,),
-    convert=_convert_sbd,
+    convert=partial(_convert, "sbd", _sbd_names, _sbd_item),
     expected={"train": 8498, "val": 2857},
     needs=("scipy",),
 )

@@ -21,9 +21,7 @@ from fullconv.base.errors import FullconvError
 from fullconv.base.images import ImageReader
 from fullconv.base.palette import palette_image, voc_palette
 from fullconv.base.progress import SILENT, Reporter
-from fullconv.data.info import DatasetInfo
-
-IGNORE = 255
+from fullconv.data.info import IGNORE, DatasetInfo
 
 Content = Path | Callable[[], NDArray[Any]]
 

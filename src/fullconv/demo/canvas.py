@@ -18,7 +18,6 @@ from PIL import Image, ImageDraw
 Floats = NDArray[np.floating[Any]]  # float32 in fact, which numpy's types cannot follow
 Labels = NDArray[np.uint8]
 SUPERSAMPLING = 2
-IGNORE = 255
 NEAREST = 0.5  # metres; nothing is drawn closer to the camera
 SHADOWS_END = 75.0  # metres; farther shadows are too flat to be seen
 

@@ -18,8 +18,8 @@ from fullconv.base import files
 from fullconv.base.errors import FullconvError
 from fullconv.base.palette import palette_image
 from fullconv.data.folder import SPLITS
-from fullconv.data.info import DatasetInfo
-from fullconv.demo.canvas import IGNORE, Canvas, Floats, Kind, Labels, Shadows
+from fullconv.data.info import IGNORE, DatasetInfo
+from fullconv.demo.canvas import Canvas, Floats, Kind, Labels, Shadows
 from fullconv.demo.choices import choose_camera, choose_light, choose_street, furnish
 from fullconv.demo.scenery import paint_ground, paint_sky, paint_skyline, pick
 

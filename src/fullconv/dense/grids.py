@@ -533,15 +533,19 @@ def _conv2d(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
 
 
 def _max_pool2d(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
+    dilation, ceil_mode = argument(node, 4, "dilation", 1), argument(node, 5, "ceil_mode", False)
+    return _pooled(node, inputs, dilation, ceil_mode)
+
+
+def _avg_pool2d(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
+    return _pooled(node, inputs, 1, argument(node, 4, "ceil_mode", False))
+
+
+def _pooled(node: fx.Node, inputs: list[LayerGrid], dilation: Any, ceil_mode: Any) -> LayerGrid:
     if asks_whole_map(node):
         return LayerGrid("NCHW", None, None)
-    windows = _pool_windows(
-        argument(node, 1, "kernel_size"),
-        argument(node, 2, "stride"),
-        argument(node, 3, "padding", 0),
-        argument(node, 4, "dilation", 1),
-        argument(node, 5, "ceil_mode", False),
-    )
+    kernel, stride = argument(node, 1, "kernel_size"), argument(node, 2, "stride")
+    windows = _pool_windows(kernel, stride, argument(node, 3, "padding", 0), dilation, ceil_mode)
     return _require(node, inputs[0], "NCHW").through(*windows)
 
 
@@ -550,19 +554,6 @@ def asks_whole_map(node: fx.Node) -> bool:
     kernel = argument(node, 1, "kernel_size")
     sides = kernel if isinstance(kernel, Sequence) else (kernel,)
     return any(isinstance(side, fx.Node) for side in sides) and node.meta["shape"][-2:] == (1, 1)
-
-
-def _avg_pool2d(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
-    if asks_whole_map(node):
-        return LayerGrid("NCHW", None, None)
-    windows = _pool_windows(
-        argument(node, 1, "kernel_size"),
-        argument(node, 2, "stride"),
-        argument(node, 3, "padding", 0),
-        1,
-        argument(node, 4, "ceil_mode", False),
-    )
-    return _require(node, inputs[0], "NCHW").through(*windows)
 
 
 def _pad(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:

@@ -17,7 +17,9 @@ from fullconv.net.described import Described
 from fullconv.net.fcn import FCN, load
 
 if TYPE_CHECKING:
+    from fullconv.data.folder import Split
     from fullconv.measure.evaluation import Label
+    from fullconv.net.fcn import Labels, Pixels
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,24 @@ def measured(
         FullconvError: see `run`.
     """
     images = split_for(net, folder, split)
+    label = _warning(net, images, label, reporter)
     with reporter.bar(len(images), f"evaluate {split}") as bar:
         result = evaluate_labels(net, images, label, bar)
     unscored = {name: tuple(info.unscored) for name, info in images.heads.items()}
     return Measured(net, result, unscored)
+
+
+def _warning(net: Described, images: Split, label: Label, reporter: Reporter) -> Label:
+    """Return `label` that, image by image in their order, warns of those unlike the training's."""
+    samples, told = iter(enumerate(images.samples)), set[str]()
+
+    def label_and_judge(image: Pixels) -> Mapping[str, Labels]:
+        index, sample = next(samples)
+        bits = [each.bits for each in images.headers(index)]
+        for remark in net.preprocessing.remarks(image, net.inputs, bits):
+            if remark not in told:
+                reporter.warn(f"{sample.images[0]}: {remark}")
+            told.add(remark)
+        return label(image)
+
+    return label_and_judge

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from fullconv.base.images import ImageReader
 from fullconv.base.stored import ValueRange
+from fullconv.data.info import COLOR
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+FAR = 0.5  # share of pixels beyond what a net was trained on
+DARK, BRIGHT = 24, 0.001  # of 255; and the share of pixels that reach it even in dark images
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,38 @@ class Preprocessing:
 
     def reader(self, reader: ImageReader = ImageReader()) -> ImageReader:
         """Return a reader that sees images as the net was trained to; `reader` tells all else."""
-        known = self.ranges.get("color")
+        known = self.ranges.get(COLOR)
         return replace(reader, span=ValueRange(*known)) if known else reader
+
+    def remarks(
+        self, image: NDArray[Any], inputs: Mapping[str, int], bits: Sequence[int]
+    ) -> Iterator[str]:
+        """Say which inputs of an image hold values far from those that the net was trained on.
+
+        Only files of more than 8 bits are judged, by what the net sees of them.
+
+        Args:
+            image: H x W x channels of all inputs.
+            inputs: channels by name, in that order.
+            bits: of a value in the file of each.
+        """
+        first = 0
+        for (name, channels), deep in zip(inputs.items(), bits, strict=True):
+            seen = image[..., first : first + channels]
+            first += channels
+            low, high = self.ranges.get(name, (0, 2.0**deep - 1))
+            if deep > 8 and self._is_far(name, seen, low, high):
+                yield (
+                    f"its values ({name}) are far from {low:g}..{high:g}, which the model was made "
+                    "for: its labels may be wrong"
+                )
+
+    def _is_far(self, name: str, seen: NDArray[Any], low: float, high: float) -> bool:
+        if name != COLOR:
+            return name in self.ranges and bool(np.mean((seen < low) | (seen > high)) > FAR)
+        # 0..255 stand for them
+        beyond = np.mean(seen == 255) > FAR or (low and np.mean(seen == 0) > FAR)
+        return bool(beyond or np.mean(seen >= DARK) < BRIGHT)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Convert images (..., C, H, W) to the network's float32 input of the same shape.

@@ -208,13 +208,14 @@ def paper(name: str, weights: str | Path | None = None) -> FCN:
     return Blueprint.of_paper(name).build(weights=weights)
 
 
-def net_of(name: str, free: str = DEFAULT_NET, classes: int = 21) -> FCN:
+def net_of(name: str, free: str = DEFAULT_NET, classes: int = 21, *, trust: bool = False) -> FCN:
     """Load or build the net that a name of any kind stands for.
 
     Args:
         name: a model (a folder or a Hub id), a net of the paper, or a backbone.
         free: with a backbone, the net to put on it: fcn32s to fcn2s.
         classes: with a backbone, how many the net has.
+        trust: whether a model may cost what it may (see `load`).
 
     Raises:
         FullconvError: the name is none of these, or the net can't be had.
@@ -225,7 +226,7 @@ def net_of(name: str, free: str = DEFAULT_NET, classes: int = 21) -> FCN:
     if name in PAPER_NETS:
         return PAPER_NETS[name].build()
     if Path(name).exists() or "/" in name:
-        return load(name)
+        return load(name, trust=trust)
     known = (*PAPER_NETS, *list_models(module=torchvision.models))
     if name not in known and ":" not in name and (close := nearest(name, known)):
         raise FullconvError(f"unknown net or backbone {name!r}{close}")

@@ -21,9 +21,6 @@ from fullconv.net.fcn import Pixels
 from fullconv.net.head import Size
 from fullconv.predict.jobs import Job
 
-FAR = 0.5  # share of pixels beyond what a net was trained on
-DARK, BRIGHT = 24, 0.001  # of 255; and the share of pixels that reach it even in dark images
-
 
 class Scene(Protocol):
     """An image to label, whose pixels are read when they are needed."""
@@ -122,29 +119,12 @@ class FileScene:
 
 
 def range_remarks(scene: FileScene, net: Described) -> Iterator[str]:
-    """Say which inputs of an image hold values far from those that the net was trained on.
-
-    Only files of more than 8 bits are judged, by what the net sees of them.
-    """
-    first, others = 0, (files[0] for files in scene.job.others.values())
+    """Say which further inputs lose values, and which are unlike those the net was trained on."""
+    others = (files[0] for files in scene.job.others.values())
     stored = (scene.header.stored, *(scene.reader.describe(path) for path in others))
-    for bits, (name, channels) in zip((e.bits for e in stored), net.inputs.items(), strict=True):
-        seen = scene.pixels[..., first : first + channels]
-        first += channels
-        if bits <= 8:
-            continue
-        low, high = net.preprocessing.ranges.get(name, (0, 2.0**bits - 1))
-        if name == COLOR:  # 0..255 stand for them
-            far = np.mean(seen == 255) > FAR or (low and np.mean(seen == 0) > FAR)
-            far = far or np.mean(seen >= DARK) < BRIGHT
-        else:
-            known = name in net.preprocessing.ranges
-            far = known and np.mean((seen < low) | (seen > high)) > FAR
-        if far:
-            yield (
-                f"its values ({name}) are far from {low:g}..{high:g}, which the model was made "
-                "for: its labels may be wrong"
-            )
+    for each in stored[1:]:
+        yield from each.input_remarks
+    yield from net.preprocessing.remarks(scene.pixels, net.inputs, [each.bits for each in stored])
 
 
 def photograph(image: Pixels, inputs: Mapping[str, int]) -> NDArray[np.uint8]:

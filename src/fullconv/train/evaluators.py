@@ -142,7 +142,7 @@ def calibrate_kept(
         WorkFailedError: the disk is full.
         FullconvError: an image can't be read.
     """
-    net = load(folder).to(device)
+    net = load(folder, trust=True).to(device)  # this training has just written it
     before = {head: own.temperature for head, own in net.heads.items()}
     fits = fit_temperatures(net, val)
     for head, own in net.heads.items():

@@ -78,7 +78,7 @@ def _target_net(settings: Settings, folder: DatasetFolder, judge: Judge) -> FCN:
         return _joined_net(settings, folder, judge, by_input)
     if not is_model(weights):
         return _net_on_classifier(settings, folder, judge, weights)
-    source = load(weights)
+    source = load(weights, trust=settings.trust)
     if fixed:
         net = _net_on_classifier(settings, folder, judge, None)
         with _of(weights):
@@ -158,7 +158,7 @@ def _joined_net(
         )
     expected = {}
     for name in net.inputs:
-        source = load(by_input[name])
+        source = load(by_input[name], trust=settings.trust)
         with _of(by_input[name]):
             _require_scale(source, net)
             take_over(source, net, name)

@@ -149,26 +149,32 @@ def make_plan(
             "single value to work on; --set batch_size=2 or more, or a larger crop"
         )
     batch = recipe.batch_size * recipe.accumulate
-    images = found.images
-    per_epoch = steps_per_epoch(images, batch)
+    per_epoch = steps_per_epoch(found.images, batch)
     whole = default_crop(height, width, reduce=reduce)
     share_of_image = min(math.prod(shown) / math.prod(whole), 1.0)
-    epochs = recipe.epochs or default_epochs(images, per_epoch * batch, share_of_image)
+    epochs = recipe.epochs or default_epochs(found.images, per_epoch * batch, share_of_image)
     steps = recipe.steps or max(round(epochs * share * per_epoch), 1)
     validation = val_images * height * width * FORWARD_SHARE
-    epoch = per_epoch * batch * shown[0] * shown[1]
+    validation_epochs = validation / (per_epoch * batch * math.prod(shown))
     return Plan(
         steps=steps,
         steps_per_epoch=per_epoch,
-        validate_every=recipe.validate_every
-        or max(
-            math.ceil(validation / epoch / VALIDATION_SHARE), steps // (per_epoch * VALIDATIONS), 1
-        ),
+        validate_every=recipe.validate_every or _between(validation_epochs, steps / per_epoch),
         crop=crop,
         workers=workers,
         seconds=seconds,
         most_steps=steps if recipe.epochs or recipe.steps else None,
     )
+
+
+def _between(validation: float, epochs: float) -> int:
+    """Return the epochs between validations that take a share of the work, and are few.
+
+    Args:
+        validation: the work of one, in epochs.
+        epochs: of the whole training.
+    """
+    return max(math.ceil(validation / VALIDATION_SHARE), int(epochs / VALIDATIONS), 1)
 
 
 def learning_rate(

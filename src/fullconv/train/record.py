@@ -85,7 +85,8 @@ class Record:
         path = out / NAME
         try:
             values = read_yaml(path.read_bytes())
-            values.setdefault("ranges", {})  # no run measured any before it was a setting
+            # Runs of old: none measured ranges, and none was asked for trust.
+            values = {"ranges": {}, "trust": False, **values}
             settings = Settings.model_validate({k: values[k] for k in Settings.model_fields})
             nets = {str(name): dict(net or {}) for name, net in values["nets"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:

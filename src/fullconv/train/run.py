@@ -15,7 +15,7 @@ import torch
 from fullconv.base.errors import FullconvError
 from fullconv.base.progress import SILENT, Reporter
 from fullconv.base.runtime import pick_device
-from fullconv.data.check import check_folder
+from fullconv.data.check import check_folder, require_several_classes
 from fullconv.data.fingerprint import Fingerprint
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.info import COLOR
@@ -121,6 +121,7 @@ class Run:
         device = pick_device(settings.device)
         folder, judge = DatasetFolder(settings.data, settings.reader), _Judge(settings, reporter)
         if not record.nets:
+            require_several_classes(folder)  # before a net is built, which takes seconds
             target = target_net(settings, folder, judge)
             folder.require_inputs(target.inputs)
             measured = judge(folder, tuple(target.inputs)).ranges
@@ -235,7 +236,7 @@ class Run:
         def start() -> FCN:
             if stage:
                 folder = self.record.folder(self.record.names[stage - 1])
-                source = load(folder)
+                source = load(folder, trust=settings.trust)
                 require_finite(source, str(folder))
             else:
                 source = self.target or target_net(settings, self.folder)

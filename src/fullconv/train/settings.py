@@ -11,7 +11,8 @@ from fullconv.base.images import MAX_PIXELS, ImageReader
 from fullconv.papers.blueprint import Blueprint
 from fullconv.train.recipe import Recipe
 
-MAY_CHANGE = ("data", "device", "max_pixels")  # of a run that is continued: where, not what
+# Of a run that is continued: where, not what.
+MAY_CHANGE = ("data", "device", "max_pixels", "trust")
 
 
 class Settings(BaseModel):
@@ -32,6 +33,7 @@ class Settings(BaseModel):
         fusion: of several inputs, early or late; None, likewise: that of the same, or else early.
         ranges: by input, the values of files of more than 8 bits that the nets see as 0 and 255;
             None, before the run has begun: those that are measured.
+        trust: whether the models in `weights` may cost what they may (see `fullconv.load`).
         recipe: all other settings.
     """
 
@@ -47,6 +49,7 @@ class Settings(BaseModel):
     inputs: tuple[str, ...] | None = None
     fusion: Literal["early", "late"] | None = None
     ranges: dict[str, tuple[float, float]] | None = None
+    trust: bool = False
     recipe: Recipe = Recipe()
 
     @property

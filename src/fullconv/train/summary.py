@@ -35,25 +35,15 @@ def summarise(
         split: where the images come from.
         measured: what each net achieved on `split`; None: what training noted of what it kept.
     """
-    last = outcome.last
+    last, trust = outcome.last, outcome.settings.trust
     per_image = measured[last.name].per_image if measured else last.per_image
     chosen = _telling(per_image, split)
     shown = []
     for trained in outcome.stages[:-1]:  # one net in memory at a time
-        shown.append(_shown(trained, load(trained.folder), chosen, measured))
+        shown.append(_shown(trained, load(trained.folder, trust=trust), chosen, measured))
         gc.collect()  # torch.fx's graphs refer to themselves: nets are not freed without
-    net = load(last.folder)
+    net = load(last.folder, trust=trust)
     results, predictions = zip(*shown, _shown(last, net, chosen, measured), strict=True)
-    examples = (
-        Example(
-            sample.name,
-            caption,
-            photograph(sample.image, net.inputs),
-            dict(zip(net.heads, sample.labels, strict=True)),
-            tuple(labelled),
-        )
-        for (caption, sample), *labelled in zip(chosen, *predictions, strict=True)
-    )
     course = (
         "stages, each started from the one before" if len(results) > 1 else "net, trained at once"
     )
@@ -66,9 +56,21 @@ def summarise(
         ),
         ignore_index=net.ignore_index,
         nets=results,
-        examples=tuple(examples),
+        examples=tuple(
+            _example(net, caption, sample, labelled)
+            for (caption, sample), *labelled in zip(chosen, *predictions, strict=True)
+        ),
         facts=_facts(outcome, net),
     )
+
+
+def _example(
+    net: FCN, caption: str, sample: LabelledImage, labelled: Sequence[dict[str, Labels]]
+) -> Example:
+    """Return an image with its truth and what each net made of it."""
+    truth = dict(zip(net.heads, sample.labels, strict=True))
+    pixels = photograph(sample.image, net.inputs)
+    return Example(sample.name, caption, pixels, truth, tuple(labelled))
 
 
 def _title(name: str) -> str:
