@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -210,9 +211,7 @@ def perturbed(part):
 )
 def test_a_disagreement_is_told_with_its_image_and_stage(part, said, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
-    form = formats.Format(
-        "onnx", ".onnx", (), ("onnx",), "onnx", perturbed(part), formats.save_onnx
-    )
+    form = replace(formats.ONNX, convert=perturbed(part))
     monkeypatch.setitem(run.FORMATS, "onnx", form)
     net = scored_net(learn_last_upscore=True)
     (tmp_path / "net.onnx").write_bytes(b"as it was")

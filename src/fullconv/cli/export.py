@@ -25,14 +25,18 @@ def command(
         ),
     ],
     precision: Annotated[
-        str, typer.Option(help="fp32, or fp16: weights alone, of half the size.")
+        str,
+        typer.Option(help="fp32, fp16 (weights alone, of half the size) or int8 (needs --data)."),
     ] = "fp32",
     output: Annotated[
         str, typer.Option(help="labels, scores or probabilities of each pixel.")
     ] = "labels",
     data: Annotated[
         Path | None,
-        typer.Option(help="Dataset folder: verify on its images, too.", metavar="DIR"),
+        typer.Option(
+            help="Dataset folder: verify on its images, too, and calibrate int8 on them.",
+            metavar="DIR",
+        ),
     ] = None,
     runtime: Annotated[
         Path | None,
@@ -81,16 +85,19 @@ def _show(done: ExportedFile) -> None:
     about = done.about
     beside = "".join(f" and {each.name}" for each in done.beside)
     print(f"{done.path}{beside}: {about.output}, {about.precision}, {done.size / 1e6:.1f} MB")
+    if about.float_layers:
+        print(f"in float, besides scores and upscores: {', '.join(about.float_layers)}")
     if about.verification is not None:
         _show_agreement(about.verification)
 
 
 def _show_agreement(found: Agreement) -> None:
-    kind = "generated images" if found.source == "generated" else "images, generated and of data"
+    kind = "generated images" if found.source == "generated" else "images, those of the data among them"
     random = ", with random scores, since the model scores nothing yet" * found.random_scores
     print(
         f"verified by {found.runtime} on {found.images} {kind}{random}: {found.labels:.3%} of "
-        f"labels are those of torch fp32; scores differ by {found.scores:.1e} of the largest"
+        "labels are those of torch fp32"
+        + (f"; scores differ by {found.scores:.1e} of the largest" if found.scores else "")
     )
     if found.mean_iu is not None:
         print(f"mean IU on the data: {found.mean_iu:.4f}, in torch fp32 {found.mean_iu_of_net:.4f}")

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from fullconv.base.errors import FullconvError
+from fullconv.export.int8 import Layers, onnx_layers, openvino_layers
 from fullconv.export.metadata import ExportMetadata
 from fullconv.export.onnx import save_onnx, to_onnx
 from fullconv.export.openvino import save_openvino, to_whole_openvino
-from fullconv.export.whole import Exported
+from fullconv.export.whole import Best, Exported, highest, highest_by_comparison
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,9 @@ class Format:
         beside: suffixes of the files that belong to it.
         packages: that write and run it.
         extra: of fullconv, which installs those.
+        best: gives the class of each pixel, as its runtime does it soonest.
         convert: returns a module's graph, in float32.
+        layers: names those of a graph.
         save: writes it with what it says of itself.
     """
 
@@ -34,7 +37,9 @@ class Format:
     beside: tuple[str, ...]
     packages: tuple[str, ...]
     extra: str
+    best: Best
     convert: Callable[[Exported], Any]
+    layers: Callable[[Any], Layers]
     save: Callable[[Any, ExportMetadata, Path], None]
 
     def require_installed(self) -> None:
@@ -55,8 +60,26 @@ class Format:
         return out
 
 
-ONNX = Format("onnx", ".onnx", (), ("onnx", "onnxruntime"), "onnx", to_onnx, save_onnx)
+ONNX = Format(
+    "onnx",
+    ".onnx",
+    (),
+    ("onnx", "onnxruntime"),
+    "onnx",
+    highest,
+    to_onnx,
+    onnx_layers,
+    save_onnx,
+)
 OPENVINO = Format(
-    "openvino", ".xml", (".bin",), ("openvino",), "openvino", to_whole_openvino, save_openvino
+    "openvino",
+    ".xml",
+    (".bin",),
+    ("openvino",),
+    "openvino",
+    highest_by_comparison,
+    to_whole_openvino,
+    openvino_layers,
+    save_openvino,
 )
 FORMATS = {each.name: each for each in (ONNX, OPENVINO)}

@@ -57,7 +57,7 @@ class Agreement(BaseModel):
             by more than `margin`.
         margin: in shares of the largest score.
         scores: the largest difference of scores, in shares of the largest score; of labels that of
-            the same graph before the argmax.
+            the same graph before the argmax. None of int8 labels.
         random_scores: whether the net scored nothing yet, and was compared with random scores.
         mean_iu: of the export on the data; None without.
         mean_iu_of_net: of the net on the same images.
@@ -70,7 +70,7 @@ class Agreement(BaseModel):
     source: Literal["generated", "data"]
     labels: float
     margin: float
-    scores: float
+    scores: float | None
     random_scores: bool = False
     mean_iu: float | None = None
     mean_iu_of_net: float | None = None

@@ -3,43 +3,28 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
-import numpy as np
-import torch
-
-from fullconv.base.errors import FullconvError, WorkFailedError, nearest, one_line
+from fullconv.base.errors import FullconvError, nearest
 from fullconv.base.images import ImageReader
 from fullconv.base.progress import SILENT, Reporter
 from fullconv.data.folder import DatasetFolder, Split
-from fullconv.export.agreement import (
-    LIMITS,
-    Compared,
-    DisagreementError,
-    compare,
-    first_apart,
-    scores_nothing,
-    with_random_scores,
-)
+from fullconv.export import int8
+from fullconv.export.attempt import Attempt, Data, QuantisedAttempt
 from fullconv.export.formats import FORMATS, ONNX, Format
-from fullconv.export.metadata import Agreement, ExportMetadata, Output, Precision
+from fullconv.export.metadata import ExportMetadata, Output, Precision
 from fullconv.export.noted import note
-from fullconv.export.opened import OpenedExport, parts_of, start
-from fullconv.export.samples import Sample, generated
 from fullconv.export.web import GRAPH, WEB, add_page, require_photos, require_place, site, size_of
 from fullconv.export.web_runtime import runtime_files
-from fullconv.export.whole import Stages, WholeNet
-from fullconv.measure.evaluation import evaluate, evaluate_labels, split_for
+from fullconv.measure.evaluation import split_for
 from fullconv.net.fcn import FCN, load
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 OUTPUTS: tuple[Output, ...] = get_args(Output)
-FEW = 8  # images of a dataset whose labels are compared one by one
-MANY = 250  # of which mean IU is measured
 
 
 @dataclass(frozen=True)
@@ -107,12 +92,13 @@ def export(settings: Settings, reporter: Reporter = SILENT) -> ExportedFile:
     form = _checked(settings)
     out = form.place(settings.out)
     net = settings.model if isinstance(settings.model, FCN) else _loaded(settings)
-    split = _split(net, settings)
+    data = _data(net, settings)
     about = ExportMetadata.of(net, settings.output, settings.precision)
     _require_distinct_names(about)
     with _beside(out) as folder:
-        attempt = _Attempt(net, form, about, folder, split)
-        verified = about.model_copy(update={"verification": attempt.verified(out, reporter)})
+        kind = Attempt if settings.precision != "int8" else QuantisedAttempt
+        attempt = kind(net, form, about, folder, data, reporter=reporter)
+        verified = attempt.verified(out)
         path = folder / out.name
         form.save(attempt.graph(net), verified, path)
         files = [path, *(path.with_suffix(suffix) for suffix in form.beside)]
@@ -157,10 +143,13 @@ def _checked(settings: Settings) -> Format:
             raise FullconvError(
                 f"{what} {value!r} is none of {', '.join(known)}{nearest(value, known)}"
             )
-    if settings.precision == "int8":
-        raise FullconvError("precision int8 is not supported yet; use --precision fp16")
     form = FORMATS[settings.format]
     form.require_installed()
+    if settings.precision == "int8":
+        if settings.data is None:
+            raise FullconvError("precision int8 needs images to calibrate with: give --data DIR")
+        if not int8.is_installed():
+            raise FullconvError("precision int8 needs nncf: pip install 'fullconv[quantize]'")
     return form
 
 
@@ -169,13 +158,17 @@ def _loaded(settings: Settings) -> FCN:
     return load(settings.model, trust=settings.trust)
 
 
-def _split(net: FCN, settings: Settings) -> Split | None:
-    """Return the images of a dataset that training has not seen, if there are such."""
+def _data(net: FCN, settings: Settings) -> Data | None:
+    """Return the images of a dataset, those for each purpose, if one was given."""
     if settings.data is None:
         return None
     folder = DatasetFolder(settings.data, settings.reader)
-    name = next((each for each in ("test", "val") if each in folder.splits), "train")
-    return split_for(net, folder, name)
+
+    def first(*names: str) -> Split:
+        name = next((each for each in names if each in folder.splits), folder.splits[0])
+        return split_for(net, folder, name)
+
+    return Data(first("train"), first("val", "test"), first("test", "val"))
 
 
 def _require_distinct_names(about: ExportMetadata) -> None:
@@ -194,96 +187,3 @@ def _beside(out: Path) -> Iterator[Path]:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         yield Path(folder)
-
-
-class _Attempt:
-    """An export that is to be verified."""
-
-    def __init__(
-        self, net: FCN, form: Format, about: ExportMetadata, folder: Path, split: Split | None
-    ) -> None:
-        self._form, self._about, self._folder, self._split = form, about, folder, split
-        self._random = scores_nothing(net)
-        self._net = with_random_scores(net) if self._random else net
-
-    def graph(self, net: FCN, output: Output | None = None) -> Any:
-        """Return the graph of a net in the format that was asked for."""
-        try:
-            return self._form.convert(WholeNet(net, output or self._about.output))
-        except Exception as error:  # converters raise what they like
-            raise WorkFailedError(
-                f"this net can't be written as {self._form.name}: {one_line(error)}"
-            ) from error
-
-    def verified(self, out: Path, reporter: Reporter) -> Agreement:
-        """Compare the export with its net; raises WorkFailedError where it is another."""
-        samples = [*generated(self._net), *(_of_data(self._split) if self._split else ())]
-        try:
-            export = self._opened("labels", self._about.output)
-            found = self._compared(export, samples)
-            scores = found.scores
-            if self._about.output == "labels":  # the same graph, before its argmax
-                scores = self._compared(self._opened("scores", "scores"), samples).scores
-        except DisagreementError as error:
-            where = self._where(error.sample)
-            raise WorkFailedError(
-                f"{out}: was not written, since it is not the same net: {error}{where}"
-            ) from error
-        except FullconvError as error:
-            raise WorkFailedError(f"{out}: was not written: {error}") from error
-        mean_iu, of_net = self._mean_iu(export, reporter)
-        return Agreement(
-            runtime=export.runtime,
-            images=found.images,
-            source="data" if self._split else "generated",
-            labels=found.labels,
-            margin=LIMITS[self._about.precision].margin,
-            scores=scores,
-            random_scores=self._random,
-            mean_iu=mean_iu,
-            mean_iu_of_net=of_net,
-        )
-
-    def _compared(self, export: OpenedExport, samples: Sequence[Sample]) -> Compared:
-        return compare(self._net, export, samples, LIMITS[self._about.precision])
-
-    def _opened(self, name: str, output: Output) -> OpenedExport:
-        path = self._folder / f"{name}.candidate{self._form.suffix}"
-        about = self._about.model_copy(update={"output": output})
-        self._form.save(self.graph(self._net, output), about, path)
-        return OpenedExport(path)
-
-    def _mean_iu(
-        self, export: OpenedExport, reporter: Reporter
-    ) -> tuple[float | None, float | None]:
-        """Return that of the export and of the net on the data; None without any."""
-        if self._split is None or self._random:
-            return None, None
-        split = self._split.few(MANY)
-        with reporter.bar(2 * len(split), "verify") as bar:
-            own = evaluate_labels(export, split, export.label, bar).mean_iu
-            return own, evaluate(self._net, split, bar=bar).mean_iu
-
-    def _where(self, sample: Sample) -> str:
-        """Return a clause that names the first stage where the export parts from the net."""
-        module = Stages(self._net)
-        path = self._folder / f"stages{self._form.suffix}"
-        self._form.save(self._form.convert(Stages(self._net)), self._about, path)
-        session = start(path, 1, torch.get_num_threads())
-        given = parts_of(sample.images, self._net.inputs, session.kinds)
-        with torch.no_grad():
-            expected = [each.numpy() for each in module(*map(torch.from_numpy, given))]
-        found = [np.asarray(each) for each in session(given)]
-        stage = first_apart(
-            dict(zip(module.stages, expected, strict=True)),
-            dict(zip(module.stages, found, strict=True)),
-            LIMITS[self._about.precision].scores,
-        )
-        return f"; they part at {stage or 'the argmax'}"
-
-
-def _of_data(split: Split) -> Iterator[Sample]:
-    few = split.few(FEW)
-    for index in range(len(few)):
-        name, image, _ = few[index]
-        yield Sample(name, image[None])

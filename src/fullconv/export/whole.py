@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,21 @@ from fullconv.export.metadata import Output, input_names, output_names
 from fullconv.net.fcn import FCN
 from fullconv.net.head import Features, Head, probabilities
 from fullconv.net.surgery import inference_twin
+
+Best = Callable[[Tensor], Tensor]
+
+
+def highest(scores: Tensor) -> Tensor:
+    """Return the class (the first of equals) with the highest of scores N x classes x H x W."""
+    return scores.max(1).indices.byte()
+
+
+def highest_by_comparison(scores: Tensor) -> Tensor:
+    """Do the same without an argmax, which is OpenVINO's slowest layer."""
+    count = scores.shape[1]
+    falling = torch.arange(count, 0, -1, dtype=scores.dtype).reshape(-1, 1, 1)
+    reached = (scores == scores.amax(1, keepdim=True)).to(scores.dtype)
+    return (count - (reached * falling).amax(1)).byte()
 
 
 class Exported(nn.Module):
@@ -50,25 +65,25 @@ class WholeNet(Exported):
             x H x W).
     """
 
-    def __init__(self, net: FCN, output: Output) -> None:
+    def __init__(self, net: FCN, output: Output, best: Best = highest) -> None:
+        """Prepare the net; `best` gives the class of each pixel of scores N x classes x H x W."""
         super().__init__(net)
-        self.output = output
+        self.output, self._best = output, best
         self.output_names = output_names(net.heads, output)
 
     def forward(self, *images: Tensor) -> tuple[Tensor, ...]:
         """Return the output of each head, in the net's order."""
         coarse, size = self.coarse(images), size_of(images)
         return tuple(
-            self._output(head, head.upsample(coarse[name], size))
-            for name, head in self.net.heads.items()
+            self._output(head, coarse[name], size) for name, head in self.net.heads.items()
         )
 
-    def _output(self, head: Head, scores: Tensor) -> Tensor:
-        if self.output == "scores":
-            return scores
-        if self.output == "probabilities":
-            return probabilities(scores, head.temperature)
-        return scores.max(1).indices.byte()
+    def _output(self, head: Head, coarse: Tensor, size: tuple[int, int]) -> Tensor:
+        if self.output == "labels":  # of less data than scores, to be cropped
+            upscore = head.last_upscore
+            return upscore.cropped(self._best(upscore.enlarged(coarse)), size)
+        scores = head.upsample(coarse, size)
+        return probabilities(scores, head.temperature) if self.output != "scores" else scores
 
 
 class Stages(Exported):

@@ -85,9 +85,13 @@ class Upscore(nn.Module):
 
     def forward(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
         """Enlarge to `size` (H, W): cells of the finer grid, whose first is the image's first."""
+        return self.cropped(self.enlarged(scores), size)
+
+    def cropped(self, enlarged: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return `size` (H, W) cells of an enlarged map, of those that lie on the image."""
         v, h = self.vertical, self.horizontal
         height, width = size
-        return self.enlarged(scores)[..., v.crop : v.crop + height, h.crop : h.crop + width]
+        return enlarged[..., v.crop : v.crop + height, h.crop : h.crop + width]
 
     def fuse(self, scores: Tensor, skip: Tensor) -> Tensor:
         """Enlarge and add a skip's scores; where the enlarged map is the smaller, crop the skip."""
