@@ -18,8 +18,8 @@ from fullconv.export import formats, run
 from fullconv.export.metadata import ExportMetadata
 from fullconv.export.opened import OpenedExport, is_export
 from fullconv.export.run import Settings, export
+from fullconv.export.whole import WholeNet
 from fullconv.net.fcn import FCN
-from fullconv.net.head import Head
 from fullconv.net.preprocessing import Preprocessing
 
 
@@ -228,7 +228,7 @@ def test_what_can_t_be_converted_is_told_in_a_line(tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("no\nsuch operator")
 
-    monkeypatch.setattr(Head, "upsample", fail)
+    monkeypatch.setattr(WholeNet, "forward", fail)
     torch.manual_seed(0)
     with pytest.raises(WorkFailedError, match="as onnx: no such operator"):
         exported(FCN(NarrowVGG(), 8, 4).eval(), tmp_path, "onnx")

@@ -17,7 +17,7 @@ from torch import nn
 from fullconv import FCN
 from fullconv.base.errors import FullconvError, one_line
 from fullconv.base.progress import Reporter
-from fullconv.export import verification
+from fullconv.export import int8, verification
 from fullconv.export.verification import REFERENCE, EngineConfig, Notes, Verification
 from fullconv.predict import choice, engines
 from fullconv.predict.choice import AT_ONCE, Asked, choose
@@ -396,17 +396,22 @@ def test_real_engines_are_measured_and_remembered(monkeypatch):
 def test_what_there_is_on_a_cpu_is_installed(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     monkeypatch.setattr(engines, "is_installed", lambda engine: engine != "onnxruntime")
+    monkeypatch.setattr(int8, "is_installed", lambda: True)
     found = configs("auto", "auto", CPU)
     assert found[0] == REFERENCE
     assert {config.engine for config in found} == {"torch", "openvino"}
-    assert len(found) == len(set(found)) == 6
-    assert set(configs("openvino", "auto", CPU)) == {OPENVINO, OPENVINO_BF16}
+    assert len(found) == len(set(found)) == 7
+    openvino_int8 = EngineConfig("openvino", "int8")
+    assert set(configs("openvino", "auto", CPU)) == {OPENVINO, OPENVINO_BF16, openvino_int8}
+    assert configs("auto", "int8", CPU) == [openvino_int8]
     assert set(configs("auto", "fp32", CPU)) == {
         REFERENCE,
         OPENVINO,
         EngineConfig("torch", "fp32", True),
     }
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False, "avx2": True})
+    assert {config.precision for config in configs("auto", "auto", CPU)} == {"fp32", "int8"}
+    monkeypatch.setattr(int8, "is_installed", lambda: False)
     assert {config.precision for config in configs("auto", "auto", CPU)} == {"fp32"}
     assert EngineConfig("torch", "bf16") in configs(
         "auto", "bf16", CPU
@@ -426,8 +431,9 @@ def test_what_there_is_beside_a_cpu_is_torch_s(monkeypatch):
     ("asked", "reason"),
     [
         (("torhc", "auto", "auto"), "engine 'torhc' is none of auto, .*did you mean torch"),
-        (("auto", "bf61", "auto"), "precision 'bf61' is none of auto, fp32, bf16; .*bf16"),
-        (("auto", "int8", "auto"), "precision int8 is not supported yet"),
+        (("auto", "bf61", "auto"), "precision 'bf61' is none of auto, fp32, bf16, int8; .*bf16"),
+        (("torch", "int8", "auto"), "engine torch knows no int8"),
+        (("auto", "int8", "cuda"), "int8 works on the CPU only"),
         (("openvino", "fp32", "cuda"), "engine openvino works on the CPU only"),
         (("onnxruntime", "bf16", "cpu"), "engine onnxruntime knows no bf16"),
     ],

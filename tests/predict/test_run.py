@@ -14,6 +14,7 @@ from PIL import Image
 from prediction import depth_image, picture, pixels_of, spoil
 
 import fullconv
+from fullconv.export import int8
 from fullconv.export.verification import REFERENCE, Notes, Verification
 from fullconv.net import rehearsal
 from fullconv.predict.engines import configs, is_installed
@@ -188,7 +189,7 @@ def test_predict_obeys_max_pixels(tmp_path, capsys, command_line, random_model):
 REFUSALS = {
     "engine": (["--engine", "opnvino"], "did you mean openvino"),
     "both": (["--engine", "onnxruntime", "--precision", "bf16"], "onnxruntime"),
-    "precision": (["--precision", "int8"], "precision int8 is not supported yet"),
+    "precision": (["--precision", "int8", "--engine", "torch"], "engine torch knows no int8"),
     "device": (["--device", "tpu"], "device 'tpu' is none of auto, cpu, cuda, mps"),
     "input": (["nothing.jpg"], "nothing.jpg: no such file or folder"),
     "out": (["--out", "/proc/x"], "/proc/x: can't write there"),
@@ -337,3 +338,20 @@ def test_a_model_that_costs_too_much_is_labelled_with_if_it_is_trusted(
     assert not (tmp_path / "out").exists()
     assert command_line(*words, "--trust") == 0
     assert (tmp_path / "out" / "a.png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (is_installed("openvino") and int8.is_installed()), reason="needs openvino and nncf"
+)
+def test_predict_in_int8_is_calibrated_on_the_first_images(tmp_path, command_line, random_model):
+    for index in range(3):
+        picture(tmp_path / f"in/{index}.png", (70 + index, 90), seed=index)
+    words = ["predict", random_model, tmp_path / "in", "--precision", "int8", "--quiet"]
+    assert command_line(*words, "--out", tmp_path / "out") == 0
+    net = fullconv.load(random_model)
+    same = [
+        (pixels_of(tmp_path / f"out/{n}.png") == net.predict(tmp_path / f"in/{n}.png")).mean()
+        for n in range(3)
+    ]
+    assert 0.6 < np.mean(same) < 1  # of random weights, on noise

@@ -92,7 +92,11 @@ def _show(done: ExportedFile) -> None:
 
 
 def _show_agreement(found: Agreement) -> None:
-    kind = "generated images" if found.source == "generated" else "images, those of the data among them"
+    kind = (
+        "generated images"
+        if found.source == "generated"
+        else "images, those of the data among them"
+    )
     random = ", with random scores, since the model scores nothing yet" * found.random_scores
     print(
         f"verified by {found.runtime} on {found.images} {kind}{random}: {found.labels:.3%} of "

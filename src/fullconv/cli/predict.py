@@ -48,7 +48,10 @@ def command(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.", metavar="DIR")],
     engine: Annotated[str, typer.Option(help="auto, torch, openvino or onnxruntime.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    precision: Annotated[
+        str,
+        typer.Option(help="auto, fp32, bf16, or int8, which is calibrated on the first images."),
+    ] = "auto",
     scores: Annotated[
         bool,
         typer.Option("--scores", help="Write each pixel's class probabilities, calibrated, too."),

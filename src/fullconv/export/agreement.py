@@ -65,12 +65,12 @@ class Compared:
     Attributes:
         images: how many.
         labels: share of equal ones, of those that are not close (see `Limits`).
-        scores: the largest difference, in shares of the largest score.
+        scores: the largest difference, in shares of the largest score; None of mere labels.
     """
 
     images: int
     labels: float
-    scores: float
+    scores: float | None
 
 
 @torch.no_grad()
@@ -117,7 +117,7 @@ def compare(net: FCN, export: OpenedExport, samples: Iterable[Sample], limits: L
     share = equal / compared if compared else 1.0
     if last is not None and share < limits.labels:
         raise _disagreement(last, ", ".join(net.heads), share, worst, limits)
-    return Compared(images, share, worst)
+    return Compared(images, share, None if export.about.output == "labels" else worst)
 
 
 def _labels(found: NDArray[Any], scores: NDArray[Any], margin: float) -> tuple[int, int]:

@@ -26,8 +26,9 @@ def highest_by_comparison(scores: Tensor) -> Tensor:
     """Do the same without an argmax, which is OpenVINO's slowest layer."""
     count = scores.shape[1]
     falling = torch.arange(count, 0, -1, dtype=scores.dtype).reshape(-1, 1, 1)
-    reached = (scores == scores.amax(1, keepdim=True)).to(scores.dtype)
-    return (count - (reached * falling).amax(1)).byte()
+    nothing = torch.zeros((), dtype=scores.dtype)
+    reached = torch.where(scores == scores.amax(1, keepdim=True), falling, nothing)
+    return (count - reached.amax(1)).byte()
 
 
 class Exported(nn.Module):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fullconv.base.progress import SILENT, Reporter
+from fullconv.export.int8 import CALIBRATION
 from fullconv.export.verification import (
     REFERENCE,
     EngineConfig,
@@ -28,14 +29,18 @@ if TYPE_CHECKING:
     from fullconv.net.fcn import FCN
     from fullconv.predict.engines.engine import Engine
 
-LEAST_AGREEMENT = {"fp32": 0.9999, "bf16": 0.995}  # share of labels that are the reference's
+LEAST_AGREEMENT = {
+    "fp32": 0.9999,
+    "bf16": 0.995,
+    "int8": 0.995,
+}  # share of labels that are the reference's
 AT_ONCE = 4  # images worked on side by side: more would cost memory
 SAMPLES = 4  # images that engines are measured on
 LONG = 0.5  # seconds; where an image takes the reference so long, it is worked on alone
 # What it costs to try an engine: seconds, as a rule, to get it ready, and some images' time; and
 # how many times that the work that is left must cost for it to be tried.
 TRIAL = {"torch": 0.5, "openvino": 1.5, "onnxruntime": 1.5}
-COMPILING = 60.0
+COMPILING, QUANTISING = 60.0, 20.0
 TRIAL_IMAGES = 3
 REPAYS = 2.0
 
@@ -74,7 +79,13 @@ class Asked:
     @property
     def least_agreement(self) -> dict[str, float]:
         """What share of an engine's labels must be the reference's, by its precision."""
-        return {**LEAST_AGREEMENT, "bf16": 0.0} if self.precision == "bf16" else LEAST_AGREEMENT
+        by_name = {self.precision: 0.0} if self.precision in ("bf16", "int8") else {}
+        return LEAST_AGREEMENT | by_name
+
+    @property
+    def samples(self) -> int:
+        """How many images to measure engines on, or to calibrate int8 on."""
+        return CALIBRATION if self.precision == "int8" else SAMPLES
 
 
 def choose(
@@ -89,7 +100,7 @@ def choose(
     Engines are measured on the run's first images, where the work is long enough to repay that, and
     the results are noted of this net on this machine; while nothing is known, torch works in
     float32. Left out is an engine that fails, and one of whose labels too few are those of torch in
-    float32 (unless bf16 was asked for by name).
+    float32 (unless bf16 or int8 was asked for by name).
 
     Args:
         net: the net, on the device where it is to work.
@@ -103,7 +114,7 @@ def choose(
     """
     options = configs(asked.engine, asked.precision, net.device)
     plain = next((config for config in options if config.engine == "torch"), options[0])
-    samples = first(SAMPLES) if options != [plain] or plain.engine != "torch" else []
+    samples = first(asked.samples) if options != [plain] or plain.engine != "torch" else []
     if len(options) == 1 or not samples:
         return Choice(plain, build(net, plain, samples, min(asked.images, AT_ONCE)))
     trials = _Trials(net, asked, samples, reporter, clock)
@@ -176,6 +187,7 @@ class _Trials:
             return False
         best = min(working) if working else self._reference_seconds()
         trial = COMPILING if config.compiled else TRIAL[config.engine]
+        trial += QUANTISING * (config.precision == "int8")
         return images * best > REPAYS * (trial + TRIAL_IMAGES * best)
 
     def _reference_seconds(self) -> float:

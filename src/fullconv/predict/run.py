@@ -33,7 +33,7 @@ class Settings:
         out: folder of all results.
         further: ``NAME=DIR`` for each further input of the net.
         engine: "auto", "torch", "openvino" or "onnxruntime".
-        precision: "auto", "fp32" or "bf16".
+        precision: "auto", "fp32", "bf16", or "int8", which is calibrated on the first images.
         device: "auto", "cpu", "cuda" or "mps"; of a net, where it is.
         scores: whether to write each pixel's probabilities, too.
         tta: whether to look at each image's mirror, too.

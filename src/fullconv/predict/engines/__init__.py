@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fullconv.base.errors import FullconvError, nearest, one_line
+from fullconv.export import int8
 from fullconv.export.verification import EngineConfig
 from fullconv.predict.engines.errors import EngineError
 
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
     from fullconv.predict.engines.engine import Engine
 
 ENGINES = ("auto", "torch", "openvino", "onnxruntime")
-PRECISIONS = ("auto", "fp32", "bf16")
-PLANNED_PRECISIONS = ("int8",)
+PRECISIONS = ("auto", "fp32", "bf16", "int8")
 
 
 def check(engine: str, precision: str, device: str) -> None:
@@ -37,9 +37,9 @@ def check(engine: str, precision: str, device: str) -> None:
         FullconvError: the message says what to do.
     """
     _require("engine", engine, ENGINES)
-    if precision in PLANNED_PRECISIONS:
-        raise FullconvError(f"precision {precision} is not supported yet; use --precision fp32")
     _require("precision", precision, PRECISIONS)
+    if precision == "int8":
+        _require_int8(engine, device)
     if engine in ("auto", "torch"):
         return
     if not is_installed(engine):
@@ -52,6 +52,18 @@ def check(engine: str, precision: str, device: str) -> None:
         raise FullconvError(f"engine {engine} works on the CPU only; use --device cpu")
     if engine == "onnxruntime" and precision == "bf16":
         raise FullconvError("engine onnxruntime knows no bf16 on CPUs; use --precision fp32")
+
+
+def _require_int8(engine: str, device: str) -> None:
+    """Refuse int8 where nothing computes in it."""
+    if engine not in ("auto", "openvino"):
+        raise FullconvError(f"engine {engine} knows no int8; use --engine openvino")
+    if device not in ("auto", "cpu"):
+        raise FullconvError("int8 works on the CPU only; use --device cpu")
+    if not (is_installed("openvino") and int8.is_installed()):
+        raise FullconvError(
+            "precision int8 needs openvino and nncf: pip install 'fullconv[openvino,quantize]'"
+        )
 
 
 def is_installed(engine: str) -> bool:
@@ -72,6 +84,7 @@ def configs(engine: str, precision: str, device: torch.device) -> list[EngineCon
         EngineConfig("torch"),
         EngineConfig("openvino"),
         EngineConfig("openvino", "bf16"),
+        EngineConfig("openvino", "int8"),
         EngineConfig("onnxruntime"),
         EngineConfig("torch", "bf16"),
         EngineConfig("torch", "bf16", compiled=True),
@@ -83,6 +96,8 @@ def configs(engine: str, precision: str, device: torch.device) -> list[EngineCon
         found = [config for config in found if config.engine == "torch"]
     if device.type == "mps":
         found = [config for config in found if not config.compiled]
+    if not int8.is_installed():
+        found = [config for config in found if config.precision != "int8"]
     if precision == "auto" and not _has_bf16(device):
         found = [config for config in found if config.precision != "bf16"]
     return [
@@ -100,14 +115,15 @@ def build(
     Args:
         net: the net.
         config: what works it out.
-        samples: it is made ready for images such as the first, if there is one.
+        samples: it is made ready for images such as the first, if there is one; int8 is calibrated
+            on all of them.
         at_once: how many images to work on side by side at most.
 
     Raises:
         EngineError: it can't.
     """
     try:
-        engine = _engine(net, config, at_once)
+        engine = _engine(net, config, samples, at_once)
         for image in samples[:1]:
             engine.prepare(image)
         return engine
@@ -117,7 +133,7 @@ def build(
         raise EngineError(f"engine {config} can't work out this net: {one_line(error)}") from error
 
 
-def _engine(net: FCN, config: EngineConfig, at_once: int) -> Engine:
+def _engine(net: FCN, config: EngineConfig, samples: Sequence[Pixels], at_once: int) -> Engine:
     from fullconv.net.rewrites.by_size import TwinBySize
     from fullconv.predict.engines.engine import Engine, Runtime
 
@@ -134,7 +150,7 @@ def _engine(net: FCN, config: EngineConfig, at_once: int) -> Engine:
     if config.engine == "openvino":
         from fullconv.predict.engines.openvino_engine import OpenVINO
 
-        runtime = OpenVINO(config.precision)
+        runtime = OpenVINO(config.precision, samples)
     else:
         from fullconv.predict.engines.onnxruntime_engine import ONNXRuntime
 

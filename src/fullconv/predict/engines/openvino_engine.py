@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fullconv.export.int8 import openvino_layers, quantised
 from fullconv.export.openvino import core, import_openvino, to_openvino
 from fullconv.export.verification import Precision
 from fullconv.net.fcn import FCN, Pixels
+from fullconv.net.head import Size
 from fullconv.net.rewrites.by_size import Twin
 from fullconv.predict.engines.engine import Run, Share
 from fullconv.predict.engines.errors import EngineError
@@ -29,15 +31,30 @@ class OpenVINO:
     have to be compiled anew.
     """
 
-    def __init__(self, precision: Precision = "fp32") -> None:
-        """Check that the CPU has the precision; raises EngineError where it hasn't."""
+    def __init__(self, precision: Precision = "fp32", samples: Sequence[Pixels] = ()) -> None:
+        """Settle how to work.
+
+        Args:
+            precision: of convolutions; int8 of those of the trunk.
+            samples: images that int8 is calibrated on.
+
+        Raises:
+            EngineError: the CPU hasn't the precision, or int8 has no images.
+        """
+        samples = [image for image in samples if min(image.shape[:2]) >= SMALL]
+        if precision == "int8" and not samples:
+            raise EngineError(
+                f"int8 is calibrated on the first images, and none of them has {SMALL} pixels a "
+                "side; use --precision fp32"
+            )
         if precision == "bf16" and "BF16" not in core().get_property(
             "CPU", "OPTIMIZATION_CAPABILITIES"
         ):
             raise EngineError("engine openvino has no bf16 on this CPU; use --precision fp32")
-        self._hint = {"fp32": "f32", "bf16": "bf16"}[precision]
-        self._precision = precision
-        self._graph = functools.cache(to_openvino)
+        self._hint = {"bf16": "bf16"}.get(precision, "f32")
+        self._precision: Precision = "bf16" if precision == "bf16" else "fp32"  # of small images
+        self._samples = samples if precision == "int8" else ()
+        self._graph = functools.cache(self._converted)
 
     def start(self, twin: Twin, kind: np.dtype[Any], share: Share) -> Run:
         """Return what works out coarse scores (see `Runtime`)."""
@@ -51,6 +68,18 @@ class OpenVINO:
             "PERFORMANCE_HINT": "LATENCY" if share.at_once == 1 else "THROUGHPUT",
         }
         return core().compile_model(self._graph(twin.net, kind, twin.size), "CPU", settings)
+
+    def _converted(self, net: FCN, kind: np.dtype[Any], size: Size | None) -> Any:
+        graph = to_openvino(net, kind, size)
+        if not self._samples:
+            return graph
+        (name,) = graph.inputs[0].get_names()
+        images = [
+            {name: image[None].astype(kind)}
+            for image in self._samples
+            if size in (None, image.shape[:2])
+        ]
+        return quantised(graph, openvino_layers(graph), images) if images else graph
 
     def _of_small(self, net: FCN, kind: np.dtype[Any], share: Share) -> Run:
         """Return what works on small images in OpenVINO's place, made ready when there is one."""
