@@ -101,6 +101,12 @@ def compare(net: FCN, export: OpenedExport, samples: Iterable[Sample], limits: L
         found, truth = export.outputs(sample.images), reference(net, sample)
         for name, head in net.heads.items():
             scores = truth[name].numpy()
+            if found[name].shape != _shape(scores, export.about.output):
+                raise DisagreementError(
+                    f"on {sample.name} its {export.about.output} ({name}) are of shape "
+                    f"{found[name].shape}",
+                    sample,
+                )
             if export.about.output == "probabilities":
                 expected = probabilities(truth[name], head.temperature).numpy()
             else:
@@ -118,6 +124,10 @@ def compare(net: FCN, export: OpenedExport, samples: Iterable[Sample], limits: L
     if last is not None and share < limits.labels:
         raise _disagreement(last, ", ".join(net.heads), share, worst, limits)
     return Compared(images, share, None if export.about.output == "labels" else worst)
+
+
+def _shape(scores: NDArray[Any], output: str) -> tuple[int, ...]:
+    return scores.shape if output != "labels" else (scores.shape[0], *scores.shape[2:])
 
 
 def _labels(found: NDArray[Any], scores: NDArray[Any], margin: float) -> tuple[int, int]:

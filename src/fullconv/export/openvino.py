@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fullconv.export.coarse import CoarseScores, Size, example_of
 from fullconv.export.metadata import KEY, ExportMetadata
@@ -39,7 +40,14 @@ def to_openvino(net: FCN, kind: np.dtype[Any], size: Size | None = None) -> Any:
 
 
 def to_whole_openvino(module: Exported) -> Any:
-    """Return a module's graph as OpenVINO's Model, for any number and size of images."""
+    """Return a module's graph as OpenVINO's Model, for any number and size of images.
+
+    Its poolings that round up are replaced in `module`, since OpenVINO errs where one's window is
+    larger than its map.
+    """
+    for part in list(module.modules()):
+        for name, layer in part.named_children():
+            setattr(part, name, PaddedPool.of(layer))
 
     def outputs(*images: Tensor) -> tuple[Tensor, ...]:
         return module(*images)  # type: ignore[no-any-return]
@@ -56,6 +64,28 @@ def to_whole_openvino(module: Exported) -> Any:
         place.set_names({name})
     graph.validate_nodes_and_infer_types()
     return graph
+
+
+class PaddedPool(nn.Module):
+    """A largest-value pooling that rounds up, as padding and one that rounds down."""
+
+    def __init__(self, pool: nn.MaxPool2d) -> None:
+        super().__init__()
+        self._pool = nn.MaxPool2d(pool.kernel_size, pool.stride)
+        strides = pool.stride if isinstance(pool.stride, tuple) else (pool.stride,) * 2
+        self._margins = (0, strides[1] - 1, 0, strides[0] - 1)
+
+    @classmethod
+    def of(cls, layer: nn.Module) -> nn.Module:
+        """Return this in place of a layer that it is equal to; else the layer."""
+        if not isinstance(layer, nn.MaxPool2d) or not layer.ceil_mode or layer.dilation != 1:
+            return layer
+        return layer if layer.padding not in (0, (0, 0)) else cls(layer)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Pool N x C x H x W features."""
+        padded = F.pad(features, self._margins, value=float("-inf"))
+        return self._pool(padded)  # type: ignore[no-any-return]
 
 
 def save_openvino(graph: Any, about: ExportMetadata, path: Path) -> None:

@@ -1,0 +1,39 @@
+"""Every trunk of the libraries' as a file: no size of an image is baked in, no border differs."""
+
+from __future__ import annotations
+
+import pytest
+from exports import FORMATS, by_hand, exported, photo, scored_net
+from nets import TIMM, TORCHVISION, classifier
+
+from fullconv.base.errors import FullconvError
+from fullconv.export.opened import OpenedExport
+from fullconv.net.fcn import FCN
+
+
+def finest(name: str) -> FCN:
+    """Return an FCN-8s on a trunk or, where it has no such stride, an FCN-32s."""
+    try:
+        return scored_net(classifier(name), 8)
+    except FullconvError:
+        return scored_net(classifier(name), 32)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == "squeezenet1_0" else pytest.mark.slow)
+        for name in (*TORCHVISION, *TIMM)
+    ],
+)
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_trunk_as_a_file(name, form, tmp_path):
+    net = finest(name)
+    opened = OpenedExport(exported(net, tmp_path, form, output="scores").path)
+    for seed, size in enumerate(((1, 1), (66, 67), (45, 130))):
+        image = photo(size, seed)[None]
+        truth = by_hand(net, image)["labels"]
+        found = opened.outputs(image)["labels"]
+        assert found.shape == tuple(truth.shape)
+        apart = abs(found - truth.numpy()).max() / max(float(truth.abs().max()), 1.0)
+        assert apart < 1e-4, size
