@@ -34,7 +34,8 @@ def command(
         typer.Argument(metavar="MODEL|EXPORT", help="A model folder (or a Hub id), or its export."),
     ],
     inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT...", help="Images, folders, or quoted globs.")
+        list[str],
+        typer.Argument(metavar="INPUT...", help="Images, folders, quoted globs; or films."),
     ],
     *,
     further: Annotated[
@@ -96,6 +97,10 @@ def command(
     width, the probabilities). Images below a folder keep their relative paths. The results of a
     model with several heads go to OUT/HEAD instead of OUT.
 
+    Films (such as film.mp4, named by their files) need the extra: pip install 'fullconv[video]'.
+    Of each, OUT/film/000001.png and so on are the frames' labels, and OUT/overlay/film.mp4 is the
+    film tinted, at its own times and upright, with its sound.
+
     Probabilities are softmax(scores / temperature); the temperature is in the model's config.json.
     Training fits it on val: on such images, of labels with probability 0.8 about eight in ten are
     right. Converted models, and those trained by earlier versions, have 1, which promises nothing.
@@ -128,6 +133,9 @@ def command(
         _show(prediction)
     if prediction.failures:
         failed, images = len(prediction.failures), prediction.summary.images
+        if prediction.films:
+            failed, images = len({each.source for each in prediction.failures}), prediction.films
+            raise WorkFailedError(f"{failed} of {images} films could not be labelled whole")
         raise WorkFailedError(f"{failed} of {images} inputs failed")
 
 

@@ -21,6 +21,7 @@ from fullconv.predict.jobs import Job, further_folders, make_folders, plan
 from fullconv.predict.labeller import AnyLabeller, Labeller
 from fullconv.predict.memory import ExportMemory, Memory, Room, Tiling
 from fullconv.predict.stream import Failure, Summary, first_images, label_files, write_unsure
+from fullconv.predict.video import Films, is_film, label_films, plan_films
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Settings:
 
     Attributes:
         model: a model folder, a Hub id, an exported file, or a net.
-        inputs: files, folders and globs.
+        inputs: files, folders and globs of images; or films.
         out: folder of all results.
         further: ``NAME=DIR`` for each further input of the net.
         engine: "auto", "torch", "openvino" or "onnxruntime".
@@ -85,6 +86,7 @@ class Prediction:
         config: the engine that worked.
         verification: what it is worth; None if it was taken unmeasured.
         places: where the results are.
+        films: how many inputs were films; the summary's images are their frames then.
     """
 
     summary: Summary
@@ -92,6 +94,7 @@ class Prediction:
     config: EngineConfig
     verification: Verification | None
     places: Places
+    films: int = 0
 
     @property
     def done(self) -> int:
@@ -127,10 +130,12 @@ def run(settings: Settings, reporter: Reporter = SILENT) -> Prediction:
     reader = net.preprocessing.reader(settings.reader)
 
     def first(count: int) -> list[Pixels]:
+        if isinstance(jobs, Films):
+            return jobs.first(count)
         return first_images(jobs, net.inputs, count, reader, memory)
 
     memory = Memory(net, settings.memory, tta=settings.tta, tiling=settings.tiling)
-    asked = Asked(len(jobs), settings.engine, settings.precision, _folder(settings))
+    asked = Asked(_count(jobs), settings.engine, settings.precision, _folder(settings))
     choice = choose(net, asked, first, reporter)
     label = Labeller(net, choice.engine, tta=settings.tta)
     summary = _labelled(settings, label, jobs, memory, reporter)
@@ -154,16 +159,28 @@ def _by_export(settings: Settings, reporter: Reporter) -> Prediction:
     )
     jobs = _planned(settings, known, reporter)
     reader = known.preprocessing.reader(settings.reader)
-    samples = first_images(jobs, known.inputs, 1, reader)
-    export = opened_for(known, len(jobs), samples[0] if samples else None)
+    samples = (
+        jobs.first(1) if isinstance(jobs, Films) else first_images(jobs, known.inputs, 1, reader)
+    )
+    export = opened_for(known, _count(jobs), samples[0] if samples else None)
     memory = ExportMemory(export.about, settings.memory)
     summary = _labelled(settings, ExportLabeller(export), jobs, memory, reporter)
     config = EngineConfig(SUFFIXES[path.suffix.lower()], export.about.precision)
     return _prediction(settings, export, summary, config, None)
 
 
-def _planned(settings: Settings, net: Described, reporter: Reporter) -> tuple[Job, ...]:
-    """Plan a job for each image, and make the folders of its results."""
+def _planned(settings: Settings, net: Described, reporter: Reporter) -> tuple[Job, ...] | Films:
+    """Plan a job for each image or film, and make the folders of its results."""
+    if any(map(is_film, settings.inputs)):
+        films = plan_films(
+            settings.inputs,
+            settings.out,
+            scores=settings.scores,
+            heads=_several(net),
+            net_inputs=net.inputs,
+        )
+        films.make_folders()
+        return films
     jobs = plan(
         settings.inputs,
         settings.out,
@@ -177,11 +194,19 @@ def _planned(settings: Settings, net: Described, reporter: Reporter) -> tuple[Jo
 
 
 def _labelled(
-    settings: Settings, label: AnyLabeller, jobs: tuple[Job, ...], memory: Room, reporter: Reporter
+    settings: Settings,
+    label: AnyLabeller,
+    jobs: tuple[Job, ...] | Films,
+    memory: Room,
+    reporter: Reporter,
 ) -> Summary:
     reader = label.net.preprocessing.reader(settings.reader)
-    with reporter.bar(len(jobs), "predict") as bar:
-        summary = label_files(label, jobs, bar, reader=reader, memory=memory)
+    unit = "frames" if isinstance(jobs, Films) else "images"
+    with reporter.bar(_count(jobs), "predict", unit=unit) as bar:
+        if isinstance(jobs, Films):
+            summary = label_films(label, jobs, bar, memory=memory)
+        else:
+            summary = label_files(label, jobs, bar, reader=reader, memory=memory)
     if summary.failed < summary.images:
         write_unsure(summary, settings.out)
     return summary
@@ -195,7 +220,13 @@ def _prediction(
     verification: Verification | None,
 ) -> Prediction:
     places = _places(settings, _several(net), unsure=bool(summary.unsure))
-    return Prediction(summary, dict(net.heads.items()), config, verification, places)
+    films = sum(map(is_film, settings.inputs))
+    return Prediction(summary, dict(net.heads.items()), config, verification, places, films)
+
+
+def _count(jobs: tuple[Job, ...] | Films) -> int:
+    """Return how many images there are, or about how many frames."""
+    return jobs.frames if isinstance(jobs, Films) else len(jobs)
 
 
 def _several(net: Described) -> tuple[str, ...]:
