@@ -27,6 +27,7 @@ print(faults())
 """
 
 
+@pytest.mark.slow  # four processes
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not the GNU C library")
 def test_blocks_are_not_given_anew():
     def faults(size, how):

@@ -411,6 +411,7 @@ def test_it_compiles_in_one_piece():
         assert torch.allclose(compiled(images), net.coarse(images), rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_openvino_runs_it():
     openvino = pytest.importorskip("openvino")
     net, faster, images = narrow_float_net()

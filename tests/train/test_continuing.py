@@ -33,6 +33,7 @@ SETTINGS = (
     "workers=0",
     "precision=fp32",
     "crop=32",
+    "magnify=1",
     "validate_every=1",
 )
 

@@ -18,7 +18,7 @@ from fullconv.base.errors import FullconvError
 from fullconv.train import checkpoint, loop
 from fullconv.train.recipe import read_recipe
 
-SETTINGS = ["epochs=6", "batch_size=2", "precision=fp32", "workers=0", "lr=0.003"]
+SETTINGS = ["epochs=6", "batch_size=2", "precision=fp32", "workers=0", "lr=0.003", "magnify=1"]
 
 
 AS_THE_PAPER = (
@@ -106,14 +106,24 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("options", "settings"),
     [
-        ({"backbone": "squeezenet1_1", "model": "fcn16s"}, ("ema=0.9", "accumulate=3")),  # dropout
         (
+            {"backbone": "squeezenet1_1", "model": "fcn16s"},
+            ("ema=0.9", "accumulate=3", "magnify=2"),
+        ),
+        pytest.param(
             {"backbone": "shufflenet_v2_x0_5"},
             ("epochs=3", "optimizer=sgd", "lr=0.1", "class_weights=balanced"),
+            marks=pytest.mark.slow,
         ),
-        ({"backbone": "squeezenet1_1", "model": "fcn16s"}, AS_THE_PAPER),
+        pytest.param(
+            {"backbone": "squeezenet1_1", "model": "fcn16s"}, AS_THE_PAPER, marks=pytest.mark.slow
+        ),
     ],
-    ids=["dropout-ema-accumulation", "batch_norm-sgd-balanced", "whole-replacement-sampled"],
+    ids=[
+        "dropout-ema-accumulation-magnified",
+        "batch_norm-sgd-balanced",
+        "whole-replacement-sampled",
+    ],
 )
 def test_resumed_within_an_epoch(
     data: Path,
@@ -135,6 +145,7 @@ def test_resumed_within_an_epoch(
     assert_same_result(whole, resumed)
 
 
+@pytest.mark.slow
 def test_resumed_from_the_last_save_though_more_was_done(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +160,7 @@ def test_resumed_from_the_last_save_though_more_was_done(
     assert_same_result(whole, trained(tmp_path / "cut", {}, resume=True))
 
 
+@pytest.mark.slow
 def test_two_runs_are_equal_and_workers_change_nothing(data: Path, tmp_path: Path) -> None:
     options = {"backbone": "squeezenet1_1", "model": "fcn16s"}
     one, two, three = (
@@ -162,6 +174,7 @@ def test_two_runs_are_equal_and_workers_change_nothing(data: Path, tmp_path: Pat
     assert_same(load_file(one / "model.safetensors"), load_file(three / "model.safetensors"))
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_model(data: Path, tmp_path: Path) -> None:
     options = {"backbone": "squeezenet1_1", "model": "fcn16s"}
     one, two = (
