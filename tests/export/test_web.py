@@ -23,13 +23,16 @@ from PIL import Image, ImageCms
 from rasterio.features import rasterize
 
 import fullconv
-from fullconv.base.errors import FullconvError
+from fullconv.base.errors import FullconvError, WorkFailedError
 from fullconv.base.images import ImageReader
 from fullconv.base.palette import palette_image
-from fullconv.export import web_runtime
+from fullconv.export import int8, web_runtime
+from fullconv.export.formats import ONNX
+from fullconv.export.metadata import ExportMetadata
 from fullconv.export.run import Settings, export
 from fullconv.export.web import page_files, require_place, tile_of
 from fullconv.export.web_runtime import runtime_files, runtime_here
+from fullconv.export.whole import WholeNet
 
 SHARED = os.environ.get("FULLCONV_SHARED")
 PHONE = {"width": 375, "height": 740}
@@ -143,18 +146,40 @@ def test_what_no_page_can_show_is_refused(net, options, told, tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.usefixtures("no_runtime")
+def test_a_site_whose_graph_is_another_net_is_not_written(tmp_path, monkeypatch):
+    def disagrees(*_):
+        raise FullconvError("labels differ")
+
+    monkeypatch.setattr("fullconv.export.attempt.compare", disagrees)
+    with pytest.raises(WorkFailedError) as caught:
+        export(Settings(scored_net(), "web", tmp_path / "site"))
+    assert str(caught.value) == f"{tmp_path / 'site'}: was not written: labels differ"
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_net_that_looks_at_the_whole_image_has_no_tiles():
     assert tile_of(fullconv.FCN("mobilenet_v3_small", 16, 2, weights=None)) is None
     assert tile_of(scored_net())["align"] == 32
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("precision", "most"), [("fp16", 4.8e6)])
 @pytest.mark.usefixtures("no_runtime")
-def test_the_default_net_is_small(precision, most, tmp_path):
+def test_the_default_net_is_small(tmp_path):
     net = scored_net("mobilenet_v2", classes=21, weights=None)
-    export(Settings(net, "web", tmp_path / "site", precision=precision))
-    assert (tmp_path / "site" / "model.onnx").stat().st_size <= most
+    export(Settings(net, "web", tmp_path / "site", precision="fp16"))
+    assert (tmp_path / "site" / "model.onnx").stat().st_size <= 4.8e6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not int8.is_installed(), reason="needs nncf")
+def test_the_default_net_is_smaller_in_int8(tmp_path):
+    net = scored_net("mobilenet_v2", classes=21, weights=None)
+    graph = ONNX.convert(WholeNet(net, "labels", ONNX.best))
+    images = [{"image": photo((224, 224), seed)[None]} for seed in range(2)]
+    small = int8.quantised(graph, ONNX.layers(graph), images)
+    ONNX.save(small, ExportMetadata.of(net, "labels", "int8"), tmp_path / "model.onnx")
+    assert (tmp_path / "model.onnx").stat().st_size <= 2.7e6
 
 
 # ---- in a browser

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-from fullconv.base.errors import FullconvError, nearest
+from fullconv.base.errors import FullconvError, WorkFailedError, nearest
 from fullconv.base.images import ImageReader
 from fullconv.base.progress import SILENT, Reporter
 from fullconv.data.folder import DatasetFolder, Split
@@ -123,7 +123,11 @@ def _export_site(settings: Settings, reporter: Reporter) -> ExportedFile:
     require_photos(net)
     with site(settings.out) as folder:
         graph = replace(settings, model=net, format=ONNX.name, out=folder / GRAPH)
-        about = export(graph, reporter).about
+        try:
+            about = export(graph, reporter).about
+        except WorkFailedError as error:  # the folder will be gone
+            told = str(error).replace(str(folder / GRAPH), str(settings.out))
+            raise WorkFailedError(told) from error
         add_page(folder, net, about, runtime)
         size = size_of(folder)
     if not isinstance(settings.model, FCN):
