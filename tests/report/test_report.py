@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fullconv.measure.borders import WIDTHS, Borders
 from fullconv.measure.metrics import Metrics
 from fullconv.report.contact import side_by_side
-from fullconv.report.figures import HATCH, hatched
+from fullconv.report.figures import HATCH, errors_marked, hatched
 from fullconv.report.page import DASH, Example, NetResult, Report, ReportedHead, write_report
 
 CLASSES = ("sky", "road", "pole", "ghost")
@@ -186,9 +187,10 @@ def test_confusion_rows_are_percent_of_the_true_class(page: Page) -> None:
 def test_pictures_stand_in_order_with_the_right_colours(page: Page) -> None:
     report = a_report()
     images = page.images
-    assert [image.format for image in images] == (["JPEG"] + ["PNG"] * 4) * 2
+    assert [image.format for image in images] == (["JPEG"] + ["PNG"] * 4 + ["JPEG"] * 3) * 2
     alts = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
-    assert alts[:5] == [f"town/0: {head}" for head in ("photo", "truth", *CONFUSIONS)]
+    errors = [f"errors of {net}" for net in CONFUSIONS]
+    assert alts[:8] == [f"town/0: {head}" for head in ("photo", "truth", *CONFUSIONS, *errors)]
     scene = report.examples[0]
     for image, labels in zip(images[1:5], scene.maps(report.heads[0]), strict=True):
         factor = image.width // labels.shape[1]
@@ -270,7 +272,7 @@ def test_names_are_text_whatever_they_hold(tmp_path: Path) -> None:
     )
     page = written(tmp_path, report)
     assert "script" not in {tag for tag, _ in page.tags}
-    assert sum(tag == "img" for tag, _ in page.tags) == 2 * 3
+    assert sum(tag == "img" for tag, _ in page.tags) == 2 * 4
     assert not any("onerror" in attributes for _, attributes in page.tags)
     # title twice, intro, caption and name of two scenes, facts, legend, class, rows, heads, …
     assert sum(words.count(evil) for words in page.words) > 12
@@ -302,7 +304,7 @@ def test_one_stage_without_scenes_log_or_facts(tmp_path: Path) -> None:
 def test_scenes_of_different_sizes(tmp_path: Path) -> None:
     wide, tall = a_report(examples=1, size=(30, 80)), a_report(examples=1, size=(70, 1))
     page = written(tmp_path, replace(wide, examples=wide.examples + tall.examples))
-    assert len(page.images) == 10
+    assert len(page.images) == 2 * (5 + 3)
 
 
 def test_many_classes_list_the_worst_confusions(tmp_path: Path) -> None:
@@ -466,9 +468,10 @@ def test_every_head_has_its_pictures_beside_one_photo(tmp_path: Path) -> None:
     alts = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
     columns = ("truth", "FCN-16s", "FCN-8s")
     titles = ["photo", *(f"{column}, {head}" for head in ("sem", "geo") for column in columns)]
+    titles += [f"errors of {net}, {head}" for head in ("sem", "geo") for net in columns[1:]]
     assert alts == [f"town/{i}: {title}" for i in (0, 1) for title in titles]
     for index, scene in enumerate(report.examples):
-        shown = page.images[7 * index + 1 : 7 * index + 7]
+        shown = page.images[11 * index + 1 : 11 * index + 7]
         maps = [labels for head in report.heads for labels in scene.maps(head)]
         palettes = [head.palette for head in report.heads for _ in columns]
         for image, labels, palette in zip(shown, maps, palettes, strict=True):
@@ -496,3 +499,28 @@ def test_side_by_side_has_a_line_for_each_head() -> None:
             assert line or places[0][0] == photo[0]
     seen = {tuple(c) for c in sheet[-60:].reshape(-1, 3).tolist()}
     assert {*PALETTE[:3], *GEO.palette[:2], *HATCH} <= seen
+
+
+def test_errors_are_orange_on_grey() -> None:
+    image = np.full((2, 3, 3), 200, np.uint8)
+    truth = np.array([[0, 1, 255], [0, 1, 1]], np.uint8)
+    found = np.array([[0, 0, 0], [0, 1, 0]], np.uint8)
+    marked = errors_marked(image, truth, found, 2)
+    wrong = (marked[..., 0].astype(int) - marked[..., 2]) > 100
+    assert wrong.tolist() == [[False, True, False], [False, False, True]]
+    assert marked[0, 2].max() < marked[0, 0].min()  # ignored: dark
+
+
+def test_borders_are_told_where_they_were_measured(tmp_path: Path, page: Page) -> None:
+    assert "At borders" not in page.words
+    report = a_report(nets=1)
+    borders = Borders(np.array([0.25, 0.5, 0.75, np.nan]), {w: 0.5 + w / 100 for w in WIDTHS})
+    net = replace(report.nets[0], borders={"labels": borders})
+    told = written(tmp_path, replace(report, nets=(net,)))
+    words = told.words
+    points = re.findall(r'points="([^"]*)"', told.source)[-1].split()
+    heights = [210 - 190 * value for value in borders.trimap.values()]
+    assert [float(each.split(",")[1]) for each in points] == pytest.approx(heights, abs=0.06)
+    assert words[words.index("boundary IU") + 1 :][: len(WIDTHS)] == [f"{w} px" for w in WIDTHS]
+    assert "0.500" in words
+    assert "82.0 %" in words

@@ -79,6 +79,7 @@ def test_a_run_leaves_what_the_contract_names(tmp_path: Path) -> None:
     card = ModelCard.load(folder / "README.md")
     assert card.data.eval_results[0].dataset_split == "val"
     assert str(tmp_path) not in card.content  # it is for others
+    assert "At borders" in (tmp_path / "run" / "report.html").read_text()
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "fcn16s",
         "recipe.yaml",

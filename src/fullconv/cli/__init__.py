@@ -11,6 +11,7 @@ import typer
 from fullconv.base.errors import FullconvError
 from fullconv.base.runtime import keep_freed_memory
 from fullconv.cli import (
+    compare,
     convert,
     data,
     demo,
@@ -33,7 +34,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for verb in (train, evaluate, predict, describe, convert, export, heatmap, push, demo):
+for verb in (train, evaluate, compare, predict, describe, convert, export, heatmap, push, demo):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 app.add_typer(data.app)
 

@@ -26,6 +26,7 @@ Log = Sequence[Mapping[str, float | None]]
 HATCH: tuple[Colour, Colour] = ((52, 56, 60), (92, 97, 102))
 HATCH_WIDTH = 5
 WIDEST = 720
+WRONG: Colour = (255, 128, 0)  # stands out from grey to every kind of eye
 
 # The page's style sheet has the colours, so that one drawing serves light and dark: matplotlib
 # draws in these stand-ins, which `_themed` turns into CSS variables.
@@ -64,6 +65,21 @@ def hatched(labels: NDArray[Any], palette: Sequence[Colour], ignore_index: int) 
     # With 255 classes a palette image has one colour left: then the grey is plain.
     indices = np.where(known, labels, np.minimum(len(palette) + stripe, 255))
     return palette_image(indices.astype(np.uint8), [*palette, *HATCH][:256], None)
+
+
+def errors_marked(
+    image: NDArray[np.uint8], truth: NDArray[Any], found: NDArray[Any], classes: int
+) -> NDArray[np.uint8]:
+    """Return a photo in grey (H, W, 3) in which the wrong labels are orange.
+
+    Ignored pixels, whose truth is no class, are dark.
+    """
+    grey = np.asarray(Image.fromarray(image).convert("L"), np.float32)
+    known = truth < classes
+    shown = np.where(known, 90 + 0.5 * grey, 0.35 * grey)[..., None].repeat(3, 2)
+    wrong = known & (found != truth)
+    shown[wrong] = 0.8 * np.array(WRONG) + 0.2 * grey[wrong][:, None]
+    return shown.round().astype(np.uint8)
 
 
 def photo_uri(image: NDArray[np.uint8], pixels: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +15,21 @@ from numpy.typing import NDArray
 from fullconv.base.files import write_text
 from fullconv.base.palette import Colour
 from fullconv.base.progress import duration
-from fullconv.report.figures import Line, curves_svg, finite, labels_uri, photo_uri
+from fullconv.measure.borders import WIDTHS, Borders
+from fullconv.report.figures import (
+    Line,
+    curves_svg,
+    errors_marked,
+    finite,
+    labels_uri,
+    photo_uri,
+)
 
 PICTURE_PIXELS = 3_000_000
 """All pictures together: at worst a byte each, so that the page stays well under 5 MB."""
+
+BORDER_IMAGES = 32
+"""Of a run, that what happens at borders is measured on."""
 
 DASH = "–"
 MOST_CLASSES_IN_MATRIX = 40
@@ -59,6 +70,7 @@ class NetResult:
         metrics: the contents of metrics.json.
         seconds: how long the training took.
         parameters: how many numbers the net learns.
+        borders: how well it follows borders, by head; empty where that was not measured.
     """
 
     name: str
@@ -66,6 +78,7 @@ class NetResult:
     metrics: dict[str, Any]
     seconds: float
     parameters: int
+    borders: Mapping[str, Borders] = field(default_factory=dict)
 
     def of(self, head: ReportedHead) -> dict[str, Any]:
         """Return the metrics of one head."""
@@ -146,6 +159,15 @@ class HeadView(NamedTuple):
     has_absent: bool
     matrix: list[list[float | None]] | None
     confusions: list[Confusion]
+    borders: list[NetBorders]
+
+
+class NetBorders(NamedTuple):
+    """How well a net follows borders: the mean boundary IU, and the accuracy by width."""
+
+    net: str
+    boundary_iu: float | None
+    trimap: list[tuple[int, float | None]]
 
 
 class Confusion(NamedTuple):
@@ -168,6 +190,17 @@ def write_report(path: Path, report: Report) -> None:
 
 def render(report: Report) -> str:
     """Return the page as HTML that needs no other file and runs no script."""
+    return rendered(
+        "report.html.j2",
+        report,
+        metric_names=METRICS,
+        curves=_curves(report),
+        border_images=BORDER_IMAGES,
+    )
+
+
+def rendered(template: str, report: Report, **others: Any) -> str:
+    """Return a page of this room's templates on a report, as HTML."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fullconv.report"),
         autoescape=True,
@@ -176,15 +209,15 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {f.__name__: f for f in (fraction, percent, minutes, count)}
-    return environment.get_template("report.html.j2").render(
+    return environment.get_template(template).render(
         report=report,
         final=report.nets[-1],
-        metric_names=METRICS,
         duration=duration(sum(finite(net.seconds) or 0.0 for net in report.nets)),
         scenes=_pictures(report),
-        curves=_curves(report),
         views=[_view(report, head) for head in report.heads],
         most_with_numbers=MOST_CLASSES_WITH_NUMBERS,
+        widths=WIDTHS,
+        **others,
     )
 
 
@@ -226,6 +259,15 @@ def _view(report: Report, head: ReportedHead) -> HeadView:
         has_absent=any(None in row.values for row in class_rows),
         matrix=_row_shares(matrix) if shown else None,
         confusions=[] if shown else _top_confusions(head.classes, matrix),
+        borders=[
+            NetBorders(
+                net.name,
+                finite(own.mean_boundary_iu),
+                [(w, finite(v)) for w, v in own.trimap.items()],
+            )
+            for net in report.nets
+            if (own := net.borders.get(head.name)) is not None
+        ],
     )
 
 
@@ -235,19 +277,36 @@ def _best(metrics: Sequence[Mapping[str, Any]], key: str) -> float | None:
     return max(values, default=None) if len(metrics) > 1 else None
 
 
-def _pictures(report: Report) -> list[tuple[Example, list[tuple[str, str]]]]:
-    """Return for each example its pictures as (title, data URI): the photo, then head by head."""
-    pictures = 1 + len(report.heads) * (len(report.columns) - 1)
+class Scene(NamedTuple):
+    """An example's pictures as (title, data URI): the photo, then labels and errors head by head.
+
+    The errors are those of each net.
+    """
+
+    example: Example
+    labels: list[tuple[str, str]]
+    errors: list[tuple[str, str]]
+
+
+def _pictures(report: Report) -> list[Scene]:
+    """Return the pictures of each example."""
+    nets = len(report.nets)
+    pictures = 1 + len(report.heads) * (1 + 2 * nets)
     pixels = PICTURE_PIXELS // max(1, len(report.examples) * pictures)
-    rows = []
+    scenes = []
     for example in report.examples:
-        row = [(report.columns[0], photo_uri(example.image, pixels))]
+        scene = Scene(example, [(report.columns[0], photo_uri(example.image, pixels))], [])
         for head in report.heads:
-            for title, labels in zip(report.columns[1:], example.maps(head), strict=True):
+            truth, *found = maps = example.maps(head)
+            for title, labels in zip(report.columns[1:], maps, strict=True):
                 uri = labels_uri(labels, head.palette, report.ignore_index, pixels)
-                row.append((report.titled(title, head), uri))
-        rows.append((example, row))
-    return rows
+                scene.labels.append((report.titled(title, head), uri))
+            for title, labels in zip(report.columns[2:], found, strict=True):
+                marked = errors_marked(example.image, truth, labels, len(head.classes))
+                uri = photo_uri(marked, pixels)
+                scene.errors.append((report.titled(f"errors of {title}", head), uri))
+        scenes.append(scene)
+    return scenes
 
 
 def legend(report: Report, head: ReportedHead) -> list[tuple[str, Colour | None]]:

@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from fullconv.data.folder import LabelledImage, Split
+from fullconv.data.folder import LabelledImage, Split, evenly_chosen
 from fullconv.data.info import DatasetInfo
 from fullconv.data.loading import CachedSplit
+from fullconv.measure.borders import BorderCounter, Borders
 from fullconv.measure.evaluation import Evaluation
 from fullconv.net.fcn import FCN, Labels, load
 from fullconv.predict.scenes import photograph
-from fullconv.report.page import Example, NetResult, Report, ReportedHead
+from fullconv.report.page import BORDER_IMAGES, Example, NetResult, Report, ReportedHead
 from fullconv.train.outcome import Outcome, Trained
 from fullconv.train.scale import told
 
@@ -40,10 +41,10 @@ def summarise(
     chosen = _telling(per_image, split)
     shown = []
     for trained in outcome.stages[:-1]:  # one net in memory at a time
-        shown.append(_shown(trained, load(trained.folder, trust=trust), chosen, measured))
+        shown.append(_shown(trained, load(trained.folder, trust=trust), chosen, split, measured))
         gc.collect()  # torch.fx's graphs refer to themselves: nets are not freed without
     net = load(last.folder, trust=trust)
-    results, predictions = zip(*shown, _shown(last, net, chosen, measured), strict=True)
+    results, predictions = zip(*shown, _shown(last, net, chosen, split, measured), strict=True)
     course = (
         "stages, each started from the one before" if len(results) > 1 else "net, trained at once"
     )
@@ -81,18 +82,38 @@ def _shown(
     trained: Trained,
     net: FCN,
     chosen: Sequence[tuple[str, LabelledImage]],
+    split: Split | CachedSplit,
     measured: Mapping[str, Evaluation] | None,
 ) -> tuple[NetResult, list[dict[str, Labels]]]:
     """Return a net as the report shows it, and what it makes of the chosen images."""
     labels = [net.label(sample.image) for _, sample in chosen]
+    borders = _borders(net, split)
     shown = NetResult(
         name=_title(trained.name),
         log=trained.rows,
         metrics=dict(measured[trained.name].to_dict(net) if measured else trained.metrics),
         seconds=trained.seconds,
         parameters=sum(p.numel() for p in net.parameters() if p.requires_grad),
+        borders=borders,
     )
     return shown, labels
+
+
+def _borders(net: FCN, split: Split | CachedSplit) -> dict[str, Borders]:
+    """Measure how well a net follows borders on some images of a split, evenly chosen."""
+    counters = {
+        name: BorderCounter(
+            head.num_classes, tuple(own.classes.index(each) for each in own.unscored)
+        )
+        for (name, head), own in zip(net.heads.items(), split.heads.values(), strict=True)
+    }
+    net = net.for_inference()
+    for index in evenly_chosen(len(split), BORDER_IMAGES):
+        sample = split[index]
+        found = net.label(sample.image)
+        for (name, counter), truth in zip(counters.items(), sample.labels, strict=True):
+            counter.update(truth, found[name])
+    return {name: counter.borders() for name, counter in counters.items()}
 
 
 def _telling(
