@@ -137,9 +137,9 @@ def test_nets_are_loaded_in_turn(folder, data, monkeypatch):
     outcome = an_outcome(folder, data, names=("fcn16s", "fcn8s"))
     loaded = []
 
-    def load(path):
+    def load(path, **options):
         assert all(weight() is None for weight in loaded)
-        net = fullconv.load(path)
+        net = fullconv.load(path, **options)
         loaded.append(weakref.ref(next(net.parameters())))
         return net
 
