@@ -2,6 +2,7 @@
 # make test    every test
 # make check   what every commit must pass: ruff, mypy --strict, import-linter, the fast tests
 # make bench   the benchmarks that need nothing but minutes; leave the machine alone meanwhile
+# make docs    build the site of docs/ into build/site; it needs nothing of other hosts
 # make docs-pictures   draw what the docs describe, into build/docs
 # make web-runtime   have npm fetch what runs nets in browsers into the package, and so into wheels
 # make setup   only install, with what development needs
@@ -13,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # A worker a core, with a thread each: two threads on a busy core cost far more than they give.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-.PHONY: demo setup check test bench docs-pictures web-runtime clean
+.PHONY: demo setup check test bench docs docs-pictures web-runtime clean
 
 demo: $(VENV)/.fullconv
 	$(BIN)/fullconv demo
@@ -38,6 +39,9 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.speed.cost
 	$(BIN)/python -m benchmarks.speed.training --rounds 1
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 docs-pictures: $(VENV)/.fullconv
 	$(BIN)/python docs/drawing.py voc-fcn8s build/docs/voc-fcn8s.svg
 	$(BIN)/python docs/drawing.py voc-fcn32s build/docs/voc-fcn32s.svg
@@ -59,6 +63,10 @@ $(VENV)/.fullconv: $(VENV)/.python pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@ $(VENV)/.fullconv
+
+$(VENV)/.docs: $(VENV)/.fullconv
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) runs dist build .import_linter_cache .mypy_cache .ruff_cache .pytest_cache
