@@ -77,17 +77,28 @@ def covered(rings: Sequence[Ring], size: tuple[int, int], fill: Fill = "centres"
     right, bottom = min(right, size[1]), min(bottom, size[0])
     if left >= right or top >= bottom:
         return NOTHING
-    box = (bottom - top, right - left)
-    moved = [ring - (left, top) for ring in rings]
-    pixels = _by_outline(moved, box) if fill == "outline" else _by_centres(moved, box)
+    box = _Box(top, left, bottom, right)
+    pixels = _by_outline(rings, box) if fill == "outline" else _by_centres(rings, box)
     return Covered(top, left, pixels)
 
 
-def _by_centres(rings: Sequence[Ring], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Turn at each crossing of a side with the line through a row's centres."""
-    height, width = size
+class _Box(NamedTuple):
+    """Rows and columns of pixels, the last ones excluded."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+
+def _by_centres(rings: Sequence[Ring], box: _Box) -> NDArray[np.bool_]:
+    """Turn at each crossing of a side with the line through a row's centres.
+
+    Corners are not moved into the box: of a side that two polygons share, rounding would make two.
+    """
+    height, width = box.bottom - box.top, box.right - box.left
     turns = np.zeros(height * (width + 1), np.uint8)
-    for rows, columns in _crossings(rings, size):
+    for rows, columns in _crossings(rings, box):
         places = rows * (width + 1) + columns
         found, times = np.unique(places, return_counts=True)
         turns[found] ^= (times & 1).astype(np.uint8)
@@ -96,19 +107,18 @@ def _by_centres(rings: Sequence[Ring], size: tuple[int, int]) -> NDArray[np.bool
 
 
 def _crossings(
-    rings: Sequence[Ring], size: tuple[int, int]
+    rings: Sequence[Ring], box: _Box
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield rows, and the first columns whose centres are not left of the side, a part at a time.
+    """Yield rows and the first columns whose centres are not left of the side, within the box.
 
     A side from y0 to y1 crosses the rows whose centres are at y0 or more, and less than y1.
     """
-    height, width = size
     starts = np.concatenate(rings)
     ends = np.concatenate([np.roll(ring, -1, axis=0) for ring in rings])
     upwards = starts[:, 1] > ends[:, 1]
     upper, lower = np.where(upwards[:, None], (ends, starts), (starts, ends))
-    first = np.clip(np.ceil(upper[:, 1] - 0.5), 0, height).astype(np.int64)
-    counts = np.clip(np.ceil(lower[:, 1] - 0.5), 0, height).astype(np.int64) - first
+    first = np.clip(np.ceil(upper[:, 1] - 0.5), box.top, box.bottom).astype(np.int64)
+    counts = np.clip(np.ceil(lower[:, 1] - 0.5), box.top, box.bottom).astype(np.int64) - first
     crossing = np.flatnonzero(counts > 0)
     if counts[crossing].sum() > _MOST:
         raise ValueError(f"a polygon of {len(starts):,} points, all across the image")
@@ -121,13 +131,14 @@ def _crossings(
         rows = first[side] + np.arange(len(side)) - before
         (x0, y0), (x1, y1) = upper[side].T, lower[side].T
         x = x0 + (rows + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
-        yield rows, np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
+        columns = np.clip(np.ceil(x - 0.5), box.left, box.right).astype(np.int64)
+        yield rows - box.top, columns - box.left
 
 
-def _by_outline(rings: Sequence[Ring], size: tuple[int, int]) -> NDArray[np.bool_]:
-    canvas = Image.new("1", (size[1], size[0]))
+def _by_outline(rings: Sequence[Ring], box: _Box) -> NDArray[np.bool_]:
+    canvas = Image.new("1", (box.right - box.left, box.bottom - box.top))
     draw = ImageDraw.Draw(canvas)
     for at, ring in enumerate(rings):
-        points = ring.ravel().tolist()
+        points = (ring - (box.left, box.top)).ravel().tolist()
         draw.polygon(points, fill=int(at == 0), outline=1)
     return np.array(canvas, bool)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from fullconv.datasets.drafts import DraftSettings
     from fullconv.net.described import DescribedHead
     from fullconv.predict.run import Prediction
     from fullconv.predict.stream import Summary
@@ -84,6 +85,26 @@ def command(
             "time. It is said what share of labels that changes.",
         ),
     ] = None,
+    draft: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="png, or draft the labels as polygons to be corrected in labelme, cvat, "
+            "label-studio, coco or ultralytics form, in OUT/drafts, too.",
+        ),
+    ] = "png",
+    min_area: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="PIXELS", help="Regions of fewer are drafted as part of others."
+        ),
+    ] = 16,
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            min=0, metavar="PIXELS", help="How far points left out may lie from the polygon."
+        ),
+    ] = 0.75,
     max_pixels: MaxPixels = None,
     trust: Trust = False,
     device: Device = "auto",
@@ -110,6 +131,7 @@ def command(
     """
     from fullconv.base.errors import WorkFailedError
     from fullconv.base.progress import Reporter
+    from fullconv.datasets.drafts import predict_drafts
     from fullconv.predict.memory import Tiling
     from fullconv.predict.run import Settings, run
 
@@ -128,15 +150,36 @@ def command(
         tiling=Tiling(parse_tile(tile) if tile else None, margin),
         trust=trust,
     )
-    prediction = run(settings, Reporter(quiet))
+    reporter = Reporter(quiet)
+    drafting = _drafting(draft, min_area, tolerance)
+    if drafting is None:
+        prediction = run(settings, reporter)
+    else:
+        drafted = predict_drafts(settings, drafting, reporter)
+        prediction = drafted.prediction
     if prediction.done:
         _show(prediction)
+        if drafting is not None:
+            folders = ", ".join(map(str, drafted.folders))
+            print(f"drafts of {drafted.drafts} images for {drafting.tool} in {folders}")
     if prediction.failures:
         failed, images = len(prediction.failures), prediction.summary.images
         if prediction.films:
             failed, images = len({each.source for each in prediction.failures}), prediction.films
             raise WorkFailedError(f"{failed} of {images} films could not be labelled whole")
         raise WorkFailedError(f"{failed} of {images} inputs failed")
+
+
+def _drafting(tool: str, min_area: int, tolerance: float) -> DraftSettings | None:
+    from fullconv.datasets.drafts import WRITERS, DraftSettings
+
+    if tool == "png":
+        return None
+    for known, _ in WRITERS:
+        if tool == known:
+            return DraftSettings(known, min_area, tolerance)
+    known_tools = ", ".join(["png", *(known for known, _ in WRITERS)])
+    raise typer.BadParameter(f"format {tool!r}: is none of {known_tools}")
 
 
 def _show(prediction: Prediction) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fullconv.base.fill import as_ring
+from fullconv.base.files import write_json
+from fullconv.base.fill import Covered, as_ring, covered
 from fullconv.base.images import ImageReader
 from fullconv.base.progress import Reporter
+from fullconv.base.shapes import run_lengths
 from fullconv.datasets.formats.annotated import (
     AnnotatedImage,
     Outline,
@@ -23,9 +26,10 @@ from fullconv.datasets.formats.annotated import (
     Source,
     Values,
 )
+from fullconv.datasets.formats.draft import Draft, DraftedRegion, rounded
 from fullconv.datasets.formats.files import ImageIndex, Place, read_json, split_in, split_of
 from fullconv.datasets.formats.masks import IGNORED
-from fullconv.datasets.formats.pixels import coco_mask
+from fullconv.datasets.formats.pixels import coco_mask, coco_text
 
 NAME = "COCO"
 
@@ -56,6 +60,42 @@ def recognise(place: Place, reporter: Reporter) -> Source | None:  # noqa: ARG00
         partial(_read, place.root, files),
         values={number: names[number] for number in names} if panoptic else {},
     )
+
+
+def write(drafts: Iterable[Draft], classes: Sequence[str], folder: Path) -> None:
+    """Write annotations.json: regions with holes as run lengths, others as polygons."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for draft in drafts:
+        height, width = draft.size
+        name = os.path.relpath(draft.path.resolve(), folder.resolve())
+        images.append({"id": len(images) + 1, "file_name": name, "height": height, "width": width})
+        for region in draft.regions:
+            found = covered([region.rim, *region.holes], draft.size)
+            low, high = region.rim.min(0), region.rim.max(0)
+            about = {
+                "id": len(annotations) + 1,
+                "image_id": len(images),
+                "category_id": 1 + classes.index(region.name),
+                "iscrowd": 0,
+                "area": int(found.pixels.sum()),
+                "bbox": [*low.tolist(), *(high - low).tolist()],
+                "segmentation": _segmentation(region, found, draft.size),
+            }
+            score = {} if region.confidence is None else {"score": round(region.confidence, 4)}
+            annotations.append({**about, **score})
+    categories = [{"id": 1 + at, "name": name} for at, name in enumerate(classes)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    write_json(folder / "annotations.json", content)
+
+
+def _segmentation(region: DraftedRegion, found: Covered, size: Size) -> Any:
+    if not region.holes:
+        return [[number for point in rounded(region.rim) for number in point]]
+    mask = np.zeros(size, bool)
+    y, x, pixels = found
+    mask[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
+    return {"size": [*size], "counts": coco_text(run_lengths(mask))}
 
 
 def _file(root: Path, path: Path) -> _File | None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from xml.etree import ElementTree
 from xml.parsers import expat
 
 import numpy as np
 
 from fullconv.base.errors import FullconvError
+from fullconv.base.files import write_text
 from fullconv.base.fill import Ring, as_ring
 from fullconv.base.progress import Reporter
 from fullconv.datasets.formats.annotated import (
@@ -24,6 +26,7 @@ from fullconv.datasets.formats.annotated import (
     Source,
     rectangle,
 )
+from fullconv.datasets.formats.draft import Draft, rounded
 from fullconv.datasets.formats.files import ImageIndex, Place, split_in, split_of
 from fullconv.datasets.formats.pixels import row_runs_mask
 
@@ -60,6 +63,30 @@ def recognise(place: Place, reporter: Reporter) -> Source | None:  # noqa: ARG00
         overlap="later",
         palette={name: rgb for name, text in colours.items() if (rgb := _colour(text))},
     )
+
+
+def write(drafts: Iterable[Draft], classes: Sequence[str], folder: Path) -> None:
+    """Write annotations.xml, whose larger polygons lie below the smaller ones."""
+    root = ElementTree.Element("annotations")
+    ElementTree.SubElement(root, "version").text = "1.1"
+    labels = ElementTree.SubElement(
+        ElementTree.SubElement(ElementTree.SubElement(root, "meta"), "task"), "labels"
+    )
+    for name in classes:
+        label = ElementTree.SubElement(labels, "label")
+        ElementTree.SubElement(label, "name").text = name
+    for at, draft in enumerate(drafts):
+        height, width = map(str, draft.size)
+        name = f"{draft.name}{draft.path.suffix}"
+        about = {"id": str(at), "name": name, "width": width, "height": height}
+        image = ElementTree.SubElement(root, "image", about)
+        for order, region in enumerate(draft.regions):
+            points = ";".join(f"{x:g},{y:g}" for x, y in rounded(region.rim))
+            shape = {"label": region.name, "source": "auto", "occluded": "0"}
+            shape |= {"points": points, "z_order": str(order)}
+            ElementTree.SubElement(image, "polygon", shape)
+    text = ElementTree.tostring(root, encoding="unicode", xml_declaration=True)
+    write_text(folder / "annotations.xml", text)
 
 
 def _is_cvat(path: Path) -> bool:

@@ -98,6 +98,9 @@ class ImageIndex:
             near: the folder of the file that names it.
         """
         wanted = PurePosixPath(name.replace("\\", "/"))
+        there = near / wanted
+        if not wanted.is_absolute() and wanted.suffix.lower() in IMAGE_SUFFIXES and there.is_file():
+            return there
         found = self._by_name.get(wanted.name, [])
         return max(
             found,
@@ -117,21 +120,20 @@ class ImageIndex:
         return next(iter((*preferred, *found)), mask.parent.parent / folder / f"{mask.stem}.jpg")
 
     @staticmethod
-    def _likeness(path: Path, wanted: PurePosixPath, near: Path) -> tuple[bool, int, bool]:
-        exact = path == near / wanted
+    def _likeness(path: Path, wanted: PurePosixPath, near: Path) -> tuple[int, bool]:
         same = 0
         for own, asked in zip(reversed(path.parts), reversed(wanted.parts), strict=False):
             if own != asked:
                 break
             same += 1
-        return exact, same, path.is_relative_to(near)
+        return same, path.is_relative_to(near)
 
     def name(self, path: Path) -> str:
         """Return the name of an image in the dataset: its path, but for folders of a layout."""
         if not path.is_relative_to(self._root):
             return path.stem
         *folders, _ = path.relative_to(self._root).parts
-        kept = [each for each in folders if each.lower() not in _OF_LAYOUTS]
+        kept = [each for each in folders if each.lower() not in _OF_LAYOUTS and each != ".."]
         return "/".join((*kept, path.stem))
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import numpy as np
 
 from fullconv.base.errors import FullconvError
+from fullconv.base.files import write_json
 from fullconv.base.fill import as_ring
 from fullconv.base.progress import Reporter
 from fullconv.datasets.formats.annotated import (
@@ -24,6 +25,7 @@ from fullconv.datasets.formats.annotated import (
     Source,
     rectangle,
 )
+from fullconv.datasets.formats.draft import Draft
 from fullconv.datasets.formats.files import ImageIndex, Place, numbered, read_json
 from fullconv.datasets.formats.pixels import brush_mask
 
@@ -40,7 +42,7 @@ class _Task(NamedTuple):
 
 
 def recognise(place: Place, reporter: Reporter) -> Source | None:  # noqa: ARG001
-    """Recognise a JSON list of tasks with annotations and results."""
+    """Recognise a JSON list of tasks with annotations or predictions."""
     tasks = [task for path in place.files(".json") for task in _tasks(path)]
     if not tasks:
         if any(_PNG.match(path.name) for path in place.files(".png")):
@@ -54,16 +56,48 @@ def recognise(place: Place, reporter: Reporter) -> Source | None:  # noqa: ARG00
     return Source(NAME, place.root, tuple(sorted(names, key=numbered)), len(tasks), read)
 
 
+def write(drafts: Iterable[Draft], classes: Sequence[str], folder: Path) -> None:  # noqa: ARG001
+    """Write tasks.json with predictions, and images by their paths in local storage.
+
+    Label Studio shows them where its labels are called "label" and its image "image".
+    """
+    tasks = []
+    for draft in drafts:
+        height, width = draft.size
+        results = [
+            {
+                "type": "polygonlabels",
+                "from_name": "label",
+                "to_name": "image",
+                "original_height": height,
+                "original_width": width,
+                "image_rotation": 0,
+                "value": {
+                    "points": (100 * region.rim / (width, height)).tolist(),
+                    "closed": True,
+                    "polygonlabels": [region.name],
+                },
+                **({} if region.confidence is None else {"score": round(region.confidence, 4)}),
+            }
+            for region in draft.regions
+        ]
+        address = f"/data/local-files/?d={quote(draft.path.resolve().as_posix().lstrip('/'))}"
+        predicted = {"model_version": "fullconv", "result": results}
+        tasks.append({"data": {"image": address}, "predictions": [predicted]})
+    write_json(folder / "tasks.json", tasks)
+
+
 def _tasks(path: Path) -> Iterator[_Task]:
     content = read_json(path)
     for task in content if isinstance(content, list) else []:
-        if not isinstance(task, dict) or not isinstance(task.get("annotations"), list):
+        if not isinstance(task, dict) or not {"annotations", "predictions"} & set(task):
             return
-        done = [each for each in task["annotations"] if not each.get("was_cancelled")]
+        given = task.get("annotations") or task.get("predictions") or []
+        done = [each for each in given if not each.get("was_cancelled")]
         data = task.get("data", {})
         named = next((value for value in data.values() if isinstance(value, str)), "")
         image = str(data.get("image", named))
-        # Of several people's annotations the last one is taken.
+        # What nobody has corrected is taken as predicted; of several annotations, the last.
         yield _Task(path, image, list(done[-1].get("result", ())) if done else [])
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fullconv.base.files import write_json
 from fullconv.base.fill import as_ring
 from fullconv.base.progress import Reporter
 from fullconv.datasets.formats.annotated import (
@@ -22,6 +24,7 @@ from fullconv.datasets.formats.annotated import (
     Source,
     rectangle,
 )
+from fullconv.datasets.formats.draft import Draft, DraftedRegion, rounded
 from fullconv.datasets.formats.files import ImageIndex, Place, numbered, read_json, split_of
 from fullconv.datasets.formats.pixels import png_mask
 
@@ -53,6 +56,38 @@ def recognise(place: Place, reporter: Reporter) -> Source | None:
     )
 
 
+def write(drafts: Iterable[Draft], classes: Sequence[str], folder: Path) -> None:  # noqa: ARG001
+    """Write NAME.json for each image, which refers to it; labelme shows the later shape."""
+    for draft in drafts:
+        path = folder / f"{draft.name}.json"
+        shapes: list[dict[str, Any]] = [
+            {
+                "label": region.name,
+                "points": rounded(region.rim),
+                "group_id": None,
+                "description": _confidence(region),
+                "shape_type": "polygon",
+                "flags": {},
+                "mask": None,
+            }
+            for region in draft.regions
+        ]
+        content: dict[str, Any] = {
+            "version": "5.5.0",  # whose form this is, and later ones read
+            "flags": {},
+            "shapes": shapes,
+            "imagePath": os.path.relpath(draft.path.resolve(), path.parent.resolve()),
+            "imageData": None,
+            "imageHeight": draft.size[0],
+            "imageWidth": draft.size[1],
+        }
+        write_json(path, content)
+
+
+def _confidence(region: DraftedRegion) -> str:
+    return "" if region.confidence is None else f"confidence {region.confidence:.2f}"
+
+
 def _is_labelme(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(_HEAD)
@@ -77,7 +112,7 @@ def _read(root: Path, files: Sequence[Path]) -> Iterator[AnnotatedImage]:
         image = index.find(named if isinstance(named, str) else path.stem, path.parent)
         height, width = content.get("imageHeight"), content.get("imageWidth")
         yield AnnotatedImage(
-            index.name(path),
+            index.name(path),  # images may lie elsewhere
             image,
             path,
             partial(_regions, content),

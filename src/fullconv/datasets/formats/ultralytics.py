@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import yaml
 
 from fullconv.base.errors import FullconvError
+from fullconv.base.files import replacing, write_text
 from fullconv.base.fill import as_ring
 from fullconv.base.images import IMAGE_SUFFIXES
 from fullconv.base.progress import Reporter
 from fullconv.base.settings import read_yaml
 from fullconv.datasets.formats.annotated import AnnotatedImage, Polygons, Region, Source, Values
+from fullconv.datasets.formats.draft import Draft
 from fullconv.datasets.formats.files import Place, images_below
 from fullconv.datasets.formats.masks import read_values
 
@@ -38,6 +42,27 @@ def recognise(place: Place, reporter: Reporter) -> Source | None:  # noqa: ARG00
     return None
 
 
+def write(drafts: Iterable[Draft], classes: Sequence[str], folder: Path) -> None:
+    """Write data.yaml, labels/train/NAME.txt, and the images as they are beside them."""
+    for draft in drafts:
+        image = folder / "images" / "train" / f"{draft.name}{draft.path.suffix}"
+        with replacing(image) as temporary:
+            shutil.copyfile(draft.path, temporary)
+        lines = [
+            " ".join(
+                (
+                    str(classes.index(region.name)),
+                    *(f"{share:.6g}" for share in (region.rim / draft.size[::-1]).ravel()),
+                )
+            )
+            for region in draft.regions
+        ]
+        write_text(folder / "labels" / "train" / f"{draft.name}.txt", "\n".join([*lines, ""]))
+    content = {"path": ".", "train": "images/train", "val": "images/train"}
+    text = yaml.safe_dump({**content, "names": dict(enumerate(classes))}, sort_keys=False)
+    write_text(folder / "data.yaml", text)
+
+
 def _settings(path: Path) -> dict[str, Any] | None:
     try:
         content = read_yaml(path.read_bytes())
@@ -54,12 +79,16 @@ def _source(path: Path, content: dict[str, Any]) -> Source:
     names = {int(number): str(name) for number, name in sorted(names.items())}
     root = path.parent / str(content.get("path") or "")
     root = root if root.is_dir() else path.parent
-    images = [
+    found = (
         image
         for split in ("train", "val", "test")
         for where in _listed(content.get(split))
         for image in _images(root, split, where)
-    ]
+    )
+    once: dict[Path, _Image] = {}  # an image of several splits belongs to the first
+    for image in found:
+        once.setdefault(image.path, image)
+    images = [*once.values()]
     masks = content.get("masks_dir")
     return Source(
         f"{NAME}, {'masks' if masks else 'polygons'}",
