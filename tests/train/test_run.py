@@ -57,11 +57,12 @@ def seeded(backbone: str, stride: int, classes: tuple[str, ...]) -> FCN:
     return net
 
 
+SMALL = ("batch_size=2", "workers=0", "precision=fp32", "magnify=1")
 QUICK = {"backbone": "squeezenet1_1", "model": "fcn16s", "weights": "none"}
 
 
 def asked(data: Path, *settings: str, **options: Any) -> dict[str, Any]:
-    recipe = read_recipe("default", ["batch_size=2", "workers=0", "precision=fp32", *settings])
+    recipe = read_recipe("default", [*SMALL, *settings])
     return {"data": data, "recipe": recipe, **QUICK, **options}
 
 
@@ -364,7 +365,7 @@ def test_a_full_disk_leaves_the_training_state_as_it_was(
 def test_batch_norm_of_a_single_value_is_refused(tmp_path: Path) -> None:
     data = write_scenes(tmp_path / "data", size=(20, 30))
     with pytest.raises(FullconvError, match="batch_size=1 with crops of 20x30"):
-        trained(tmp_path / "run", asked(data, "batch_size=1", "magnify=1"))
+        trained(tmp_path / "run", asked(data, "batch_size=1"))
 
 
 @contextmanager
