@@ -86,15 +86,16 @@ def test_calibration_images_show_all_sizes_and_every_class(tmp_path):
 @needs_nncf
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_trunk_in_int8_keeps_its_labels(form, net, tmp_path):
+def test_a_trunk_in_int8_keeps_its_labels(form, net, tmp_path, monkeypatch):
+    monkeypatch.setattr(attempt, "MOST_LOST", 1.0)  # of noise: no layer is to stay in float
     data = write_data(tmp_path / "data", lambda image, _: net.label(image)["labels"])
     done = exported(net, tmp_path / "b", form, precision="int8", data=data)
     found = done.about.verification
     assert (done.about.precision, found.source, found.scores) == ("int8", "data", None)
-    assert found.mean_iu_of_net == 1 and found.mean_iu > 0.8
+    assert found.mean_iu_of_net == 1 and 0.3 < found.mean_iu < 1
     opened = OpenedExport(done.path)
     image = photo((96, 130))
-    assert (opened.label(image)["labels"] == net.predict(image)).mean() > 0.8
+    assert (opened.label(image)["labels"] == net.predict(image)).mean() > 0.6
     assert opened.label(photo((1, 1)))["labels"].shape == (1, 1)
     if form == "onnx":
         import onnx
