@@ -155,3 +155,12 @@ def keep_freed_memory(*, large: bool = True) -> bool:
         mallopt(M_MMAP_MAX, 0 if large else DEFAULT_MMAP_MAX),
     ]
     return all(taken)
+
+
+def release_freed_memory() -> None:
+    """Return to the system what is freed but kept (see `keep_freed_memory`), where that is known.
+
+    Blocks of other sizes would find no place there, and take as much again.
+    """
+    if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

@@ -68,6 +68,7 @@ class Stored:
         white_is_zero: whether grey grows darker with its value.
         lossy: the compression, such as "JPEG", if it alters values.
         layout: how the values lie in the file, such as "tiled, LZW"; for messages.
+        georeferenced: whether the file says where on the earth it lies.
     """
 
     height: int
@@ -79,6 +80,7 @@ class Stored:
     white_is_zero: bool = False
     lossy: str = ""
     layout: str = ""
+    georeferenced: bool = False
 
     def __str__(self) -> str:
         """Say bands, type and layout, for messages."""

@@ -30,6 +30,7 @@ _BITS = {  # by SampleFormat: unsigned, signed, floating point, undefined
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _SEPARATED, _YCBCR = 0, 1, 2, 3, 5, 6
 _PHOTOMETRIC = {_RGB: RGB, _PALETTE: ("index",), _SEPARATED: CMYK, _YCBCR: RGB}
 _JPEG = 7
+_GEOREFERENCES = (33550, 33922, 34264)  # pixel scale, tie points, transformation
 # What GDAL and libtiff write; imagecodecs has many more decoders, of uncertain age.
 _COMPRESSIONS = {
     1: "uncompressed",
@@ -75,6 +76,7 @@ class TiffSource:
             self._color == _WHITE_IS_ZERO,
             compression if (compression := _COMPRESSIONS[page.compression]) in _LOSSY else "",
             _layout(page),
+            any(tag in page.tags for tag in _GEOREFERENCES),
         )
 
     def values(self) -> NDArray[Any]:

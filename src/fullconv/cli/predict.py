@@ -89,8 +89,9 @@ def command(
         str,
         typer.Option(
             "--format",
-            help="png, or draft the labels as polygons to be corrected in labelme, cvat, "
-            "label-studio, coco or ultralytics form, in OUT/drafts, too.",
+            help="png; tif: GeoTIFFs, read and written by windows, so that images may be of any "
+            "size, with their georeference; or draft the labels as polygons to be corrected in "
+            "labelme, cvat, label-studio, coco or ultralytics form, in OUT/drafts, too.",
         ),
     ] = "png",
     min_area: Annotated[
@@ -148,6 +149,7 @@ def command(
         reader=reader_of(max_pixels),
         memory=parse_bytes(memory) if memory else None,
         tiling=Tiling(parse_tile(tile) if tile else None, margin),
+        format="tif" if draft == "tif" else "png",
         trust=trust,
     )
     reporter = Reporter(quiet)
@@ -173,12 +175,12 @@ def command(
 def _drafting(tool: str, min_area: int, tolerance: float) -> DraftSettings | None:
     from fullconv.datasets.drafts import WRITERS, DraftSettings
 
-    if tool == "png":
+    if tool in ("png", "tif"):
         return None
     for known, _ in WRITERS:
         if tool == known:
             return DraftSettings(known, min_area, tolerance)
-    known_tools = ", ".join(["png", *(known for known, _ in WRITERS)])
+    known_tools = ", ".join(["png", "tif", *(known for known, _ in WRITERS)])
     raise typer.BadParameter(f"format {tool!r}: is none of {known_tools}")
 
 

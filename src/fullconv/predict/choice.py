@@ -69,12 +69,14 @@ class Asked:
         engine: one of `ENGINES` that passed `check`.
         precision: one of `PRECISIONS` that did.
         folder: the net's model folder, if it has one: there it is noted what was measured.
+        at_once: how many images may be worked on side by side.
     """
 
     images: int
     engine: str = "auto"
     precision: str = "auto"
     folder: Path | None = None
+    at_once: int = AT_ONCE
 
     @property
     def least_agreement(self) -> dict[str, float]:
@@ -116,7 +118,7 @@ def choose(
     plain = next((config for config in options if config.engine == "torch"), options[0])
     samples = first(asked.samples) if options != [plain] or plain.engine != "torch" else []
     if len(options) == 1 or not samples:
-        return Choice(plain, build(net, plain, samples, min(asked.images, AT_ONCE)))
+        return Choice(plain, build(net, plain, samples, min(asked.images, asked.at_once)))
     trials = _Trials(net, asked, samples, reporter, clock)
     trials.measure([REFERENCE, *options])
     for found in trials.soonest():
@@ -154,7 +156,7 @@ class _Trials:
     def engine(self, config: EngineConfig) -> Engine:
         """Return an engine, built only once."""
         if config not in self._engines:
-            at_once = 1 if self._takes_long else min(self._asked.images, AT_ONCE)
+            at_once = 1 if self._takes_long else min(self._asked.images, self._asked.at_once)
             self._engines[config] = build(self._net, config, self._samples, at_once)
         return self._engines[config]
 

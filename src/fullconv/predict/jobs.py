@@ -6,7 +6,7 @@ import glob
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path, PurePath
@@ -16,6 +16,9 @@ from fullconv.base.errors import FullconvError, few_named, nearest
 from fullconv.base.files import files_below
 from fullconv.base.images import IMAGE_SUFFIXES
 from fullconv.base.progress import SILENT, Reporter
+
+PNG = ".png"
+TIF = (".tif", ".tiff")
 
 
 class Results(NamedTuple):
@@ -44,6 +47,7 @@ class Job:
         heads: names of the net's heads if it has several; each has a folder of its own in `out`.
         others: for each further input of the net, the files that have the image's name: one, if
             all is well.
+        suffix: of the label image: ".png", or ".tif" of a raster.
     """
 
     source: Path
@@ -52,13 +56,14 @@ class Job:
     with_scores: bool = False
     heads: tuple[str, ...] = ()
     others: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    suffix: str = PNG
 
     @property
     def results(self) -> tuple[Results, ...]:
         """Where the results of each head go."""
         return tuple(
             Results(
-                folder / f"{self.name}.png",
+                folder / f"{self.name}{self.suffix}",
                 folder / "overlay" / f"{self.name}.jpg",
                 folder / "scores" / f"{self.name}.npy" if self.with_scores else None,
             )
@@ -78,6 +83,7 @@ def plan(
     scores: bool = False,
     heads: Sequence[str] = (),
     further: Mapping[str, Path] | None = None,
+    is_raster: Callable[[Path], bool] = lambda _: False,
     reporter: Reporter = SILENT,
 ) -> tuple[Job, ...]:
     """Find the images that `inputs` mean and assign their outputs below `out`.
@@ -93,6 +99,7 @@ def plan(
         heads: names of the net's heads if it has several.
         further: folders of the net's further inputs by name, whose files have the same relative
             paths as the images but for the suffix.
+        is_raster: tells whether an image's labels become a raster.
         reporter: tells which links to folders are passed over.
 
     Raises:
@@ -115,6 +122,7 @@ def plan(
             scores,
             tuple(heads),
             {of: tuple(files.get(name, ())) for of, files in named.items()},
+            TIF[0] if is_raster(source) else PNG,
         )
         for source, name in found
     )

@@ -31,6 +31,9 @@ DECODING = 10  # bytes a pixel of three channels: PIL's four, and twice the arra
 WRITING = 6  # likewise, besides the image: labels, and the overlay as PIL holds it
 SPLIT = 1.2  # freed blocks fit badly into one another's place: so much more is taken
 FIXED = 32 << 20  # bytes that any image takes
+CACHED = 64 << 20  # bytes of decoded blocks that GDAL keeps
+WINDOW_ROW = 2  # bytes a pixel of a row of tiles: labels, and those compressed
+WINDOWS = 4  # tiles' pixels at a time: one at work, two ahead, one as it was stored
 SURELY = 4096  # bytes a pixel that no net takes; images so small are not looked at more closely
 RAISE = "make it smaller, or raise --memory"
 SIDE = 1024  # pixels; of the image whose layers are counted
@@ -177,6 +180,59 @@ class Memory(Room):
         raise self._refusal(
             size, self._need(pixels, whole), RAISE if self._bounded else approximate
         )
+
+    @property
+    def divides(self) -> bool:
+        """Whether images can be divided into tiles, as far as that is asked for."""
+        return self._bounded or self._reach.sliding
+
+    def holds(self, size: Size) -> bool:
+        """Tell whether an image of a size fits, by tiles or whole."""
+        try:
+            return self.work(size).need <= self._most
+        except NoRoomError:
+            return False
+
+    def windowed(self, size: Size, *, from_the_top: bool = False) -> Work:
+        """Return how an image is labelled by rows of tiles of which nothing else is held.
+
+        Args:
+            size: height and width in pixels.
+            from_the_top: whether all of the pixels of a row of tiles are held, too.
+
+        Raises:
+            NoRoomError: there is not enough memory, in a line that tells how much it takes.
+        """
+        need = 0
+        for share in (1, 0.8, 0.6, 0.4, 0.3, 0.2, 0.1):
+            most = int(share * min(TILE, self._most / SPLIT))
+            asked = self._tiling.most
+            tiles = (
+                Tiles.sized(self._net, size, asked, self._reach)
+                if asked
+                else self._tiles(size, most)
+            )
+            if tiles is None:
+                break
+            need = self._need_of_row(tiles, from_the_top)
+            if asked or need <= self._most:
+                return Work(tiles, need)
+        least = f"; a row of tiles takes {need / 1e9:.1f} GB" if need else ""
+        raise NoRoomError(
+            f"no tiles of {size[1]} x {size[0]} pixels fit in {self._most / 1e9:.1f} GB{least}; "
+            "raise --memory, or give a --tile or a --margin"
+        )
+
+    def _need_of_row(self, tiles: Tiles, from_the_top: bool) -> int:
+        """Return the bytes at the peak while a row of tiles is labelled."""
+        width = tiles.columns[-1].pixels.stop
+        rows = max(len(span.pixels) for span in tiles.rows)
+        row = self._scores(rows * width) + WINDOW_ROW * rows * width
+        row += self._image(rows * width) * (2 if from_the_top else 0)
+        area = tiles.largest[0] * tiles.largest[1]
+        on_cpu = self._net.device.type == "cpu"
+        layers = self._layers(tiles.largest) if on_cpu else 0
+        return int(SPLIT * (FIXED + CACHED + row + layers + WINDOWS * self._image(area)))
 
     def holds_layers(self, size: Size) -> bool:
         """Tell whether the layers of an image of a size fit into half of the memory."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +14,27 @@ from fullconv.export.opened import SUFFIXES, OpenedExport, is_export
 from fullconv.export.verification import EngineConfig, Verification
 from fullconv.net.described import Described, DescribedHead
 from fullconv.net.fcn import FCN, Pixels, load
-from fullconv.predict.choice import Asked, choose
+from fullconv.predict.choice import AT_ONCE, Asked, choose
 from fullconv.predict.engines import check
 from fullconv.predict.exports import ExportLabeller, opened_for, require_of_export
-from fullconv.predict.jobs import Job, further_folders, make_folders, plan
+from fullconv.predict.jobs import PNG, Job, further_folders, make_folders, plan
 from fullconv.predict.labeller import AnyLabeller, Labeller
 from fullconv.predict.memory import ExportMemory, Memory, Room, Tiling
-from fullconv.predict.stream import Failure, Summary, first_images, label_files, write_unsure
+from fullconv.predict.rasters import require_colours, require_rasterio
+from fullconv.predict.stream import (
+    Done,
+    Failure,
+    Summary,
+    attempt,
+    first_images,
+    gathered,
+    label_files,
+    write_unsure,
+)
 from fullconv.predict.video import Films, is_film, label_films, plan_films
+from fullconv.predict.windowed import first_windows, label_raster, needs_windows, windows_in
+
+FORMATS = ("png", "tif")
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,8 @@ class Settings:
         reader: reads the images.
         memory: bytes that images may take; None: half of what is free.
         tiling: what is asked of tiles, by which images go that are too large.
+        format: of label images: "png", or "tif" (GeoTIFF, read and written by windows); PNGs that
+            could not be held in memory become GeoTIFFs anyway.
         trust: whether the model may cost what it may (see `fullconv.load`).
     """
 
@@ -56,6 +71,7 @@ class Settings:
     reader: ImageReader = ImageReader()
     memory: int | None = None
     tiling: Tiling = Tiling()
+    format: str = "png"
     trust: bool = False
 
 
@@ -125,20 +141,46 @@ def run(settings: Settings, reporter: Reporter = SILENT) -> Prediction:
     if is_export(settings.model):
         return _by_export(settings, reporter)
     check(settings.engine, settings.precision, settings.device)
+    _check_format(settings)
     net = _net(settings)
-    jobs = _planned(settings, net, reporter)
+    memory = Memory(net, settings.memory, tta=settings.tta, tiling=settings.tiling)
     reader = net.preprocessing.reader(settings.reader)
+
+    def is_raster(path: Path) -> bool:
+        asked = settings.format == "tif"
+        return asked or needs_windows(path, net.inputs, memory, reader)
+
+    jobs, rasters = _apart(_planned(settings, net, reporter, is_raster))
 
     def first(count: int) -> list[Pixels]:
         if isinstance(jobs, Films):
             return jobs.first(count)
-        return first_images(jobs, net.inputs, count, reader, memory)
+        photographs = first_images(jobs, net.inputs, count, reader, memory)
+        return photographs or first_windows(rasters, reader)
 
-    memory = Memory(net, settings.memory, tta=settings.tta, tiling=settings.tiling)
-    asked = Asked(_count(jobs), settings.engine, settings.precision, _folder(settings))
+    asked = Asked(
+        _count(jobs) + sum(windows_in(job, reader) for job in rasters),
+        settings.engine,
+        settings.precision,
+        _folder(settings),
+        at_once=1 if rasters and not jobs else AT_ONCE,
+    )
     choice = choose(net, asked, first, reporter)
     label = Labeller(net, choice.engine, tta=settings.tta)
     summary = _labelled(settings, label, jobs, memory, reporter)
+
+    def do(job: Job) -> Done:
+        engine = f"{settings.engine} {settings.precision}"
+        require_colours(net.inputs)
+        return label_raster(
+            job, label, asked=engine, memory=memory, reader=reader, reporter=reporter
+        )
+
+    if rasters:
+        results = (attempt(do, job) for job in rasters)
+        summary += gathered(rasters, results, net, reporter.warn)
+        if summary.failed < summary.images:
+            write_unsure(summary, settings.out)
     return _prediction(settings, net, summary, choice.config, choice.verification)
 
 
@@ -146,6 +188,8 @@ def _by_export(settings: Settings, reporter: Reporter) -> Prediction:
     """Do the same by an exported file."""
     assert not isinstance(settings.model, FCN)
     path = Path(settings.model)
+    if settings.format != "png":
+        raise FullconvError(f"{path}: an export labels images whole; leave out --format tif")
     if settings.tiling != Tiling():
         raise FullconvError(f"{path}: an export labels images whole; --tile is for model folders")
     known = OpenedExport(path)
@@ -169,7 +213,29 @@ def _by_export(settings: Settings, reporter: Reporter) -> Prediction:
     return _prediction(settings, export, summary, config, None)
 
 
-def _planned(settings: Settings, net: Described, reporter: Reporter) -> tuple[Job, ...] | Films:
+def _check_format(settings: Settings) -> None:
+    if settings.format not in FORMATS:
+        raise FullconvError(f"format {settings.format!r} is none of {', '.join(FORMATS)}")
+    if settings.format == "tif":
+        require_rasterio()
+        if any(map(is_film, settings.inputs)):
+            raise FullconvError("films have no --format tif; leave it out")
+
+
+def _apart(jobs: tuple[Job, ...] | Films) -> tuple[tuple[Job, ...] | Films, tuple[Job, ...]]:
+    """Return films, or the images that are held whole, and those that are read by windows."""
+    if isinstance(jobs, Films):
+        return jobs, ()
+    photos = tuple(job for job in jobs if job.suffix == PNG)
+    return photos, tuple(job for job in jobs if job.suffix != PNG)
+
+
+def _planned(
+    settings: Settings,
+    net: Described,
+    reporter: Reporter,
+    is_raster: Callable[[Path], bool] = lambda _: False,
+) -> tuple[Job, ...] | Films:
     """Plan a job for each image or film, and make the folders of its results."""
     if any(map(is_film, settings.inputs)):
         films = plan_films(
@@ -187,6 +253,7 @@ def _planned(settings: Settings, net: Described, reporter: Reporter) -> tuple[Jo
         scores=settings.scores,
         heads=_several(net),
         further=further_folders(settings.further, tuple(net.inputs)),
+        is_raster=is_raster,
         reporter=reporter,
     )
     make_folders(jobs)

@@ -21,6 +21,8 @@ from fullconv.net.fcn import Pixels
 from fullconv.net.head import Size
 from fullconv.predict.jobs import Job
 
+GEOREFERENCE = "its georeference is not kept in a PNG: --format tif keeps it"
+
 
 class Scene(Protocol):
     """An image to label, whose pixels are read when they are needed."""
@@ -88,7 +90,8 @@ class FileScene:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What is not read of the first input, in words."""
-        return self.header.remarks(as_image=next(iter(self.inputs)) == COLOR)
+        remarks = self.header.remarks(as_image=next(iter(self.inputs)) == COLOR)
+        return (*remarks, *[GEOREFERENCE] * self.header.stored.georeferenced)
 
     def read(self, rows: range, columns: range) -> Pixels:
         """Return successive rows and columns (see `Scene`)."""

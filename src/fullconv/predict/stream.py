@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from PIL import Image
 from fullconv.base.errors import FullconvError, one_line
 from fullconv.base.files import write_text
 from fullconv.base.images import ImageReader
+from fullconv.net.described import Described
 from fullconv.net.fcn import Pixels
 from fullconv.predict.jobs import Job
 from fullconv.predict.labeller import AnyLabeller, Labeller, label_all
@@ -79,6 +80,19 @@ class Summary:
     pixels: Mapping[str, NDArray[np.int64]]
     unsure: Mapping[str, Sequence[tuple[str, float]]] = field(default_factory=dict)
     failures: tuple[Failure, ...] = ()
+
+    def __add__(self, other: Summary) -> Summary:
+        """Return what came of both."""
+        return Summary(
+            self.images + other.images,
+            self.failed + other.failed,
+            {name: count + other.pixels[name] for name, count in self.pixels.items()},
+            {
+                name: (*self.unsure.get(name, ()), *other.unsure.get(name, ()))
+                for name in dict.fromkeys((*self.unsure, *other.unsure))
+            },
+            (*self.failures, *other.failures),
+        )
 
     def dominant(self, head: str) -> int | None:
         """Return the class that more than 99.9% of all pixels got, if there is one."""
@@ -145,39 +159,65 @@ def label_files(
     room = memory
     seams = Seams(label, room) if isinstance(room, Memory) and isinstance(label, Labeller) else None
 
-    def done(job: Job) -> Done | str:
-        try:
-            scene = FileScene(job, label.net.inputs, reader)
-            work = room.work(scene.size)
-            with room.taken(work.need):
-                return _do(scene, label, work, seams)
-        except NoRoomError as error:
-            return f"{job.source}: {error}"
-        except FullconvError as error:
-            return one_line(error, MOST_WORDS)
-        except OSError as error:
-            return f"{job.source}: can't write its results ({error.strerror or one_line(error)})"
-        except (MemoryError, RuntimeError) as error:
-            if not _is_lack_of_memory(error):
-                raise
-            return f"{job.source}: too large for the memory; make it smaller"
+    def do(job: Job) -> Done:
+        scene = FileScene(job, label.net.inputs, reader)
+        work = room.work(scene.size)
+        with room.taken(work.need):
+            return _do(scene, label, work, seams)
 
+    def results() -> Iterator[Done | str]:
+        for result in label_all(lambda job: attempt(do, job), jobs, label.engine):
+            yield result
+            bar.advance()
+
+    return gathered(jobs, results(), label.net, bar.say)
+
+
+def attempt(do: Callable[[Job], Done], job: Job) -> Done | str:
+    """Return what comes of a job or, where nothing does, the reason in a line."""
+    try:
+        return do(job)
+    except NoRoomError as error:
+        return f"{job.source}: {error}"
+    except FullconvError as error:
+        return one_line(error, MOST_WORDS)
+    except OSError as error:
+        return f"{job.source}: can't write its results ({error.strerror or one_line(error)})"
+    except (MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        return f"{job.source}: too large for the memory; make it smaller"
+
+
+def gathered(
+    jobs: Sequence[Job],
+    results: Iterable[Done | str],
+    net: Described,
+    say: Callable[[str], None],
+) -> Summary:
+    """Sum up what comes of jobs, and say what failed, and once what is to be known.
+
+    Args:
+        jobs: in order.
+        results: of each what came of it, or why nothing did.
+        net: what they are labelled by.
+        say: tells a line.
+    """
     failures, told = list[Failure](), set[str]()
-    pixels = {name: np.zeros(head.num_classes, np.int64) for name, head in label.net.heads.items()}
+    pixels = {name: np.zeros(head.num_classes, np.int64) for name, head in net.heads.items()}
     unsure: dict[str, list[tuple[str, float]]] = {}
-    for job, result in zip(jobs, label_all(done, jobs, label.engine), strict=True):
+    for job, result in zip(jobs, results, strict=True):
         if isinstance(result, str):
             failures.append(Failure(job.source, result))
-            bar.say(result)
-        else:
-            for remark in (each for each in result.remarks if each not in told):
-                told.add(remark)
-                bar.say(f"note: {job.source}: {remark} (told of the first such image)")
-            for name, counts in result.pixels.items():
-                pixels[name] += counts
-            for name, share in result.unsure.items():
-                unsure.setdefault(name, []).append((job.name, share))
-        bar.advance()
+            say(result)
+            continue
+        for remark in (each for each in result.remarks if each not in told):
+            told.add(remark)
+            say(f"note: {job.source}: {remark} (told of the first such image)")
+        for name, counts in result.pixels.items():
+            pixels[name] += counts
+        for name, share in result.unsure.items():
+            unsure.setdefault(name, []).append((job.name, share))
     return Summary(len(jobs), len(failures), pixels, unsure, tuple(failures))
 
 

@@ -59,6 +59,11 @@ class Span:
     first: int
     exact: bool = True
 
+    @property
+    def taken(self) -> slice:
+        """Which of the tile's own cells are taken of it."""
+        return slice(self.first, self.first + len(self.cells))
+
 
 def spans(geometry: SkipGeometry, size: int, most: int, reach: Reach = EXACT) -> list[Span] | None:
     """Divide an axis into tiles.
@@ -184,7 +189,7 @@ class Tiles:
             for name, scores in engine(read(scene, down.pixels, across.pixels, mirrored)).items():
                 if name not in whole:
                     whole[name] = scores.new_empty(*scores.shape[:2], *shape)
-                taken = scores[..., _taken(down), _taken(across)]
+                taken = scores[..., down.taken, across.taken]
                 whole[name][..., _slice(down.cells), _slice(across.cells)] = taken
         return whole
 
@@ -200,7 +205,3 @@ def read(scene: Scene, rows: range, columns: range, mirrored: bool) -> Pixels:
 
 def _slice(cells: range) -> slice:
     return slice(cells.start, cells.stop)
-
-
-def _taken(span: Span) -> slice:
-    return slice(span.first, span.first + len(span.cells))

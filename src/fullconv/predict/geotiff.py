@@ -1,0 +1,158 @@
+"""Label rasters: GeoTIFFs of class ids, tiled, compressed, with colours and overviews."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fullconv.base.errors import WorkFailedError
+from fullconv.base.files import replacing
+from fullconv.base.palette import Colour, palette_image
+from fullconv.net.head import Size
+from fullconv.predict.rasters import NOWHERE, Place, quiet_gdal
+
+BLOCK = 512  # pixels a side of the file's own tiles
+SAMPLES = 16  # rows of blocks that are read back and compared
+WHITE = (255, 255, 255)
+
+
+def write_label_raster(
+    path: Path,
+    parts: Iterable[NDArray[np.uint8]],
+    size: Size,
+    classes: Sequence[str],
+    palette: Sequence[Colour],
+    *,
+    ignore_index: int = 255,
+    place: Place = NOWHERE,
+) -> None:
+    """Write labels as a GeoTIFF, from the top on: its nodata value is `ignore_index`.
+
+    Overviews take of each pixels' labels the most frequent. The names of the classes are in its
+    metadata, as CLASS_0 and so on, and as a JSON list. A sample of what was written is read back.
+
+    Args:
+        path: of the file.
+        parts: successive rows x W, uint8.
+        size: height and width in pixels.
+        classes: names, index = label id.
+        palette: their colours.
+        ignore_index: the label of pixels without a class.
+        place: where the raster lies.
+
+    Raises:
+        OSError: it can't be written; whatever stood there before is untouched.
+        WorkFailedError: what is read back is not what was written.
+    """
+    with replacing(path) as temporary, quiet_gdal():
+        about = _about(classes, palette, ignore_index)
+        sums = _write(temporary, parts, _profile(size, ignore_index, place), about)
+        _add_overviews(temporary, size)
+        _compare(path, temporary, sums)
+
+
+@dataclass(frozen=True)
+class _About:
+    """What the values mean: metadata, and colours by value."""
+
+    tags: dict[str, str]
+    colours: dict[int, tuple[int, ...]]
+
+
+def _about(classes: Sequence[str], palette: Sequence[Colour], ignore_index: int) -> _About:
+    names = {f"CLASS_{label}": name for label, name in enumerate(classes)}
+    image = palette_image(np.zeros((1, 1), np.uint8), palette, ignore_index)
+    flat = image.getpalette() or []
+    colours = {label: tuple(flat[3 * label : 3 * label + 3]) or WHITE for label in range(256)}
+    return _About({"CLASSES": json.dumps(list(classes)), **names}, colours)
+
+
+def _profile(size: Size, ignore_index: int, place: Place) -> dict[str, Any]:
+    """Return how GDAL is to lay out the file."""
+    where = {"crs": place.crs, "transform": place.transform, "rpcs": place.rpcs}
+    if place.gcps is not None:
+        points, system = place.gcps
+        where |= {"gcps": points, "crs": system, "transform": None}
+    return {
+        "driver": "GTiff",
+        "height": size[0],
+        "width": size[1],
+        "count": 1,
+        "dtype": "uint8",
+        "nodata": ignore_index,
+        "tiled": True,
+        "blockxsize": BLOCK,
+        "blockysize": BLOCK,
+        "compress": "deflate",
+        "zlevel": 1,  # class ids hardly become smaller by more
+        "BIGTIFF": "IF_SAFER",
+        **{name: value for name, value in where.items() if value is not None},
+    }
+
+
+def _write(
+    path: Path, parts: Iterable[NDArray[np.uint8]], profile: dict[str, Any], about: _About
+) -> dict[int, int]:
+    """Write full resolution; return check sums of some rows of blocks by their first row."""
+    import rasterio
+    from rasterio.windows import Window
+
+    height, width = profile["height"], profile["width"]
+    every = max(1, -(-height // BLOCK) // SAMPLES) * BLOCK
+    sums = {}
+    with rasterio.open(path, "w", **profile) as raster:
+        raster.write_colormap(1, about.colours)
+        raster.update_tags(**about.tags)
+        raster.set_band_description(1, "labels")
+        for top, block in _blocks(parts):
+            raster.write(block, 1, window=Window(0, top, width, len(block)))
+            if top % every == 0:
+                sums[top] = zlib.crc32(np.ascontiguousarray(block).data)
+    return sums
+
+
+def _blocks(parts: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Yield the first row of each row of blocks, and the block."""
+    top, held = 0, list[NDArray[np.uint8]]()
+    for part in parts:
+        held.append(part)
+        while sum(map(len, held)) >= BLOCK:
+            rows = np.concatenate(held)
+            yield top, rows[:BLOCK]
+            top, held = top + BLOCK, [rows[BLOCK:]]
+    rows = np.concatenate(held)
+    if len(rows):
+        yield top, rows
+
+
+def _add_overviews(path: Path, size: Size) -> None:
+    import rasterio
+    from rasterio.enums import Resampling
+
+    factors = [2**power for power in range(1, 16) if max(size) // 2 ** (power - 1) > BLOCK]
+    if factors:
+        with rasterio.open(path, "r+") as raster:
+            raster.build_overviews(factors, Resampling.mode)
+
+
+def _compare(path: Path, written: Path, sums: dict[int, int]) -> None:
+    """Read some rows of blocks back; GDAL has been seen to close a broken file without a word."""
+    import rasterio
+    from rasterio.windows import Window
+
+    with rasterio.open(written) as raster:
+        for top, expected in sums.items():
+            rows = min(BLOCK, raster.height - top)
+            block = raster.read(1, window=Window(0, top, raster.width, rows))
+            if zlib.crc32(block.data) != expected:
+                raise WorkFailedError(
+                    f"{path}: rows {top} to {top + rows} are not what was written; is the disk "
+                    "all right?"
+                )

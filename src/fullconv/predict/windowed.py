@@ -1,0 +1,407 @@
+"""Rasters of any size, by rows of exact tiles: nothing of the whole is ever in memory.
+
+A row of tiles gives some rows of coarse scores. Labels are worked out of these, up to the pixels
+that need the next ones; the last few rows of scores wait for them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fullconv.base.errors import FullconvError
+from fullconv.base.images import ImageReader
+from fullconv.base.pipeline import ahead
+from fullconv.base.runtime import release_freed_memory
+from fullconv.data.info import COLOR
+from fullconv.net.head import UNSURE, Head, top_probabilities
+from fullconv.predict.geotiff import write_label_raster
+from fullconv.predict.jobs import TIF, Job
+from fullconv.predict.journal import Arrays, Journal
+from fullconv.predict.memory import Memory
+from fullconv.predict.pictures import bands, save_overlay
+from fullconv.predict.rasters import RasterScene, require_colours, require_rasterio
+from fullconv.predict.stream import Done
+from fullconv.predict.tiles import Span, Tiles, read
+
+if TYPE_CHECKING:
+    from fullconv.base.progress import Progress, Reporter
+    from fullconv.geometry import SkipGeometry
+    from fullconv.net.fcn import FCN, Pixels
+    from fullconv.predict.labeller import Labeller
+
+OVERLAY_SIDE = 4096  # pixels that an overlay has at most
+SAMPLE = 1024  # pixels a side of a window that engines are measured on
+SMALL_FILE = 16 << 20  # bytes; an image in such a file that is no TIFF is held whole
+
+
+def needs_windows(
+    path: Path, inputs: Mapping[str, int], memory: Memory, reader: ImageReader
+) -> bool:
+    """Tell whether an image is more than memory holds, or a TIFF of more pixels than are allowed.
+
+    Where rasterio is missing, or the net can't label windows, nothing is read by them.
+
+    Args:
+        path: of the file; one that can't be read is no such image.
+        inputs: of the net.
+        memory: for images.
+        reader: reads images that are held whole.
+    """
+    is_tiff = path.suffix.lower() in TIF
+    if dict(inputs) != {COLOR: 3} or not find_spec("rasterio") or not memory.divides:
+        return False
+    try:
+        if not is_tiff and path.stat().st_size < SMALL_FILE:
+            return False
+        size = ImageReader(2**62, reader.span).image_size(path)
+    except (FullconvError, OSError):
+        return False
+    if size[0] * size[1] > reader.max_pixels:
+        return is_tiff
+    return not memory.holds(size)
+
+
+def windows_in(job: Job, reader: ImageReader) -> int:
+    """Return how many images of `SAMPLE` x `SAMPLE` pixels a raster stands for; 1 at least."""
+    with suppress(FullconvError):  # which will be told in the file's turn
+        height, width = ImageReader(2**62, reader.span).image_size(job.source)
+        return max(1, height * width // SAMPLE**2)
+    return 1
+
+
+def first_windows(jobs: Sequence[Job], reader: ImageReader) -> list[Pixels]:
+    """Read a window of the first raster that can be read, from its middle, as a sample of tiles."""
+    for job in jobs:
+        with suppress(FullconvError):
+            scene = RasterScene(job.source, reader)
+            height, width = (min(each, SAMPLE) for each in scene.size)
+            top, left = (scene.size[0] - height) // 2, (scene.size[1] - width) // 2
+            try:
+                return [scene.read(range(top, top + height), range(left, left + width)).copy()]
+            finally:
+                scene.close()
+    return []
+
+
+def label_raster(
+    job: Job,
+    label: Labeller,
+    *,
+    asked: str,
+    memory: Memory,
+    reader: ImageReader,
+    reporter: Reporter,
+) -> Done:
+    """Label a raster by rows of tiles, and write label rasters and overlays.
+
+    What is done is kept beside the results, so that the same command goes on with it.
+
+    Args:
+        job: names the files.
+        label: the net and its engine.
+        asked: which engine was asked for; what another one has done is not gone on with.
+        memory: for images.
+        reader: says what values mean.
+        reporter: is told how the work goes.
+
+    Raises:
+        FullconvError: it can't be read, or there is no room for its tiles; the message names it.
+        OSError: a result can't be written.
+    """
+    require_rasterio()
+    require_colours(label.net.inputs)
+    if job.with_scores:
+        raise FullconvError(f"{job.source}: --scores are not written of rasters; leave them out")
+    scene = RasterScene(job.source, reader)
+    try:
+        work = memory.windowed(scene.size, from_the_top=scene.from_the_top)
+        assert work.tiles is not None
+        with memory.taken(work.need):
+            return _labelled(job, _Sweep(label, asked, scene, work.tiles), reporter)
+    finally:
+        scene.close()
+
+
+def _labelled(job: Job, sweep: _Sweep, reporter: Reporter) -> Done:
+    scene, tiles, net = sweep.scene, sweep.tiles, sweep.label.net
+    first = job.results[0].labels
+    journal = Journal.opened(first.with_name(f".{first.name}.partial"), _key(job, sweep))
+    done = len(journal)
+    if done:
+        reporter.say(f"{job.source}: goes on after {done} of {len(tiles.rows)} rows of tiles")
+    across = len(tiles.columns)
+    with reporter.bar(len(tiles), job.name, unit="tiles", done=done * across) as bar:
+        for found in sweep.rows(journal[done - 1] if done else None, done, bar):
+            journal.add(found)
+    pixels, unsure = {}, {}
+    for (name, head), results in zip(net.heads.items(), job.results, strict=True):
+        parts = (_unpacked(record[f"labels {name}"], scene.size[1]) for record in journal)
+        write_label_raster(
+            results.labels,
+            parts,
+            scene.size,
+            head.classes,
+            head.palette,
+            ignore_index=net.ignore_index,
+            place=scene.place,
+        )
+        photo, labels = (
+            np.concatenate([record[key] for record in journal])
+            for key in ("photo", f"small {name}")
+        )
+        save_overlay(results.overlay, photo, labels, head.palette, net.ignore_index)
+        pixels[name] = np.sum([record[f"pixels {name}"] for record in journal], axis=0)
+        share = np.sum([record[f"unsure {name}"] for record in journal], axis=0)
+        unsure[name] = float(share[0] / share[1])
+    journal.remove()
+    remarks = [*scene.remarks]
+    if not tiles.exact:
+        remarks.append("its tiles are approximate, as --tile or --margin ask for it")
+    return Done(pixels, unsure, tuple(remarks))
+
+
+class _Sweep:
+    """Labels a raster from the top on, a row of tiles at a time."""
+
+    def __init__(self, label: Labeller, asked: str, scene: RasterScene, tiles: Tiles) -> None:
+        self.label, self.asked, self.scene, self.tiles = label, asked, scene, tiles
+        self.net, self._shape = label.net, (0, 0, 0)
+        self.step = -(-max(scene.size) // OVERLAY_SIDE)
+        self._owned = (
+            _owned(tiles.rows, self.net.vertical, scene.size[0]),
+            _owned(tiles.columns, self.net.horizontal, scene.size[1]),
+        )
+
+    def rows(self, last: Arrays | None, first: int, bar: Progress) -> Iterator[Arrays]:
+        """Yield what is to be noted of each row of tiles.
+
+        Args:
+            last: what was noted of the last one that is done.
+            first: the first that isn't.
+            bar: advances by one a tile.
+        """
+        held = _Held.noted(last, self.net, self.label.tta) if last is not None else _Held(0, 0, [])
+        windows = (
+            (down.pixels, across.pixels, mirrored)
+            for down in self.tiles.rows[first:]
+            for across in self.tiles.columns
+            for mirrored in (False, True)[: 1 + self.label.tta]
+        )
+        arriving = ahead(lambda window: read(self.scene, *window), windows, 1)
+        for index in range(first, len(self.tiles.rows)):
+            found: dict[str, NDArray[Any]] = {}
+            held = self._scored(index, held, arriving, found, bar)
+            stop = self._ready(index)
+            with torch.inference_mode():
+                self._label(held, stop, found)
+                held = self._rest(held, stop)
+            found |= held.arrays()
+            yield found
+
+    def _scored(
+        self,
+        index: int,
+        held: _Held,
+        arriving: Iterator[Pixels],
+        found: dict[str, NDArray[Any]],
+        bar: Progress,
+    ) -> _Held:
+        """Return the scores at hand and those of a row of tiles; note what is found meanwhile."""
+        down = self.tiles.rows[index]
+        before = down.cells.start - held.first
+        shape = (before + len(down.cells), self.tiles.columns[-1].cells.stop)
+        views: list[dict[str, Tensor]] = [{} for _ in range(1 + self.label.tta)]
+        sure = {name: np.zeros(2, np.int64) for name in self.net.heads}
+        photo = self._empty_photo(index)
+        for at, across in enumerate(self.tiles.columns):
+            for number, view in enumerate(views):
+                pixels = next(arriving)
+                if pixels.shape != self._shape:
+                    release_freed_memory()
+                    self._shape = pixels.shape
+                if not number:
+                    self._show(photo, pixels, index, at)
+                for name, scores in self.label.engine(pixels).items():
+                    if name not in view:
+                        view[name] = scores.new_empty(*scores.shape[:2], *shape)
+                        if before:
+                            view[name][..., :before, :] = held.views[number][name]
+                    taken = scores[..., down.taken, across.taken]
+                    view[name][..., before:, across.cells.start : across.cells.stop] = taken
+                    sure[name] += self._unsure(self.net.heads[name], down, across, taken)
+            bar.advance()
+        found["photo"] = photo
+        found |= {f"unsure {name}": counts for name, counts in sure.items()}
+        return _Held(held.first, held.done, views)
+
+    def _ready(self, index: int) -> int:
+        """Return how many rows of pixels need no row of tiles after this one."""
+        height, alignment = self.scene.size[0], self.net.vertical.alignments[-1]
+        if index == len(self.tiles.rows) - 1:
+            return height
+        missing = self.tiles.rows[index].cells.stop
+        return bisect_left(range(height), missing, key=lambda row: alignment.cells_read(row)[1])
+
+    def _label(self, held: _Held, stop: int, found: dict[str, NDArray[Any]]) -> None:
+        """Work out the labels of the pixels that have all their scores."""
+        width = self.scene.size[1]
+        labels = {name: np.empty((stop - held.done, width), np.uint8) for name in self.net.heads}
+        for part in bands((stop - held.done, width)) if stop > held.done else ():
+            rows = range(held.done + part.start, held.done + part.stop)
+            valid = self.scene.valid(rows, range(width))
+            for name, own in labels.items():
+                own[part] = self._labels_of(held, name, rows)
+                if valid is not None:
+                    own[part][~valid] = self.net.ignore_index
+        small = slice(-held.done % self.step, None, self.step)
+        for name, own in labels.items():
+            count = self.net.heads[name].num_classes
+            found[f"labels {name}"] = np.frombuffer(zlib.compress(own.data, 1), np.uint8)
+            found[f"small {name}"] = own[small, :: self.step].copy()
+            found[f"pixels {name}"] = np.bincount(own.ravel(), minlength=256)[:count]
+
+    def _labels_of(self, held: _Held, name: str, rows: range) -> NDArray[np.uint8]:
+        head, alignment = self.net.heads[name], self.net.vertical.alignments[-1]
+        first = self._first_cell(rows.start)
+        cells = slice(first - held.first, alignment.cells_read(rows[-1])[1] - held.first + 1)
+        views = [view[name][..., cells, :] for view in held.views]
+        top = rows.start - first * alignment.factor
+        return head.labels_of_views(views, (top + len(rows), self.scene.size[1]))[top:]
+
+    def _first_cell(self, row: int) -> int:
+        """Return the row of coarse scores from which a map is labelled as the whole one is."""
+        alignment = self.net.vertical.alignments[-1]
+        return min(max(alignment.cells_read(row)[0], 0), row // alignment.factor)
+
+    def _rest(self, held: _Held, stop: int) -> _Held:
+        """Return the scores that rows from `stop` on need."""
+        if stop == self.scene.size[0]:
+            return _Held(0, stop, [])
+        first = self._first_cell(stop)
+        rest = [
+            {name: each[..., first - held.first :, :].clone() for name, each in view.items()}
+            for view in held.views
+        ]
+        return _Held(first, stop, rest)
+
+    def _unsure(self, head: Head, down: Span, across: Span, scores: Tensor) -> NDArray[np.int64]:
+        """Count the cells that pixels read: how many are unsure, and all."""
+        inside = []
+        for alignment, span, size in zip(
+            head.last_alignments, (down, across), self.scene.size, strict=True
+        ):
+            first, last = alignment.cells_read(0)[0], alignment.cells_read(size - 1)[1]
+            cells = range(max(first, span.cells.start), min(last + 1, span.cells.stop))
+            inside.append(slice(cells.start - span.cells.start, cells.stop - span.cells.start))
+        cells_read = scores[0, :, inside[0], inside[1]].float().cpu().numpy()
+        if not cells_read.size:
+            return np.zeros(2, np.int64)
+        top = top_probabilities(cells_read, head.temperature)
+        return np.array([top.size - np.count_nonzero(top >= UNSURE), top.size])
+
+    def _empty_photo(self, index: int) -> NDArray[np.uint8]:
+        rows = _multiples(self._owned[0][index], self.step)
+        return np.empty((len(rows), -(-self.scene.size[1] // self.step), 3), np.uint8)
+
+    def _show(self, photo: NDArray[np.uint8], pixels: Pixels, index: int, at: int) -> None:
+        """Put what is shown of a tile into the smaller photograph."""
+        places, sources = [], []
+        for own, span in (
+            (self._owned[0][index], self.tiles.rows[index]),
+            (self._owned[1][at], self.tiles.columns[at]),
+        ):
+            shown = _multiples(own, self.step)
+            begin = span.pixels.start
+            sources.append(slice(shown.start - begin, max(shown.stop - begin, 0), self.step))
+            places.append(slice(shown.start // self.step, shown.start // self.step + len(shown)))
+        photo[:, places[1]] = pixels[sources[0], sources[1]]
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Coarse scores that are at hand, of the whole width.
+
+    Attributes:
+        first: the first row of them, in the whole image's.
+        done: how many rows of pixels are labelled.
+        views: the scores, of each view by head.
+    """
+
+    first: int
+    done: int
+    views: list[dict[str, Tensor]]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return it as what a journal notes."""
+        scores = {
+            f"scores {number} {name}": each.float().cpu().numpy()
+            for number, view in enumerate(self.views)
+            for name, each in view.items()
+        }
+        return {"at": np.array([self.first, self.done]), **scores}
+
+    @classmethod
+    def noted(cls, record: Arrays, net: FCN, tta: bool) -> _Held:
+        """Return what a journal noted."""
+        first, done = record["at"].tolist()
+        views = [
+            {
+                name: torch.from_numpy(record[f"scores {number} {name}"]).to(net.device)
+                for name in net.heads
+                if f"scores {number} {name}" in record
+            }
+            for number in range(1 + tta)
+        ]
+        return cls(first, done, views)
+
+
+def _owned(spans: Sequence[Span], geometry: SkipGeometry, size: int) -> list[range]:
+    """Return which pixels each tile along an axis stands for: each of the image, once."""
+    starts = [geometry.pixels_under_cells(each.cells[0], each.cells[-1], size)[0] for each in spans]
+    ends = [0, *starts[1:], size]
+    return [range(*both) for both in pairwise(ends)]
+
+
+def _multiples(pixels: range, step: int) -> range:
+    return range(-(-pixels.start // step) * step, pixels.stop, step)
+
+
+def _unpacked(packed: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    return np.frombuffer(zlib.decompress(packed.data), np.uint8).reshape(-1, width)
+
+
+def _key(job: Job, sweep: _Sweep) -> str:
+    """Return a digest of all that labels depend on."""
+    net, about = sweep.net, job.source.stat()
+    digest = hashlib.sha256()
+    for name, value in sorted(net.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().data)
+    told = {
+        "source": [str(job.source.resolve()), about.st_size, about.st_mtime_ns],
+        "net": [repr(net.arguments), repr([head.labelling for head in net.heads.values()])],
+        "preprocessing": repr(net.preprocessing),
+        "ignore": net.ignore_index,
+        "engine": sweep.asked,
+        "tta": sweep.label.tta,
+        "tiles": repr(sweep.tiles),
+        "version": version("fullconv"),
+    }
+    digest.update(json.dumps(told).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
