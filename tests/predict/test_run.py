@@ -330,6 +330,7 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch, capsys, command_line, rando
 def test_a_model_that_costs_too_much_is_labelled_with_if_it_is_trusted(
     tmp_path, capsys, command_line, random_model, monkeypatch
 ):
+    monkeypatch.setenv("FULLCONV_CACHE", str(tmp_path / "cache"))  # where no model is known
     monkeypatch.setattr(rehearsal, "MOST_OPERATIONS", 10**6)
     picture(tmp_path / "in/a.png", (70, 90))
     words = ["predict", random_model, tmp_path / "in", "--out", tmp_path / "out"]
