@@ -359,6 +359,16 @@ def test_openvino_is_told_its_settings(at_once, size, streams):
     assert requests.count == said["NUM_STREAMS"]
 
 
+@pytest.mark.parametrize("config", engines("fp32"))
+@pytest.mark.parametrize("size", [(64, 80), (9, 40)])
+def test_images_worked_out_together_get_their_own_scores(config, size):
+    made = net(NarrowVGG())
+    engine = build(made, config)
+    images = [photo(size, seed=seed) for seed in range(3)]
+    for image, found in zip(images, engine.of_batch(images), strict=True):
+        assert difference(found["labels"], expected(made, image)) < 1e-4
+
+
 @needs("openvino")
 def test_openvino_reports_to_nobody(tmp_path):
     script = "from fullconv.export.openvino import import_openvino; import_openvino()"

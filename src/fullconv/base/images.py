@@ -93,12 +93,33 @@ class Header(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """An image file that lies on no disk.
+
+    Attributes:
+        name: for messages.
+        content: what is in it; any place in it can be sought.
+    """
+
+    name: str
+    content: IO[bytes]
+
+    def __str__(self) -> str:
+        """Return the name."""
+        return self.name
+
+
+File = str | Path | Encoded
+
+
+@dataclass(frozen=True)
 class ImageReader:
     """Reads images, further inputs and masks, and tells what is in them from their headers alone.
 
     Every method raises FullconvError, one line that says what to do, where there is no such file,
     no image, one that is damaged or truncated, or one of more than `max_pixels`; of the latter
-    nothing is decoded. What has no regular file (a pipe, a device) is not even opened.
+    nothing is decoded. What has no regular file (a pipe, a device) is not even opened. A file is
+    a path, or `Encoded`.
 
     Attributes:
         max_pixels: how many pixels an image may have, by its header. Where it has more than 4
@@ -111,7 +132,7 @@ class ImageReader:
     max_pixels: int = MAX_PIXELS
     span: ValueRange | None = None
 
-    def image(self, path: str | Path) -> NDArray[np.uint8]:
+    def image(self, path: File) -> NDArray[np.uint8]:
         """Read a JPEG, PNG, BMP, WebP or TIFF file as 8-bit RGB, upright as its EXIF data says.
 
         Grey, palette, CMYK and 1-bit images are converted. Of several bands in no colours the
@@ -129,7 +150,7 @@ class ImageReader:
         with self._opened(path) as source:
             return upright(picture(path, source, self.span), source.stored.orientation)
 
-    def input(self, path: str | Path) -> NDArray[np.uint8] | NDArray[np.float32]:
+    def input(self, path: File) -> NDArray[np.uint8] | NDArray[np.float32]:
         """Read a file's measurements with their values kept; a picture, as `image` does.
 
         Measurements are 16-bit grey (as a rule distances in millimetres), floating point, and
@@ -151,7 +172,7 @@ class ImageReader:
                 pixels = measurements(path, source)
             return upright(pixels, source.stored.orientation)
 
-    def mask(self, path: str | Path) -> NDArray[np.uint8]:
+    def mask(self, path: File) -> NDArray[np.uint8]:
         """Read a mask: grey values of 8 bits or fewer, or palette indices, are label ids.
 
         EXIF orientation is honoured as for images.
@@ -167,7 +188,7 @@ class ImageReader:
             require_labels(path, source.stored)
             return upright(label_ids(source), source.stored.orientation)
 
-    def values(self, path: str | Path) -> NDArray[Any]:
+    def values(self, path: File) -> NDArray[Any]:
         """Read the values that `image` converts, as they are stored, in order to measure a range.
 
         Returns:
@@ -180,7 +201,7 @@ class ImageReader:
             values: NDArray[Any] = source.values()[..., list(source.stored.shown)]
             return upright(values, source.stored.orientation)
 
-    def header(self, path: str | Path) -> Header:
+    def header(self, path: File) -> Header:
         """Tell from a file's header alone what is in it, and what else is to be known of it.
 
         Raises:
@@ -189,7 +210,7 @@ class ImageReader:
         with self._opened(path) as source:
             return Header(source.stored, tuple(source.notes()))
 
-    def describe(self, path: str | Path) -> Stored:
+    def describe(self, path: File) -> Stored:
         """Tell what is in a file from its header alone.
 
         Raises:
@@ -198,7 +219,7 @@ class ImageReader:
         with self._opened(path) as source:
             return source.stored
 
-    def remarks(self, path: str | Path, *, as_image: bool = True) -> tuple[str, ...]:
+    def remarks(self, path: File, *, as_image: bool = True) -> tuple[str, ...]:
         """Say from the header alone what is not read of a file (see `Header.remarks`).
 
         Raises:
@@ -206,7 +227,7 @@ class ImageReader:
         """
         return self.header(path).remarks(as_image=as_image)
 
-    def channels(self, path: str | Path) -> int:
+    def channels(self, path: File) -> int:
         """Return from the header alone how many channels `input` would give.
 
         Raises:
@@ -214,7 +235,7 @@ class ImageReader:
         """
         return self.describe(path).channels
 
-    def image_size(self, path: str | Path) -> tuple[int, int]:
+    def image_size(self, path: File) -> tuple[int, int]:
         """Return the (height, width) that `image` would give, from the header alone.
 
         Raises:
@@ -224,7 +245,7 @@ class ImageReader:
         require_picture(path, stored, self.span)
         return stored.size
 
-    def mask_size(self, path: str | Path) -> tuple[int, int]:
+    def mask_size(self, path: File) -> tuple[int, int]:
         """Return the (height, width) that `mask` would give, from the header alone.
 
         Raises:
@@ -234,14 +255,14 @@ class ImageReader:
         require_labels(path, stored)
         return stored.size
 
-    def is_turned(self, path: str | Path) -> bool:
+    def is_turned(self, path: File) -> bool:
         """Tell from the header whether EXIF data ask for the image to be rotated or mirrored."""
         return self.describe(path).orientation != 1
 
     @contextmanager
-    def _opened(self, path: str | Path) -> Iterator[Source]:
+    def _opened(self, path: File) -> Iterator[Source]:
         """Open an image whose size is allowed; whatever fails, then or in the body, is one line."""
-        with _failing_in_a_line(path), _regular(path).open("rb") as file:
+        with _failing_in_a_line(path), _open(path) as file:
             source = _identify(path, file)
             stored = source.stored
             bands = math.ceil(len(stored.bands) / _VALUES_A_PIXEL)
@@ -336,7 +357,7 @@ class _PngSource(_PilSource):
         return values
 
 
-def _identify(path: str | Path, file: IO[bytes]) -> Source:
+def _identify(path: File, file: IO[bytes]) -> Source:
     """Read the header by PIL's readers themselves: Image.open would apply PIL's global bound."""
     head = file.read(12)
     if not head:
@@ -376,6 +397,17 @@ def _png_exif(file: IO[bytes]) -> dict[str | tuple[int, int], bytes]:
             return {"exif": b"Exif\0\0" + file.read(length)}
         file.seek(length + 4, os.SEEK_CUR)
     return {}
+
+
+@contextmanager
+def _open(path: File) -> Iterator[IO[bytes]]:
+    """Open a regular file; of what lies on no disk begin anew."""
+    if isinstance(path, Encoded):
+        path.content.seek(0)
+        yield path.content
+        return
+    with _regular(path).open("rb") as file:
+        yield file
 
 
 def _regular(path: str | Path) -> Path:
@@ -426,7 +458,7 @@ _LISTENER = _Listener()
 
 
 @contextmanager
-def _failing_in_a_line(path: str | Path) -> Iterator[None]:
+def _failing_in_a_line(path: File) -> Iterator[None]:
     """Turn whatever fails in the body, and what libraries say meanwhile, into one line."""
     with _LISTENER.listening() as heard:
         try:

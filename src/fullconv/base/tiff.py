@@ -10,7 +10,6 @@ import struct
 import zlib
 from collections.abc import Iterator
 from enum import IntEnum
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -55,7 +54,7 @@ _REDUCED_OR_MASK = 0b101  # bits of NewSubfileType
 class TiffSource:
     """The first page of an open TIFF file (a `Source`)."""
 
-    def __init__(self, path: str | Path, file: IO[bytes]) -> None:
+    def __init__(self, path: object, file: IO[bytes]) -> None:
         """Read the tags.
 
         Raises:

@@ -21,6 +21,7 @@ from fullconv.cli import (
     heatmap,
     predict,
     push,
+    serve,
     train,
 )
 from fullconv.cli.signals import Stopped
@@ -34,7 +35,19 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for verb in (train, evaluate, compare, predict, describe, convert, export, heatmap, push, demo):
+for verb in (
+    train,
+    evaluate,
+    compare,
+    predict,
+    describe,
+    convert,
+    export,
+    heatmap,
+    push,
+    serve,
+    demo,
+):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 app.add_typer(data.app)
 

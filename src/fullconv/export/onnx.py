@@ -35,7 +35,7 @@ def write_onnx(net: FCN, path: Path, kind: np.dtype[Any], size: Size | None = No
         kind: of the images' values, uint8 or float32.
         size: height and width of the images in pixels; None: any.
     """
-    axes = None if size else {IMAGE: {1: "height", 2: "width"}}
+    axes = None if size else {IMAGE: {0: "images", 1: "height", 2: "width"}}
     _trace(
         CoarseScores(net),
         (example_of(net, kind, size),),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fullconv.data.info import COLOR
+from fullconv.net.described import Described
 from fullconv.net.fcn import FCN, Pixels
 
 GRAINS = (1, 4, 16, 64)  # pixels a side; photographs have structure at every scale
@@ -37,11 +38,12 @@ def generated(net: FCN) -> Iterator[Sample]:
     sizes = ((1, 1), (33, 70), (97, 131), (native, native), (native + 96, native + 32))
     for seed, (height, width) in enumerate(sizes):
         count = 2 if height == 97 else 1
-        images = [_noise(net, (height, width), seed + 10 * index) for index in range(count)]
+        images = [noise(net, (height, width), seed + 10 * index) for index in range(count)]
         yield Sample(f"the generated image of {height} x {width}", np.stack(images))
 
 
-def _noise(net: FCN, size: tuple[int, int], seed: int) -> Pixels:
+def noise(net: Described, size: tuple[int, int], seed: int) -> Pixels:
+    """Return an image H x W x channels that has structure at every scale."""
     random = np.random.default_rng(seed)
     parts = []
     for name, channels in net.inputs.items():

@@ -70,6 +70,7 @@ class Asked:
         precision: one of `PRECISIONS` that did.
         folder: the net's model folder, if it has one: there it is noted what was measured.
         at_once: how many images may be worked on side by side.
+        compiled: whether torch may compile the net, anew for each of some sizes of images.
     """
 
     images: int
@@ -77,6 +78,7 @@ class Asked:
     precision: str = "auto"
     folder: Path | None = None
     at_once: int = AT_ONCE
+    compiled: bool = True
 
     @property
     def least_agreement(self) -> dict[str, float]:
@@ -114,7 +116,8 @@ def choose(
     Raises:
         EngineError: no engine that was asked for can work out this net; the message says why.
     """
-    options = configs(asked.engine, asked.precision, net.device)
+    there = configs(asked.engine, asked.precision, net.device)
+    options = [config for config in there if asked.compiled or not config.compiled]
     plain = next((config for config in options if config.engine == "torch"), options[0])
     samples = first(asked.samples) if options != [plain] or plain.engine != "torch" else []
     if len(options) == 1 or not samples:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,14 @@ class ExportLabeller:
         assert tiles is None
         found = self.net.outputs(image[None])
         return [{name: torch.from_numpy(each) for name, each in found.items()}]
+
+    def views_of_batch(self, images: Sequence[Pixels]) -> list[Views]:
+        """Return the views of images of one size and type, worked out together."""
+        found = self.net.outputs(np.stack(images))
+        return [
+            [{name: torch.from_numpy(each[at : at + 1]) for name, each in found.items()}]
+            for at in range(len(images))
+        ]
 
     def labels(self, views: Views, size: Size) -> dict[str, Labels]:  # noqa: ARG002
         """Return the class id of each pixel, uint8 H x W, by head."""

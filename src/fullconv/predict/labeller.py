@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
@@ -51,6 +51,9 @@ class AnyLabeller(Protocol):
 
     def views(self, image: Pixels, tiles: Tiles | None = None) -> Views:
         """Return what is worked out of an image (see `Labeller`)."""
+
+    def views_of_batch(self, images: Sequence[Pixels]) -> list[Views]:
+        """Return the views of images of one size and type, worked out together."""
 
     def labels(self, views: Views, size: Size) -> dict[str, Labels]:
         """Return the class id of each of H x W pixels, by head, of that."""
@@ -118,6 +121,11 @@ class Labeller:
             tiles.coarse(scene, self.engine, mirrored=mirrored)
             for mirrored in (False, True)[: 1 + self.tta]
         ]
+
+    def views_of_batch(self, images: Sequence[Pixels]) -> list[Views]:
+        """Return the views of images of one size and type, worked out together."""
+        seen = zip(*(views_of(image, tta=self.tta) for image in images), strict=True)
+        return [list(views) for views in zip(*map(self.engine.of_batch, seen), strict=True)]
 
     @torch.inference_mode()
     def labels(self, views: Views, size: Size) -> dict[str, Labels]:

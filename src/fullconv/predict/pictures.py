@@ -139,11 +139,21 @@ def save_label_image(
         OSError: the file can't be written; whatever stood there before is untouched.
     """
     with replacing(path) as temporary, temporary.open("wb") as file:
-        size = (labels.shape[0], labels.shape[1])
-        writer = LabelWriter(file, size, palette, ignore_index)
-        for rows in bands(size):
-            writer.write(labels[rows])
-        writer.close()
+        write_label_image(file, labels, palette, ignore_index)
+
+
+def write_label_image(
+    file: IO[bytes],
+    labels: NDArray[np.uint8],
+    palette: Sequence[Colour],
+    ignore_index: int = 255,
+) -> None:
+    """Write HxW uint8 labels to an open file (see `LabelWriter`)."""
+    size = (labels.shape[0], labels.shape[1])
+    writer = LabelWriter(file, size, palette, ignore_index)
+    for rows in bands(size):
+        writer.write(labels[rows])
+    writer.close()
 
 
 def save_overlay(
@@ -159,14 +169,25 @@ def save_overlay(
         OSError: the file can't be written; whatever stood there before is untouched.
     """
     with replacing(path) as temporary, temporary.open("wb") as file:
-        if labels.size <= BAND:  # without a copy of the picture
-            shown = overlay(image, labels, palette, ignore_index)
-            return _write_jpeg(Image.fromarray(shown), file)
-        size = (labels.shape[0], labels.shape[1])
-        writer = OverlayWriter(file, size, palette, ignore_index)
-        for rows in bands(size):
-            writer.write(image[rows], labels[rows])
-        return writer.close()
+        write_overlay(file, image, labels, palette, ignore_index)
+
+
+def write_overlay(
+    file: IO[bytes],
+    image: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    palette: Sequence[Colour],
+    ignore_index: int = 255,
+) -> None:
+    """Write an `overlay` to an open file (see `OverlayWriter`)."""
+    if labels.size <= BAND:  # without a copy of the picture
+        shown = overlay(image, labels, palette, ignore_index)
+        return _write_jpeg(Image.fromarray(shown), file)
+    size = (labels.shape[0], labels.shape[1])
+    writer = OverlayWriter(file, size, palette, ignore_index)
+    for rows in bands(size):
+        writer.write(image[rows], labels[rows])
+    return writer.close()
 
 
 def save_scores(

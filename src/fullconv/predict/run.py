@@ -142,7 +142,7 @@ def run(settings: Settings, reporter: Reporter = SILENT) -> Prediction:
         return _by_export(settings, reporter)
     check(settings.engine, settings.precision, settings.device)
     _check_format(settings)
-    net = _net(settings)
+    net = loaded(settings.model, settings.engine, settings.device, trust=settings.trust)
     memory = Memory(net, settings.memory, tta=settings.tta, tiling=settings.tiling)
     reader = net.preprocessing.reader(settings.reader)
 
@@ -162,7 +162,7 @@ def run(settings: Settings, reporter: Reporter = SILENT) -> Prediction:
         _count(jobs) + sum(windows_in(job, reader) for job in rasters),
         settings.engine,
         settings.precision,
-        _folder(settings),
+        folder_of(settings.model),
         at_once=1 if rasters and not jobs else AT_ONCE,
     )
     choice = choose(net, asked, first, reporter)
@@ -301,18 +301,18 @@ def _several(net: Described) -> tuple[str, ...]:
     return tuple(net.heads) if len(net.heads) > 1 else ()
 
 
-def _net(settings: Settings) -> FCN:
-    if isinstance(settings.model, FCN):
-        return settings.model
-    kind = settings.device if settings.engine in ("auto", "torch") else "cpu"
-    return load(settings.model, trust=settings.trust).to(pick_device(kind))
+def loaded(model: str | Path | FCN, engine: str, device: str, *, trust: bool = False) -> FCN:
+    """Return a model's net on the device where an engine is to work; a net as it is."""
+    if isinstance(model, FCN):
+        return model
+    return load(model, trust=trust).to(
+        pick_device(device if engine in ("auto", "torch") else "cpu")
+    )
 
 
-def _folder(settings: Settings) -> Path | None:
-    """Return the model's own folder; None for a net, and for a model of the Hub."""
-    if isinstance(settings.model, FCN) or not Path(settings.model).is_dir():
-        return None
-    return Path(settings.model)
+def folder_of(model: str | Path | FCN) -> Path | None:
+    """Return a model's own folder; None for a net, and for a model of the Hub."""
+    return None if isinstance(model, FCN) or not Path(model).is_dir() else Path(model)
 
 
 def _places(settings: Settings, heads: tuple[str, ...], *, unsure: bool) -> Places:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.base.errors import FullconvError
-from fullconv.base.images import Header, ImageReader
+from fullconv.base.images import Encoded, Header, ImageReader
 from fullconv.base.stored import require_picture
 from fullconv.data.folder import require_same_size
 from fullconv.data.info import COLOR
@@ -108,17 +108,26 @@ class FileScene:
         paths = [self.job.source, *(_only_file(self.job, name) for name in list(self.inputs)[1:])]
         parts: list[Pixels] = []
         for path, (name, channels) in zip(paths, self.inputs.items(), strict=True):
-            pixels = self.reader.image(path) if name == COLOR else self.reader.input(path)
-            if pixels.shape[2] != channels:
-                kind = {1: "16-bit grey, one channel", 3: "3 channels of 8 bits"}.get(
-                    pixels.shape[2], f"{pixels.shape[2]} bands"
-                )
-                raise FullconvError(
-                    f"{path}: is read as {kind}, but the model's input {name!r} has {channels}"
-                )
-            parts.append(pixels)
-            require_same_size((path, pixels.shape[:2]), (paths[0], parts[0].shape[:2]))
+            parts.append(read_input(path, name, channels, self.reader))
+            require_same_size((path, parts[-1].shape[:2]), (paths[0], parts[0].shape[:2]))
         return parts[0] if len(parts) == 1 else np.concatenate(parts, 2)
+
+
+def read_input(path: Path | Encoded, name: str, channels: int, reader: ImageReader) -> Pixels:
+    """Read the file of one input of a net, H x W x channels.
+
+    Raises:
+        FullconvError: it can't be read, or has other channels; the message names it.
+    """
+    pixels: Pixels = reader.image(path) if name == COLOR else reader.input(path)
+    if pixels.shape[2] != channels:
+        kind = {1: "16-bit grey, one channel", 3: "3 channels of 8 bits"}.get(
+            pixels.shape[2], f"{pixels.shape[2]} bands"
+        )
+        raise FullconvError(
+            f"{path}: is read as {kind}, but the model's input {name!r} has {channels}"
+        )
+    return pixels
 
 
 def range_remarks(scene: FileScene, net: Described) -> Iterator[str]:

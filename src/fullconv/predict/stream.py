@@ -184,7 +184,7 @@ def attempt(do: Callable[[Job], Done], job: Job) -> Done | str:
     except OSError as error:
         return f"{job.source}: can't write its results ({error.strerror or one_line(error)})"
     except (MemoryError, RuntimeError) as error:
-        if not _is_lack_of_memory(error):
+        if not is_lack_of_memory(error):
             raise
         return f"{job.source}: too large for the memory; make it smaller"
 
@@ -262,6 +262,6 @@ def _do(scene: FileScene, label: AnyLabeller, work: Work, seams: Seams | None) -
     return Done(counts, label.unsure(views, size), tuple(remarks))
 
 
-def _is_lack_of_memory(error: Exception) -> bool:
+def is_lack_of_memory(error: Exception) -> bool:
     """Tell whether memory ran out, which torch's CPU allocator reports as a plain RuntimeError."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "alloc" in str(error)

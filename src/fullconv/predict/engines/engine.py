@@ -50,9 +50,10 @@ class Runtime(Protocol):
     """A library that runs nets."""
 
     def start(self, twin: Twin, kind: np.dtype[Any], share: Share) -> Run:
-        """Return what gives the coarse scores of an image, 1 x C x h x w of each head in order.
+        """Return what gives the coarse scores, N x C x h x w of each head in order.
 
-        Any thread may call it; it works on as many images at once as `share` says.
+        It takes images N x H x W x channels. Any thread may call it; it works on as many batches
+        at once as `share` says.
 
         Args:
             twin: the net.
@@ -91,7 +92,20 @@ class Engine:
         Args:
             image: H x W x channels of all inputs, uint8 or float32; colours are RGB in 0..255.
         """
-        return dict(zip(self._heads, self.prepare(image)(image), strict=True))
+        return dict(zip(self._heads, self.prepare(image)(image[None]), strict=True))
+
+    def of_batch(self, images: Sequence[Pixels]) -> list[dict[str, Tensor]]:
+        """Return the coarse scores of images of one size and type, worked out together.
+
+        A twin for images of one size is for one at a time.
+        """
+        if len(images) == 1 or self._twins(images[0].shape[:2]).size is not None:
+            return [self(image) for image in images]
+        whole = self.prepare(images[0])(np.stack(images))
+        return [
+            {name: scores[at : at + 1] for name, scores in zip(self._heads, whole, strict=True)}
+            for at in range(len(images))
+        ]
 
     def prepare(self, image: Pixels) -> Run:
         """Make ready for images such as this one; return what runs them."""

@@ -36,9 +36,9 @@ class ONNXRuntime:
             )
         turn = threading.Semaphore(share.at_once)
 
-        def run(image: Pixels) -> list[Tensor]:
+        def run(images: Pixels) -> list[Tensor]:
             with turn:
-                coarse = session.run(None, {IMAGE: image[None]})
+                coarse = session.run(None, {IMAGE: images})
             return [torch.from_numpy(each) for each in coarse]
 
         return run

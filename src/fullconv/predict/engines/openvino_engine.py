@@ -88,8 +88,8 @@ class OpenVINO:
         def started() -> Run:
             return Torch(net.device, self._precision).start(Twin(net, None), kind, share)
 
-        def run(image: Pixels) -> Sequence[Tensor]:
-            return started()(image)
+        def run(images: Pixels) -> Sequence[Tensor]:
+            return started()(images)
 
         return run
 
@@ -109,12 +109,12 @@ class Requests:
         for _ in range(self.count):
             self._idle.put(graph.create_infer_request())
 
-    def __call__(self, image: Pixels) -> Sequence[Tensor]:
-        """Return the coarse scores of an image, of each head."""
-        if min(image.shape[:2]) < SMALL:
-            return self._of_small(image)
+    def __call__(self, images: Pixels) -> Sequence[Tensor]:
+        """Return the coarse scores of images N x H x W x C, of each head."""
+        if min(images.shape[1:3]) < SMALL:
+            return self._of_small(images)
         given = import_openvino().Tensor(
-            np.require(image[None], requirements=("C", "W")), shared_memory=True
+            np.require(images, requirements=("C", "W")), shared_memory=True
         )
         request = self._idle.get()
         try:

@@ -53,18 +53,18 @@ class Torch:
         if self._compiled:
             module = torch.compile(module)  # type: ignore[assignment]
 
-        def coarse(image: Pixels) -> Sequence[Tensor]:
-            pixels = as_tensor(image).to(self._device)
+        def coarse(images: Pixels) -> Sequence[Tensor]:
+            pixels = as_tensor(images).to(self._device)
             with inference(self._device.type, bf16=self._bf16):
-                return module(pixels[None])  # type: ignore[no-any-return]
+                return module(pixels)  # type: ignore[no-any-return]
 
         if self._side_by_side:
             pool = self._pool(share)
-            return lambda image: pool.submit(coarse, image).result()
+            return lambda images: pool.submit(coarse, images).result()
 
-        def in_turn(image: Pixels) -> Sequence[Tensor]:
+        def in_turn(images: Pixels) -> Sequence[Tensor]:
             with self._turn:
-                return coarse(image)
+                return coarse(images)
 
         return in_turn
 
