@@ -98,3 +98,21 @@ def test_progress_that_can_t_be_shown_fails_nothing(monkeypatch):
         Reporter().warn("lost")
         with Reporter().bar(1, "work") as bar:
             bar.advance()
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_line_is_there_when_it_was_printed(tmp_path, unbuffered):
+    said = tmp_path / "said"
+    program = (
+        "import sys; from fullconv.cli.streams import settle_streams; settle_streams();"
+        f"print('now', file=sys.stderr); print(open({str(said)!r}).read())"
+    )
+    with said.open("w") as file:
+        process = subprocess.run(
+            [sys.executable, "-c", program],
+            stdout=subprocess.PIPE,
+            stderr=file,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            check=True,
+        )
+    assert process.stdout.split() == [b"now"]

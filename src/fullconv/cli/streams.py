@@ -43,8 +43,13 @@ def _settled(stream: TextIO | None, own: TextIO | None, number: int) -> TextIO:
         return _Stream(io.FileIO(number, "w", closefd=False), "utf-8", "backslashreplace")
     if stream is not own or not isinstance(stream, io.TextIOWrapper):
         return stream
-    buffered = stream.line_buffering
-    return _Stream(stream.buffer, stream.encoding, "backslashreplace", line_buffering=buffered)
+    return _Stream(
+        stream.buffer,
+        stream.encoding,
+        "backslashreplace",
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,  # where PYTHONUNBUFFERED asks for it
+    )
 
 
 class _Stream(io.TextIOWrapper):
