@@ -41,6 +41,7 @@ def serve(settings: Settings, reporter: Reporter = SILENT) -> None:
             reporter.warn("note: whoever reaches this address may use it: think of --token-file")
         shown = f"[{host}]" if ":" in host else host
         server = Server(app, service)
+        taken.listen()  # who reads the line may ask at once
         reporter.say(f"{settings.model} by {model.engine} at http://{shown}:{port} (API: /docs)")
         server.run(sockets=[taken])
 
