@@ -105,6 +105,7 @@ def test_masks_are_8_bit_palette_pngs(dataset: Path) -> None:
         assert np.array_equal(shown[known], np.array(PALETTE)[labels[known]])
 
 
+@pytest.mark.slow
 def test_every_class_is_common_enough(scenes: list[tuple[np.ndarray, np.ndarray]]) -> None:
     labels = np.stack([labels for _, labels in scenes])
     assert set(np.unique(labels)) <= {*range(len(CLASSES)), 255}

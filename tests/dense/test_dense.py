@@ -548,6 +548,7 @@ def test_layers_inside_a_classifier(middle):
 # Refusals: one line that names the layer and says why --------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

@@ -57,6 +57,7 @@ def _equations(section: str) -> list[tuple[str, str, float]]:
     return [(name.strip(), expression, float(value)) for name, expression, value in found]
 
 
+@pytest.mark.slow
 def test_layers() -> None:
     layers = _described("voc-fcn8s").layers
     rows = _table("layer")
@@ -134,6 +135,7 @@ def test_words_about_the_classifier() -> None:
     assert 0.45 < frame < 0.5  # "almost half"
 
 
+@pytest.mark.slow
 def test_why_100() -> None:
     for stage, name in STAGES.items():
         crop = _described(name).scored[-1].alignment.crop
@@ -145,6 +147,7 @@ def test_why_100() -> None:
         assert row["least padding for every size"] == str(least_padding(net.vertical.grids))
 
 
+@pytest.mark.slow
 def test_costs() -> None:
     padded, own = _table("net, at 500 × 500")
     for row, name in ((padded, "voc-fcn8s"), (own, "vgg16")):
@@ -155,6 +158,7 @@ def test_costs() -> None:
     assert "(500 to 512)" in TEXT
 
 
+@pytest.mark.slow
 def test_learning_rates_and_results_are_those_of_the_recipes() -> None:
     rows = [row for row in _table_of_results() if row["net"].startswith("voc")]
     assert len(rows) == 4

@@ -109,6 +109,7 @@ def test_names_are_the_contract_s(form, tmp_path):
     assert json.loads(text)["heads"]["geo"]["classes"] == ["class 0", "class 1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("fusion", ["early", "late"])
 def test_several_heads_and_inputs(form, fusion, tmp_path):
@@ -148,6 +149,7 @@ def test_a_learnt_last_upscore(form, tmp_path):
     check(net, OpenedExport(exported(net, tmp_path, form).path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_half_the_size_in_float16(form, tmp_path):
     net = scored_net(NarrowVGG(24))
@@ -314,6 +316,7 @@ def test_metadata_survives_json():
 # The command
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_wrote_and_notes_it_in_the_model_folder(tmp_path):
     pytest.importorskip("onnxruntime")
     scored_net().save_pretrained(tmp_path / "model")

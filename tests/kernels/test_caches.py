@@ -48,6 +48,7 @@ def label(package):
     )
 
 
+@pytest.mark.slow
 def test_a_read_only_installation_without_a_home_labels(package):
     """numba: "cannot cache function '_best': no locator available"; even root can't write here."""
     kernels = package / "fullconv/kernels"

@@ -165,6 +165,7 @@ process.join()
 """
 
 
+@pytest.mark.slow
 def test_after_a_fork_and_lazily():
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # torch's own others don't outlive a fork
     subprocess.run([sys.executable, "-c", PROGRAM], check=True, timeout=600, env=one_thread)

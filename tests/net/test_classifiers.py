@@ -393,6 +393,7 @@ def test_offline_timm_weights_say_where_they_belong(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_pretrained_googlenet_comes_back_from_its_folder(offline, tmp_path):
     """Its pretrained form normalises its input anew; the one rebuilt without weights must too."""
     path = offline / "hub" / "checkpoints" / "googlenet-1378be20.pth"

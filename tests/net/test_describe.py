@@ -17,6 +17,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     return int(ended.value.code or 0)
 
 
+@pytest.mark.slow
 def test_vgg16_as_in_the_paper() -> None:
     """Parameters and receptive field from the paper's Table 1, multiply-adds by hand."""
     net = FCN("vgg16", 32, 21)
@@ -61,6 +62,7 @@ def test_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     )
 
 
+@pytest.mark.slow
 def test_the_address_of_published_weights(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

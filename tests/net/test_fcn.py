@@ -63,6 +63,7 @@ def test_output_has_the_size_of_the_input_at_every_stride(nets):
             assert_scores_every_pixel(net, *size)
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from(
         [("narrow vgg", 8), ("resnet18", 8), ("squeezenet1_0", 4), ("mobilenet_v2", 4)]
@@ -229,6 +230,7 @@ def assert_sees_exactly_what_is_derived(net, stride):
             assert seen_by(twin, size, pixel) == derived(net, size, pixel)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "stride"),
     [("narrow vgg", 8), ("squeezenet1_0", 4), ("resnet18", 16), ("mobilenet_v2", 8)],
@@ -237,6 +239,7 @@ def test_a_pixel_sees_exactly_what_geometry_derives(name, stride):
     assert_sees_exactly_what_is_derived(quick_net(name, stride), stride)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "magnify"), [("narrow vgg", 2), ("squeezenet1_0", 4)])
 def test_so_does_a_pixel_of_a_magnified_image(name, magnify):
     assert_sees_exactly_what_is_derived(quick_net(name, 8, magnify=magnify), 8 // magnify)
@@ -258,6 +261,7 @@ def test_a_pixel_of_any_net_sees_exactly_what_geometry_derives(name):
     assert_sees_exactly_what_is_derived(net, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["mobilenet_v3_large", pytest.param("efficientnet_b0", marks=pytest.mark.slow)],
@@ -451,6 +455,7 @@ def assert_same(net, module, sizes):
             torch.testing.assert_close(module(images), net(images), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "stride"), [("narrow vgg", 8), ("squeezenet1_0", 4), ("resnet18", 8)]
 )
@@ -462,6 +467,7 @@ def test_exports_as_one_graph_of_any_height_and_width(name, stride):
     assert_same(net, module, SEVERAL)
 
 
+@pytest.mark.slow
 def test_exports_with_named_bounds_from_one_pixel_up():
     """What it takes: guards as run-time checks, and sizes of 1 not taken for special."""
     import torch.fx.experimental._config as shapes

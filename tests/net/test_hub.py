@@ -217,6 +217,7 @@ def test_weights_may_be_read_by_others(random_model: Path) -> None:
     assert beside & stat.S_IROTH or os.umask(os.umask(0)) & 0o004
 
 
+@pytest.mark.slow
 def test_hf_endpoint_says_where_the_hub_is(
     hub: FakeHub, random_model: Path, tmp_path: Path
 ) -> None:

@@ -274,6 +274,7 @@ def test_a_loaded_net_trains_as_the_one_that_was_saved(tmp_path):
         assert not net(images).equal(net(images)), "nothing was drawn"
 
 
+@pytest.mark.slow
 def test_nets_grow_from_loaded_ones_as_from_saved_ones(tmp_path):
     """A later stage and a fine-tuning are built on the classifier, with all that training needs."""
     info = DatasetInfo(name="streets", classes=("class 1", "class 0"))
@@ -397,6 +398,7 @@ def header_position(folder, text):
     return (folder / "model.safetensors").read_bytes().index(text)
 
 
+@pytest.mark.slow
 @given(position=st.integers(0, 1500), bit=st.integers(0, 7))
 @example(position=None, bit=None).via("F32 -> I32: the same bytes as integers")
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))

@@ -171,6 +171,7 @@ def asked(data: Path, *overrides: str) -> dict[str, Any]:
     return {"data": data, "recipe": read_recipe("default", plain), **usual}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_a_reduced_net_is_trained_and_measured_on_the_images_own_pixels(tmp_path: Path) -> None:
     data = write_scenes(tmp_path / "data", train=2, val=2, size=(150, 201))
@@ -189,6 +190,7 @@ def test_a_reduced_net_is_trained_and_measured_on_the_images_own_pixels(tmp_path
         trained(tmp_path / "two", asked(data, "reduce=2", "magnify=2"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("thing", "factor"), [(400, 2), (6, 1)])
 def test_photographs_are_reduced_unless_what_their_masks_hold_is_small(

@@ -190,6 +190,7 @@ def test_depth_starts_as_the_mean_of_the_colours() -> None:
     assert torch.equal(net.scores["32"].weight, color.scores["32"].weight)
 
 
+@pytest.mark.slow
 def test_two_models_become_one_of_two_trunks() -> None:
     """The fused scores are the mean of the two nets' own."""
     color, hha = (
@@ -243,6 +244,7 @@ def test_a_staged_run_by_the_command(tmp_path: Path, command_line: Any) -> None:
     assert (out / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_inputs_of_two_kinds_learn_with_two_heads(tmp_path: Path, command_line: Any) -> None:
     data = write_rooms(tmp_path / "data", ("color", "depth"), ("sem", "geo"))
     words = ["--model", "nyud-fcn32s-color-d", "--weights", "none", "--set", "steps=6"]
@@ -260,6 +262,7 @@ def test_inputs_of_two_kinds_learn_with_two_heads(tmp_path: Path, command_line: 
     assert set(net.predict(sample.image)) == {"sem", "geo"}
 
 
+@pytest.mark.slow
 def test_only_the_inputs_of_the_net_are_checked(
     tmp_path: Path, command_line: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -84,6 +84,7 @@ def test_images_on_which_they_differ_most_come_first(
     assert f"{shares[expected[0]]:.1%}" in found.report.examples[0].caption
 
 
+@pytest.mark.slow
 def test_an_export_stands_beside_its_model(
     random_model: Path,
     data: Path,

@@ -101,6 +101,7 @@ def difference(ours, theirs):
 SIZES = ((96, 130), (64, 64), (65, 127), (1, 1), (2, 3), (33, 70), (161, 97))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", engines("fp32"))
 def test_scores_are_those_of_the_net_whatever_the_size(mobile, config):
     engine = build(mobile, config)
@@ -125,6 +126,7 @@ TRUNKS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "trunk",
     [
@@ -143,6 +145,7 @@ def test_no_engine_bakes_a_size_in(trunk, config):
         assert difference(engine(image)["labels"], expected(made, image)) < 1e-4, size
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not BF16, reason="needs a CPU with bfloat16")
 @pytest.mark.parametrize("config", engines("bf16"))
 def test_bf16_is_near_but_not_the_same(mobile, config):
@@ -154,6 +157,7 @@ def test_bf16_is_near_but_not_the_same(mobile, config):
         assert 1e-3 < apart < 0.3  # of random weights, whose errors grow from layer to layer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", engines("fp32"))
 @pytest.mark.parametrize("fusion", ["early", "late"])
 def test_several_heads_and_inputs(config, fusion):
@@ -186,6 +190,7 @@ def test_several_heads_and_inputs(config, fusion):
         assert difference(engine(bytes_only)["sem"], expected(made, distances)["sem"]) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", engines("fp32"))
 def test_a_net_with_much_padding_of_any_size(config):
     """The first size is elided, others after some images, further ones never: all are right."""
@@ -369,6 +374,7 @@ def test_images_worked_out_together_get_their_own_scores(config, size):
         assert difference(found["labels"], expected(made, image)) < 1e-4
 
 
+@pytest.mark.slow
 @needs("openvino")
 def test_openvino_reports_to_nobody(tmp_path):
     script = "from fullconv.export.openvino import import_openvino; import_openvino()"

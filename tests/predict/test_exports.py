@@ -21,6 +21,7 @@ def images(tmp_path):
     return tmp_path / "in"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_batch_is_labelled_as_by_the_model_folder(form, images, tmp_path, command_line, capsys):
     net = scored_net()
@@ -37,6 +38,7 @@ def test_a_batch_is_labelled_as_by_the_model_folder(form, images, tmp_path, comm
     assert not (tmp_path / "out/unsure.csv").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["scores", "probabilities"])
 @pytest.mark.parametrize("form", FORMATS)
 def test_probabilities_of_an_export(form, output, images, tmp_path, command_line, capsys):
@@ -56,6 +58,7 @@ def test_probabilities_of_an_export(form, output, images, tmp_path, command_line
     assert len((tmp_path / "out/unsure.csv").read_text().splitlines()) == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_several_heads_and_inputs_of_an_export(form, tmp_path, command_line):
     net = scored_net(stride=16, heads={"sem": 3, "geo": 2}, inputs={"color": 3, "depth": 1})
@@ -98,6 +101,7 @@ def test_images_too_large_for_the_memory_are_refused_with_what_they_take(tmp_pat
     assert ExportMemory(about, 64 << 30).has_room((9000, 12000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_an_export_is_evaluated_as_its_model_folder(form, tmp_path, command_line, capsys):
     net = scored_net(classes=None, heads={"labels": ["a", "b", "c", "d"]})

@@ -54,6 +54,7 @@ def test_images_that_fit_are_labelled_whole(mobile):
     assert Memory(mobile, 1434 << 20).work((3000, 4000)).tiles is not None
 
 
+@pytest.mark.slow
 def test_what_can_t_go_by_tiles_and_does_not_fit_is_refused_with_what_it_takes():
     net = FCN(classifier("mobilenet_v3_small"), 16, 3).eval()
     with pytest.raises(NoRoomError) as caught:
@@ -82,6 +83,7 @@ def test_a_refused_image_is_named_and_the_others_done(tmp_path):
     assert (tmp_path / "out/a.png").is_file()
 
 
+@pytest.mark.slow
 def test_tiles_label_as_the_whole_through_the_stream(tmp_path, mobile):
     picture(tmp_path / "in/a.png", (700, 900))
 

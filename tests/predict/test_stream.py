@@ -136,6 +136,7 @@ def test_a_defect_of_the_net_is_not_taken_for_a_bad_image(tmp_path):
         label_files(by_torch(Broken()), jobs, Heard())
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     one, count = 120 * 160 * 3, 160  # many more than are under way at a time
     for index in range(count):

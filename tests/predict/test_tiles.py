@@ -42,6 +42,7 @@ def built(name):
     return lively(random_scores(FCN(trunk, stride, 4, **options))).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NETS]
 )
@@ -118,6 +119,7 @@ def differing(net, views, others, size):
     return worst, wrong
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     name=st.sampled_from(sorted(SMALL)),

@@ -86,6 +86,7 @@ def classes_of(data: Path, *names: str, **more: Any) -> None:
 # Classes, images, settings ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["whole", "cut"])
 @pytest.mark.parametrize(
     ("classes", "more", "told"),
@@ -122,6 +123,7 @@ def test_changed_classes_of_runs_of_old_are_refused(root: Path, name: str) -> No
     trained(root / name, {}, resume=True)
 
 
+@pytest.mark.slow
 def test_what_a_run_of_old_kept_is_told_of_though_nothing_better_follows(root: Path) -> None:
     folder = root / "cut" / "fcn16s"
     state = checkpoint.load(folder / "last.pt")
@@ -144,6 +146,7 @@ def test_a_state_that_does_not_fit_is_one_line(root: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_images_that_came_and_went_are_named(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,6 +166,7 @@ def test_images_that_came_and_went_are_named(
     assert capsys.readouterr().err == ""  # told once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", [True, False])
 def test_the_best_so_far_counts_no_longer_when_val_has_changed(root: Path, changed: bool) -> None:
     """The validation to come is worse than the one before, which was made on other images."""
@@ -345,11 +349,13 @@ def test_of_two_that_begin_at_once_the_second_is_told(
     assert (root / "new" / "recipe.yaml").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_no_lock_stays(root: Path) -> None:
     trained(root / "cut", {}, resume=True)
     assert not list(root.rglob(".lock"))
 
 
+@pytest.mark.slow
 def test_what_a_killed_beginning_left_is_removed(root: Path) -> None:
     new = root / "new"
     new.mkdir()

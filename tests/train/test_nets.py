@@ -56,6 +56,7 @@ def test_classes_are_taken_over_by_name() -> None:
     assert net.classes == INFO.classes
 
 
+@pytest.mark.slow
 def test_a_source_that_costs_too_much_is_taken_if_it_is_trusted(
     tmp_path: Path, command_line: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
