@@ -16,7 +16,7 @@ from fullconv.base.errors import WorkFailedError
 from fullconv.base.files import replacing
 from fullconv.base.palette import Colour, palette_image
 from fullconv.net.head import Size
-from fullconv.predict.rasters import NOWHERE, Place, quiet_gdal
+from fullconv.predict.rasters import NOWHERE, Place, opened, quiet_gdal
 
 BLOCK = 512  # pixels a side of the file's own tiles
 SAMPLES = 16  # rows of blocks that are read back and compared
@@ -101,13 +101,12 @@ def _write(
     path: Path, parts: Iterable[NDArray[np.uint8]], profile: dict[str, Any], about: _About
 ) -> dict[int, int]:
     """Write full resolution; return check sums of some rows of blocks by their first row."""
-    import rasterio
     from rasterio.windows import Window
 
     height, width = profile["height"], profile["width"]
     every = max(1, -(-height // BLOCK) // SAMPLES) * BLOCK
     sums = {}
-    with rasterio.open(path, "w", **profile) as raster:
+    with opened(path, "w", **profile) as raster:
         raster.write_colormap(1, about.colours)
         raster.update_tags(**about.tags)
         raster.set_band_description(1, "labels")
@@ -133,21 +132,19 @@ def _blocks(parts: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[int, NDArray[n
 
 
 def _add_overviews(path: Path, size: Size) -> None:
-    import rasterio
     from rasterio.enums import Resampling
 
     factors = [2**power for power in range(1, 16) if max(size) // 2 ** (power - 1) > BLOCK]
     if factors:
-        with rasterio.open(path, "r+") as raster:
+        with opened(path, "r+") as raster:
             raster.build_overviews(factors, Resampling.mode)
 
 
 def _compare(path: Path, written: Path, sums: dict[int, int]) -> None:
     """Read some rows of blocks back; GDAL has been seen to close a broken file without a word."""
-    import rasterio
     from rasterio.windows import Window
 
-    with rasterio.open(written) as raster:
+    with opened(written) as raster:
         for top, expected in sums.items():
             rows = min(BLOCK, raster.height - top)
             block = raster.read(1, window=Window(0, top, raster.width, rows))

@@ -142,7 +142,7 @@ class RasterScene:
         try:
             with quiet_gdal():
                 if not hasattr(self._local, "source"):
-                    self._local.source = _opened(self.path)
+                    self._local.source = opened(self.path)
                     with self._lock:
                         self._open.append(self._local.source)
                 yield self._local.source
@@ -227,13 +227,14 @@ def quiet_gdal() -> Iterator[None]:
         yield
 
 
-def _opened(path: Path) -> DatasetReader:
+def opened(path: Path, mode: str = "r", **profile: Any) -> Any:
+    """Open a raster as `rasterio.open` does, but hear nothing of photographs that have no place."""
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
 
     with _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(path)
+        return rasterio.open(path, mode, **profile)
 
 
 _WARNINGS = threading.Lock()  # Python's filters are of all threads
