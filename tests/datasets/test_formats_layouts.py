@@ -449,3 +449,47 @@ def test_labelme_files_that_are_damaged(source, tmp_path, content):
     (source / "x.json").write_text(text)
     with pytest.raises(FullconvError):
         converted(source, tmp_path)
+
+
+def label_studio_pngs(source, tasks):
+    size = (20, 30)
+    for name in ("a", "b"):
+        save_image(source / f"{name}.png", size)
+    if tasks:
+        save_json(source / "project.json", tasks)
+    for name, box in (
+        ("task-7-annotation-1-by-me@home-tag-road-0", (0, 0, 20, 30)),  # not the last annotation
+        ("task-7-annotation-2-by-me@home-tag-road-0", (10, 0, 20, 30)),
+        ("task-7-annotation-2-by-me@home-tag-road-1", (0, 0, 2, 30)),
+        ("task-7-annotation-2-by-me@home-tag-car-wide-0", (12, 5, 16, 15)),
+        ("task-9-annotation-3-by-1-tag-road-0", (5, 5, 20, 30)),
+    ):
+        mask = np.zeros(size, np.uint8)
+        top, left, bottom, right = box
+        mask[top:bottom, left:right] = 255
+        Image.fromarray(mask).save(source / f"{name}.png")
+
+
+def test_label_studios_pngs_beside_the_tasks(source, tmp_path):
+    tasks = [
+        {"id": 9, "image": "/data/upload/1/0123abcd-b.png", "tag": [], "annotator": 1},
+        {"id": 7, "image": "/data/local-files/?d=photos/a.png", "tag": []},
+    ]
+    label_studio_pngs(source, tasks)
+    done, found = converted(source, tmp_path)
+    assert (done.format, done.classes) == (
+        "Label Studio's PNGs",
+        ("background", "car-wide", "road"),
+    )
+    wanted = np.zeros((20, 30), np.uint8)
+    wanted[10:], wanted[:2] = 2, 2
+    wanted[12:16, 5:15] = 1
+    np.testing.assert_array_equal(found["train/a"], wanted)
+    assert (found["train/b"] == 2).sum() == 15 * 25
+
+
+@pytest.mark.parametrize("tasks", [None, [{"id": 9, "image": "b.png"}]])
+def test_label_studios_pngs_without_the_tasks(source, tmp_path, tasks):
+    label_studio_pngs(source, tasks)
+    with pytest.raises(FullconvError, match="no JSON tells the image of task 7"):
+        converted(source, tmp_path)

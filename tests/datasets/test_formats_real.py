@@ -24,6 +24,7 @@ CLASSES = ClassSettings(classes=("background", "car", "road"))
 FOLDERS = {
     "labelme": ("labelme", {"train": 2}),
     "label-studio": ("Label Studio", {"train": 2}),
+    "label-studio-png": ("Label Studio's PNGs", {"train": 2}),
     "supervisely": ("Supervisely", {"train": 2}),
     "pycocotools": ("COCO", {"train": 2}),
     "datumaro-coco_instances": ("COCO", {"train": 1, "val": 1}),

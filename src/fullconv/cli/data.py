@@ -8,12 +8,21 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from fullconv.cli.options import Debug, MaxPixels, Quiet, parse_size, reader_of
+from fullconv.cli.options import (
+    Debug,
+    Device,
+    MaxPixels,
+    Quiet,
+    Trust,
+    parse_size,
+    reader_of,
+)
 from fullconv.cli.tables import show
 
 if TYPE_CHECKING:
     from fullconv.base.fill import Fill
     from fullconv.datasets.convert import Converted
+    from fullconv.predict.next import Ranking
 
 _Word = TypeVar("_Word", bound=str)
 
@@ -291,6 +300,88 @@ def split_folder(
     settings = Settings(shares=parse_shares(shares), group_by=group_by, seed=seed)
     _show_converted(out, convert(folder, out, settings, Reporter(quiet)))
 
+
+@app.command(name="next")
+def choose_next(
+    model: Annotated[
+        str, typer.Argument(metavar="RUN|MODEL", help="A run folder or a model folder.")
+    ],
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGES...", help="Images, folders, quoted globs.")
+    ],
+    *,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the list and the page.")],
+    count: Annotated[int, typer.Option(min=1, help="How many to choose.")] = 50,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="What is labelled already. [of a run, its data]"),
+    ] = None,
+    further: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input", metavar="NAME=DIR", help="Folder of a further input; may be repeated."
+        ),
+    ] = None,
+    max_pixels: MaxPixels = None,
+    trust: Trust = False,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Rank images without labels by what labelling them would teach the model.
+
+    Those come first of which the model is unsure, most of all in rare classes, and that are unlike
+    what is labelled and what was chosen before them. DIR/next.csv is the list, with reasons;
+    DIR/next.html has the photos, the labels as they would be drafted, and where they are unsure.
+    """
+    from fullconv.base.errors import WorkFailedError
+    from fullconv.base.progress import Reporter
+    from fullconv.datasets.converted import dataset_of
+    from fullconv.predict.next import Settings, run
+
+    reporter = Reporter(quiet)
+    settings = Settings(
+        model=model,
+        inputs=tuple(images),
+        out=out,
+        count=count,
+        data=None if data is None else dataset_of(data, reporter),
+        further=tuple(further or ()),
+        device=device,
+        reader=reader_of(max_pixels),
+        trust=trust,
+    )
+    ranking = run(settings, reporter)
+    _show_ranking(ranking)
+    if ranking.failures:
+        failed = len(ranking.failures)
+        raise WorkFailedError(f"{failed} of {ranking.images + failed} images failed")
+
+
+def _show_ranking(ranking: Ranking) -> None:
+    """Print the first of those chosen, and where the others are."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from fullconv.predict.stream import printable
+
+    table = Table("image", "score", "unsure", "rarest class", "distance", box=None)
+    for each in ranking.chosen[:_SHOWN]:
+        why = each.choice
+        table.add_row(
+            Text(printable(each.job.name)),
+            f"{why.score:.4f}",
+            f"{why.unsure:.1%}",
+            Text(each.rarest),
+            f"{why.distance:.3f}",
+        )
+    show(table)
+    known = f" ({ranking.known:,} are labelled already)" if ranking.known else ""
+    print(f"{len(ranking.chosen):,} of {ranking.images:,} images{known}: {ranking.table}")
+    print(f"with pictures: {ranking.page}")
+
+
+_SHOWN = 10
 
 _FILLS: Mapping[str, Fill | None] = {"centres": "centres", "outline": "outline", "tool": None}
 

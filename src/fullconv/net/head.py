@@ -263,9 +263,18 @@ class Head(nn.Module):
         """
         tops = []
         for view in views:
-            cells = view[(0, ..., *self._cells_read(view, range(size[0]), range(size[1])))]
-            tops.append(top_probabilities(cells.float().cpu().numpy(), self.temperature).ravel())
+            cells = self.cells_of(view, size).float().cpu().numpy()
+            tops.append(top_probabilities(cells, self.temperature).ravel())
         return 1 - float((np.concatenate(tops) >= UNSURE).mean())
+
+    def cells_of(self, coarse: Tensor, size: Size) -> Tensor:
+        """Return the coarse scores, classes x h x w, that an image's pixels read.
+
+        Args:
+            coarse: scores of the whole image, 1 x classes x h x w; some may lie beyond the image.
+            size: height and width of the image.
+        """
+        return coarse[(0, ..., *self._cells_read(coarse, range(size[0]), range(size[1])))]
 
     def _cells_read(self, coarse: Tensor, rows: range, columns: range) -> tuple[slice, slice]:
         """Return which coarse cells, down and across, a part of the image reads; one at least."""

@@ -74,11 +74,22 @@ def errors_marked(
 
     Ignored pixels, whose truth is no class, are dark.
     """
-    grey = np.asarray(Image.fromarray(image).convert("L"), np.float32)
     known = truth < classes
-    shown = np.where(known, 90 + 0.5 * grey, 0.35 * grey)[..., None].repeat(3, 2)
-    wrong = known & (found != truth)
-    shown[wrong] = 0.8 * np.array(WRONG) + 0.2 * grey[wrong][:, None]
+    return highlighted(image, known & (found != truth), ~known)
+
+
+def highlighted(
+    image: NDArray[np.uint8],
+    marked: NDArray[np.bool_],
+    left_out: NDArray[np.bool_] | None = None,
+) -> NDArray[np.uint8]:
+    """Return a photo in grey (H, W, 3), orange where it is marked, and dark what is left out."""
+    grey = np.asarray(Image.fromarray(image).convert("L"), np.float32)
+    shown = 90 + 0.5 * grey
+    if left_out is not None:
+        shown = np.where(left_out, 0.35 * grey, shown)
+    shown = shown[..., None].repeat(3, 2)
+    shown[marked] = 0.8 * np.array(WRONG) + 0.2 * grey[marked][:, None]
     return shown.round().astype(np.uint8)
 
 

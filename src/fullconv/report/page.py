@@ -201,24 +201,33 @@ def render(report: Report) -> str:
 
 def rendered(template: str, report: Report, **others: Any) -> str:
     """Return a page of this room's templates on a report, as HTML."""
-    environment = jinja2.Environment(
+    return (
+        environment()
+        .get_template(template)
+        .render(
+            report=report,
+            final=report.nets[-1],
+            duration=duration(sum(finite(net.seconds) or 0.0 for net in report.nets)),
+            scenes=_pictures(report),
+            views=[_view(report, head) for head in report.heads],
+            most_with_numbers=MOST_CLASSES_WITH_NUMBERS,
+            widths=WIDTHS,
+            **others,
+        )
+    )
+
+
+def environment() -> jinja2.Environment:
+    """Return what renders this room's templates."""
+    made = jinja2.Environment(
         loader=jinja2.PackageLoader("fullconv.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {f.__name__: f for f in (fraction, percent, minutes, count)}
-    return environment.get_template(template).render(
-        report=report,
-        final=report.nets[-1],
-        duration=duration(sum(finite(net.seconds) or 0.0 for net in report.nets)),
-        scenes=_pictures(report),
-        views=[_view(report, head) for head in report.heads],
-        most_with_numbers=MOST_CLASSES_WITH_NUMBERS,
-        widths=WIDTHS,
-        **others,
-    )
+    made.filters |= {f.__name__: f for f in (fraction, percent, minutes, count)}
+    return made
 
 
 def fraction(value: Any) -> str:

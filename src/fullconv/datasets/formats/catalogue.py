@@ -15,6 +15,7 @@ from fullconv.datasets.formats import (
     coco,
     cvat,
     label_studio,
+    label_studio_png,
     labelme,
     own,
     pairs,
@@ -51,6 +52,7 @@ FORMATS = (
     Format(labelme.recognise, "JSON with shapes (labelme)"),
     Format(coco.recognise, "JSON with images, annotations and categories (COCO)"),
     Format(label_studio.recognise, "JSON with tasks (Label Studio)"),
+    Format(label_studio_png.recognise, "task-1-annotation-… .png (Label Studio's PNG export)"),
     Format(pairs.recognise, "images and masks in two folders, or x.jpg beside x_mask.png"),
 )
 

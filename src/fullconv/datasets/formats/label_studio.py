@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,6 @@ from urllib.parse import quote, unquote, urlsplit
 
 import numpy as np
 
-from fullconv.base.errors import FullconvError
 from fullconv.base.files import write_json
 from fullconv.base.fill import as_ring
 from fullconv.base.progress import Reporter
@@ -32,7 +31,6 @@ from fullconv.datasets.formats.pixels import brush_mask
 NAME = "Label Studio"
 _KINDS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels")
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-(?=.)")  # what it puts before names of uploaded files
-_PNG = re.compile(r"^task-\d+-annotation-\d+-by-.*-tag-.*-\d+\.png$")
 
 
 class _Task(NamedTuple):
@@ -45,11 +43,6 @@ def recognise(place: Place, reporter: Reporter) -> Source | None:  # noqa: ARG00
     """Recognise a JSON list of tasks with annotations or predictions."""
     tasks = [task for path in place.files(".json") for task in _tasks(path)]
     if not tasks:
-        if any(_PNG.match(path.name) for path in place.files(".png")):
-            raise FullconvError(
-                f"{place.root}: is Label Studio's PNG export, which doesn't say what image is "
-                "whose; export as JSON and put it beside the images"
-            )
         return None
     names = {name for task in tasks for result in task.results for name in _names(result)}
     read = partial(_read, place.root, tasks)
@@ -94,11 +87,23 @@ def _tasks(path: Path) -> Iterator[_Task]:
             return
         given = task.get("annotations") or task.get("predictions") or []
         done = [each for each in given if not each.get("was_cancelled")]
-        data = task.get("data", {})
-        named = next((value for value in data.values() if isinstance(value, str)), "")
-        image = str(data.get("image", named))
+        image = image_of(task.get("data", {}))
         # What nobody has corrected is taken as predicted; of several annotations, the last.
         yield _Task(path, image, list(done[-1].get("result", ())) if done else [])
+
+
+def image_of(data: Mapping[str, Any]) -> str:
+    """Return the address of a task's image: the one called so, or else the first text."""
+    named = next((value for value in data.values() if isinstance(value, str)), "")
+    return str(data.get("image", named))
+
+
+def find_image(index: ImageIndex, address: str, near: Path) -> Path:
+    """Return the file of a task's image, with what the tool puts before its name or without."""
+    parts = urlsplit(address)
+    name = unquote(parts.query.removeprefix("d=") or parts.path)
+    path = index.find(name, near)
+    return path if path.is_file() else index.find(_UPLOADED.sub("", Path(name).name), near)
 
 
 def _names(result: dict[str, Any]) -> list[str]:
@@ -109,12 +114,7 @@ def _names(result: dict[str, Any]) -> list[str]:
 def _read(root: Path, tasks: Sequence[_Task]) -> Iterator[AnnotatedImage]:
     index = ImageIndex(root)
     for task in tasks:
-        address = urlsplit(task.image)
-        name = unquote(address.query.removeprefix("d=") or address.path)
-        path = index.find(name, task.about.parent)
-        if not path.is_file():
-            short = _UPLOADED.sub("", Path(name).name)
-            path = index.find(short, task.about.parent)
+        path = find_image(index, task.image, task.about.parent)
         sizes = {
             (result["original_height"], result["original_width"])
             for result in task.results
