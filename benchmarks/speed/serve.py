@@ -102,6 +102,7 @@ def server(model: Path, words: Sequence[str]) -> Iterator[tuple[int, int]]:
         try:
             address = next(re.search(r"http://[^:]+:(\d+)", line) for line in process.stderr)
             assert address is not None
+            threading.Thread(target=process.stderr.read, daemon=True).start()  # a full pipe blocks
             yield int(address[1]), process.pid
         finally:
             process.terminate()
