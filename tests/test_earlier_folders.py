@@ -38,6 +38,7 @@ def test_a_model_folder_is_written_as_it_was(tmp_path: Path) -> None:
             assert (tmp_path / name / file).read_bytes() == (FOLDERS / name / file).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_short_goes_on(tmp_path: Path, command_line: Callable[..., int]) -> None:
     pytest.importorskip("timm")
     out, data = tmp_path / "run", tmp_path / "streets"

@@ -42,6 +42,7 @@ def photograph(tmp_path):
     return tmp_path / "photograph.jpg"
 
 
+@pytest.mark.slow
 def test_predict_imports_no_torchvision(random_model, photograph, tmp_path):
     words = [random_model, photograph, "--out", tmp_path / "out", "--engine", "torch"]
     modules = imported("predict", *words, "--precision", "fp32")
@@ -50,6 +51,7 @@ def test_predict_imports_no_torchvision(random_model, photograph, tmp_path):
     assert not modules & set(HEAVY.split())
 
 
+@pytest.mark.slow
 def test_nets_of_several_heads_and_inputs_need_no_torchvision_either(
     two_headed_model, photograph, tmp_path
 ):
@@ -79,6 +81,7 @@ def test_help_comes_at_once():
     assert len({name.partition(".")[0] for name in further}) < 60
 
 
+@pytest.mark.slow
 def test_predict_imports_little_beyond_torch(random_model, photograph, tmp_path):
     words = ["predict", random_model, photograph, "--out", tmp_path / "out"]
     whole = imported(*words, "--engine", "torch", "--precision", "fp32")

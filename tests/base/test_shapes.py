@@ -76,6 +76,7 @@ def test_the_second_of_two_holes_in_a_row_belongs_to_the_same_rim():
     assert len(region.holes) == 2
 
 
+@pytest.mark.slow
 @given(MASKS)
 @settings(max_examples=300, deadline=None)
 def test_polygons_are_those_of_gdal(mask):

@@ -105,6 +105,7 @@ def hha(size):
     return {f"img_{5001 + i}.png": packed.png(array) for i, array in pictures.items()}, pictures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(425, 560), (480, 640)])
 def test_hha_images_of_ones_own(tmp_path, nyud, command_line, size):
     """Cropped as Gupta's, or whole as made from the published depths."""

@@ -61,6 +61,7 @@ def blob_heights(labels: np.ndarray, kind: Kind) -> np.ndarray:
     return cv2.connectedComponentsWithStats(mask, connectivity=8)[2][1:, cv2.CC_STAT_HEIGHT]
 
 
+@pytest.mark.slow
 def test_the_same_call_writes_the_same_bytes(dataset: Path, tmp_path: Path) -> None:
     np.random.seed(1)  # numpy's global state must not matter
     write_synthetic(tmp_path / "again", train=4, val=2, test=1, size=(48, 72), seed=3)
@@ -117,6 +118,7 @@ def test_every_class_is_common_enough(scenes: list[tuple[np.ndarray, np.ndarray]
     assert (labels == Kind.BUILDING).mean() < 0.5
 
 
+@pytest.mark.slow
 def test_poles_are_thin(scenes: list[tuple[np.ndarray, np.ndarray]]) -> None:
     widths = np.concatenate([run_lengths(labels == Kind.POLE) for _, labels in scenes])
     assert np.median(widths) <= 2

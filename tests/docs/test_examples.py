@@ -17,6 +17,7 @@ from fullconv.predict.engines import is_installed
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "form", "python"),
     [

@@ -71,6 +71,7 @@ def test_layers() -> None:
         assert row["sees pixels"] == str(layer.grid.receptive_field)
 
 
+@pytest.mark.slow
 def test_first_centres_by_hand() -> None:
     offsets = {layer.name: layer.grid.offset for layer in _described("voc-fcn8s").layers}
     equations = _equations("3.")
@@ -81,6 +82,7 @@ def test_first_centres_by_hand() -> None:
         assert eval(expression) == value == offsets[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_upscores(stage: str) -> None:
     scored = _described(STAGES[stage]).scored
@@ -114,6 +116,7 @@ def test_crops_by_hand() -> None:
     assert values["enlarged"] == [coarse, *middle, *fine[1:]]
 
 
+@pytest.mark.slow
 def test_words_about_crops_and_cells() -> None:
     assert len(re.findall(r"\b19, 27, 31, 5\s+and\s+9\b", TEXT)) == 2
     coarsest = _described("voc-fcn32s").scored[0]

@@ -53,6 +53,7 @@ def check(net, opened, sizes=SIZES):
             assert np.abs(own - expected.numpy()).max() < 1e-4 * spread(scores), size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("output", ["labels", "scores", "probabilities"])
 def test_any_size_and_number_of_images(form, output, tmp_path):
@@ -64,6 +65,7 @@ def test_any_size_and_number_of_images(form, output, tmp_path):
     assert counts.min() > 50  # every class wins somewhere: agreement means something
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_what_a_file_says_of_itself(form, tmp_path):
     net = scored_net(classes=None, heads={"labels": ["road", 'say "é"', "<sky> & sea"]})
@@ -84,6 +86,7 @@ def test_what_a_file_says_of_itself(form, tmp_path):
     assert {each.name for each in tmp_path.iterdir()} == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_names_are_the_contract_s(form, tmp_path):
     """Read by the runtimes alone."""
@@ -126,6 +129,7 @@ def test_several_heads_and_inputs(form, fusion, tmp_path):
     check(net, OpenedExport(exported(net, tmp_path, form).path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("seen", ["magnify", "reduce"])
 def test_nets_that_see_images_larger_or_smaller(form, seen, tmp_path):
@@ -135,12 +139,14 @@ def test_nets_that_see_images_larger_or_smaller(form, seen, tmp_path):
     check(net, OpenedExport(done.path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_net_of_the_paper_s_padding(form, tmp_path):
     net = scored_net(narrow_caffe_vgg(), padding=100, skip_scales={16: 0.01, 8: 0.0001})
     check(net, OpenedExport(exported(net, tmp_path, form).path), SIZES[:4])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_learnt_last_upscore(form, tmp_path):
     net = scored_net(learn_last_upscore=True)
@@ -300,6 +306,7 @@ def test_a_strange_graph_says_nothing_of_its_classes(tmp_path):
         OpenedExport(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_images_of_other_channels_are_refused(form, tmp_path):
     opened = OpenedExport(exported(scored_net(), tmp_path, form).path)

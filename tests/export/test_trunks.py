@@ -24,6 +24,7 @@ def finest(name: str) -> FCN:
         return scored_net(trunk, 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

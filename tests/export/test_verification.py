@@ -124,6 +124,7 @@ def test_without_any_place_nothing_is_noted(monkeypatch, tmp_path):
     assert notes().recall() == []
 
 
+@pytest.mark.slow
 def test_notes_do_not_grow_without_bound(tmp_path):
     for width in range(MOST_NOTES + 3):
         notes(shape=(1, width, 3), folder=tmp_path).keep([FOUND])

@@ -60,6 +60,7 @@ def test_the_page_names_no_other_host():
         assert hosts <= {"www.w3.org"}, name  # the name of SVG, which nothing fetches
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_runtime")
 def test_all_that_the_page_asks_for_is_there(tmp_path):
     done = export(Settings(scored_net(), "web", tmp_path / "site"))
@@ -86,6 +87,7 @@ def test_all_that_the_page_asks_for_is_there(tmp_path):
     assert sum((done.path / name).stat().st_size for name in there) == done.size
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_site_with_its_runtime(tmp_path, command_line, capsys, monkeypatch):
     contents = {name: name.encode() for name in web_runtime.FILES}
     package = tmp_path / "runtime.tgz"
@@ -240,6 +242,7 @@ def pixels_of(page, content: bytes) -> np.ndarray:
     return np.frombuffer(base64.b64decode(coded), np.uint8).reshape(height, width, 3)
 
 
+@pytest.mark.slow
 def test_its_labels_are_those_of_predict(page, net, tmp_path):
     path = jpeg(tmp_path / "a street.jpg", (161, 230))
     label(page, path)
@@ -254,6 +257,7 @@ def test_its_labels_are_those_of_predict(page, net, tmp_path):
     assert (found == expected).mean() >= 0.999
 
 
+@pytest.mark.slow
 def test_classes_are_listed_before_any_photo(browser, address, net):
     with opened(browser, address) as page:
         assert page.locator("#legend .name").all_inner_texts() == list(net.head.classes)
@@ -344,6 +348,7 @@ def test_polygons_of_noise(page):
     assert (drawn == labels).all()
 
 
+@pytest.mark.slow
 def test_the_overlay_is_the_photo_under_the_labels(page, net, tmp_path):
     path = jpeg(tmp_path / "a.jpg", (96, 128))
     label(page, path)
@@ -513,6 +518,7 @@ def test_photos_are_dropped_and_pasted(page, net, tmp_path):
             assert (np.asarray(image) == net.predict(path)).mean() >= 0.999
 
 
+@pytest.mark.slow
 def test_live_video_and_a_photo_from_it(page):
     page.click("#camera")
     page.wait_for_selector("body[data-live]")
@@ -539,6 +545,7 @@ def test_what_is_no_image_is_told(page, tmp_path):
     assert "error" not in page.locator("#status").get_attribute("class")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_on_a_phone_nothing_sticks_out(browser, address, scheme, tmp_path):
     options = {"viewport": PHONE, "color_scheme": scheme, "has_touch": True, "is_mobile": True}
@@ -604,6 +611,7 @@ def served_page(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_same_page_with_the_net_on_a_server(browser, tmp_path):
     with served(served_page(tmp_path), Serving) as address, opened(browser, address) as page:
         assert "sent to this server" in page.inner_text("#about")
@@ -614,6 +622,7 @@ def test_the_same_page_with_the_net_on_a_server(browser, tmp_path):
         page.click("#stop")
 
 
+@pytest.mark.slow
 def test_a_busy_server_is_asked_again_and_a_guarded_one_by_token(browser, tmp_path):
     path = jpeg(tmp_path / "a.jpg", (60, 90))
     with served(served_page(tmp_path), Serving) as address, opened(browser, address) as page:
@@ -630,6 +639,7 @@ def test_a_busy_server_is_asked_again_and_a_guarded_one_by_token(browser, tmp_pa
         page.complaints.clear()  # the console has refusals, too
 
 
+@pytest.mark.slow
 def test_the_example_labels_with_nothing_of_the_page(browser, net, tmp_path):
     folder = export(Settings(net, "web", tmp_path / "site")).path
     example = Path(__file__).parents[2] / "docs" / "examples" / "onnxruntime_web.html"

@@ -452,6 +452,7 @@ layers = fields([1, 2, 3, 4, 5, 6, 7, 7], {6: blobs, 7: blobs})
 nets = fields([1, 2, 2, 100, 100, 100], {2: layers, 100: layers})
 
 
+@pytest.mark.slow
 @given(contents=nets.filter(bool))
 @FUZZ
 def test_messages_that_lie(tmp_path, contents):

@@ -128,6 +128,7 @@ def test_scores_are_those_of_the_net_as_written(kind, stride, size):
     assert saved_multiply_adds(net, size) > 0
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     kind=st.sampled_from(["vgg", "caffenet", "googlenet"]),
@@ -169,6 +170,7 @@ def test_other_paddings(padding):
     assert_same(loud(FCN(narrow_caffe_vgg(4), 8, 3, padding=padding)), (37, 50))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in TORCHVISION],

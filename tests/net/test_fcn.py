@@ -57,6 +57,7 @@ def assert_scores_every_pixel(net, height, width):
     assert scores.ne(0).all(), "a pixel that no cell reaches would score exactly zero"
 
 
+@pytest.mark.slow
 def test_output_has_the_size_of_the_input_at_every_stride(nets):
     for net in nets.values():
         for size in ((1, 1), (1, 40), (37, 2), (31, 33), (65, 48)):

@@ -85,6 +85,7 @@ def test_only_safetensors_and_config_are_fetched(hub: FakeHub, random_model: Pat
     assert not any(name in request for request in hub.requests for name in others)
 
 
+@pytest.mark.slow
 def test_a_revision_is_a_branch_or_a_commit(
     hub: FakeHub, random_model: Path, tmp_path: Path
 ) -> None:

@@ -42,6 +42,7 @@ def seen(net, image):
     return enlarged(rows, factor, begins[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trunk", TRUNKS)
 @pytest.mark.parametrize("magnify", [2, 4])
 @pytest.mark.parametrize("size", [(40, 61), (33, 1)])
@@ -100,6 +101,7 @@ def test_cells_get_the_label_of_the_pixel_nearest_to_their_centre(trunk):
     assert found.ne(255).sum() >= len(found) - 1
 
 
+@pytest.mark.slow
 def test_it_is_kept_in_the_model_folder(tmp_path):
     net = magnified_net("mobilenet_v2", 2)
     net.save_pretrained(tmp_path)
@@ -110,6 +112,7 @@ def test_it_is_kept_in_the_model_folder(tmp_path):
     assert len(np.unique(net.predict(image))) > 1
 
 
+@pytest.mark.slow
 def test_describe_tells(tmp_path, capsys, command_line):
     magnified_net("mobilenet_v2", 2).save_pretrained(tmp_path)
     assert not command_line("describe", tmp_path, "--size", "40x64")

@@ -77,6 +77,7 @@ def test_scores_are_a_plain_net_s_of_means(trunk: str, reduce: int, size: tuple[
     assert min(size) == 1 or float(scores.std()) > 0.01
 
 
+@pytest.mark.slow
 def test_what_is_learnt_is_shared() -> None:
     net = reduced_net("mobilenet_v2", 4)
     inner = net.for_reduced()
@@ -100,6 +101,7 @@ def test_it_is_kept_in_the_model_folder(tmp_path: Path) -> None:
     assert np.array_equal(load(tmp_path).predict(image), net.predict(image))
 
 
+@pytest.mark.slow
 def test_describe_tells(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command_line: Callable[..., int]
 ) -> None:

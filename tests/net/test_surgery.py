@@ -219,6 +219,7 @@ def test_zero_skips_add_exactly_nothing(trunk):
             assert expected.std() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
 def test_a_new_stage_scores_as_the_one_before_on_aligned_grids(name):
     """With odd kernels, two bilinear steps are one: within 1e-5, up to the border."""

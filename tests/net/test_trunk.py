@@ -130,6 +130,7 @@ def test_hidden_dense_layers_stay_as_convolutions_that_keep_the_map():
         torch.testing.assert_close(features[:, :, 3, 3], centre)
 
 
+@pytest.mark.slow
 def test_squeezenet_starts_at_16():
     with pytest.raises(
         FullconvError, match="SqueezeNet has no layer at stride 32; it has 16, 8, 4"

@@ -81,6 +81,7 @@ def fcn_googlenet(folder: Path) -> Path:
     )[0]
 
 
+@pytest.mark.slow
 def test_convert_writes_a_model_folder(tmp_path, command_line, capsys):
     path, out = fcn_googlenet(tmp_path), tmp_path / "model"
     assert command_line("convert", path, "--net", "voc-fcn-googlenet", "--out", out) == 0

@@ -207,6 +207,7 @@ def test_two_models_become_one_of_two_trunks() -> None:
         take_over(color, net)
 
 
+@pytest.mark.slow
 def test_trunks_that_differ() -> None:
     vgg, alexnet = (
         Blueprint.of_paper("voc-fcn32s").build(),

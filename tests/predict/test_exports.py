@@ -72,6 +72,7 @@ def test_several_heads_and_inputs_of_an_export(form, tmp_path, command_line):
         assert (pixels_of(tmp_path / f"out/{name}/a.png") == labels).mean() >= 0.9999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -46,6 +46,7 @@ def test_the_photo_that_killed_the_run_takes_24_bytes_a_pixel_at_most(mobile):
     assert less.tiles is not None and less.need < 2 << 30
 
 
+@pytest.mark.slow
 def test_images_that_fit_are_labelled_whole(mobile):
     memory = Memory(mobile, 64 << 30)
     for size in ((360, 480), (3000, 4000), (4096, 8192)):
@@ -67,6 +68,7 @@ def test_what_can_t_go_by_tiles_and_does_not_fit_is_refused_with_what_it_takes()
     )
 
 
+@pytest.mark.slow
 def test_a_refused_image_is_named_and_the_others_done(tmp_path):
     picture(tmp_path / "in/a.png", (60, 80))
     picture(tmp_path / "in/b.png", (600, 800))

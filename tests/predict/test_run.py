@@ -95,6 +95,7 @@ def test_predict_names_the_most_unsure_images(tmp_path, capsys, command_line, ra
     assert "0.0% of labels, on average of the images\n" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_predict_by_another_engine(tmp_path, capsys, command_line, random_model, engine):
     if not is_installed(engine):

@@ -179,6 +179,7 @@ def nets():
     return net
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     size=st.integers(1, 3000),
@@ -205,6 +206,7 @@ def geometries():
     return {name: built(name).vertical for name in QUICK}
 
 
+@pytest.mark.slow
 def test_what_depends_on_the_whole_image_has_no_tiles():
     net = FCN(classifier("mobilenet_v3_small"), 16, 3).eval()  # squeeze and excitation
     assert Tiles.of(net, (2000, 2000), 1000 * 1000) is None

@@ -363,6 +363,7 @@ def test_a_run_that_was_killed_is_gone_on_with(tmp_path, net):
     assert (labels_of(tmp_path / "out/a.tif") == labels_of(tmp_path / "again/a.tif")).all()
 
 
+@pytest.mark.slow
 def test_what_memory_can_t_hold_becomes_a_raster_by_itself(tmp_path, net, capsys):
     write(tmp_path / "in/large.tif", noise((2200, 1500)), **PLACE, **TILED)
     write(tmp_path / "in/small.tif", noise(), **PLACE, **TILED)

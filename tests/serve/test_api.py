@@ -61,6 +61,7 @@ def test_answers_are_the_files_of_predict(random_model, photos, tmp_path, comman
     agrees_with_predict(settings, photos, words, tmp_path / "out", command_line)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_so_are_those_of_an_export(form, photos, tmp_path, command_line):
     path = exported(scored_net(), tmp_path / "e", form).path

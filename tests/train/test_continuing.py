@@ -109,6 +109,7 @@ def test_changed_classes_are_refused(
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["whole", "cut"])
 def test_changed_classes_of_runs_of_old_are_refused(root: Path, name: str) -> None:
     """Their last.pt says nothing of classes; the model that was kept does."""
@@ -255,6 +256,7 @@ def test_a_single_flipped_bit_is_noticed(root: Path, name: str) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", [b"green", b"offsets", b"train1"])
 def test_damage_of_what_is_compared_is_told_as_damage(root: Path, what: bytes) -> None:
     last = root / "cut" / "fcn16s" / "last.pt"
@@ -294,6 +296,7 @@ def test_weights_that_are_nan_are_not_blamed_on_images(root: Path) -> None:
     assert not (root / "other").exists()
 
 
+@pytest.mark.slow
 def test_a_net_that_became_nan_is_not_blamed_on_images(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,6 +380,7 @@ def heeded() -> Iterator[None]:
         signal.signal(getattr(signal, name), handler)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_signals_say_how_to_continue(

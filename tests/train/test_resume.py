@@ -267,6 +267,7 @@ def test_killed_command_with_workers(data: Path, tmp_path: Path) -> None:
     assert_same_result(tmp_path / "whole" / "fcn16s", tmp_path / "cut" / "fcn16s")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_resumed(data: Path, tmp_path: Path) -> None:
     wanted = asked(data, "epochs=1", backbone="squeezenet1_1", model="fcn16s")
     with pytest.raises(FullconvError, match="holds no run to resume; --data"):

@@ -71,6 +71,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_the_contract_names(tmp_path: Path) -> None:
     data = write_scenes(tmp_path / "data")
     folder = trained(tmp_path / "run", asked(data, "epochs=2"))
@@ -101,6 +102,7 @@ def test_a_run_leaves_what_the_contract_names(tmp_path: Path) -> None:
     assert kept.predict(np.zeros((5, 7, 3), np.uint8)).shape == (5, 7)
 
 
+@pytest.mark.slow
 def test_the_fingerprint_of_the_data_is_written_down(tmp_path: Path) -> None:
     data = write_scenes(tmp_path / "data")
     trained(tmp_path / "run", asked(data, "epochs=1"))
@@ -115,6 +117,7 @@ def test_the_fingerprint_of_the_data_is_written_down(tmp_path: Path) -> None:
     assert again == written
 
 
+@pytest.mark.slow
 def test_tensorboard_is_used_where_it_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +127,7 @@ def test_tensorboard_is_used_where_it_is_installed(
     assert not list(folder.glob("events*"))
 
 
+@pytest.mark.slow
 def test_what_a_run_achieved_is_read_nowhere_again(
     tmp_path: Path, command_line: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,6 +143,7 @@ def test_what_a_run_achieved_is_read_nowhere_again(
     assert f"on val mean IU {metrics['mean_iu']:.3f}" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("keep", "kept"), [("best", 0), ("last", 2)])
 def test_which_weights_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str, kept: int
@@ -164,6 +169,7 @@ def test_which_weights_are_kept(
     assert told[keep] in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [1, 5])
 def test_tiny_datasets(tmp_path: Path, images: int) -> None:
     data = write_scenes(tmp_path / "data", train=images, val=1, size=(20, 27))
@@ -173,6 +179,7 @@ def test_tiny_datasets(tmp_path: Path, images: int) -> None:
     assert [row["step"] for row in rows(folder)] == [str(steps // 2), str(steps)]
 
 
+@pytest.mark.slow
 def test_data_without_val(tmp_path: Path) -> None:
     data = write_scenes(tmp_path / "data", train=2, val=0)
     folder = trained(tmp_path / "run", asked(data, "epochs=1"))
@@ -187,12 +194,14 @@ def test_data_without_train(tmp_path: Path) -> None:
         trained(tmp_path / "run", asked(data))
 
 
+@pytest.mark.slow
 def test_images_smaller_than_the_crop(tmp_path: Path) -> None:
     data = write_scenes(tmp_path / "data", size=(9, 7))
     folder = trained(tmp_path / "run", asked(data, "epochs=1", "crop=40"))
     assert math.isfinite(float(rows(folder)[0]["train_loss"]))
 
 
+@pytest.mark.slow
 def test_an_all_ignored_dataset_trains_to_nothing_but_does_not_break(tmp_path: Path) -> None:
 
     data = write_scenes(tmp_path / "data", train=2)
@@ -204,6 +213,7 @@ def test_an_all_ignored_dataset_trains_to_nothing_but_does_not_break(tmp_path: P
     assert (folder / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_staged_nets_follow_each_other(tmp_path: Path) -> None:
     data = write_scenes(tmp_path / "data")
     settings = ("epochs=3", "stage_lr=[4, 1]", "schedule=constant", "warmup=0", "lr=1e-4")
@@ -223,6 +233,7 @@ def test_staged_nets_follow_each_other(tmp_path: Path) -> None:
     assert "FCN-8s" in page
 
 
+@pytest.mark.slow
 def test_whole_images_of_two_labellings(tmp_path: Path) -> None:
     """Images of several sizes; one net learns both labellings, in stages."""
     data = write_scenes(tmp_path / "data", train=2, val=1)
@@ -247,6 +258,7 @@ def test_whole_images_of_two_labellings(tmp_path: Path) -> None:
     assert float(rows(folder)[-1]["val_mean_iu"]) == pytest.approx(sum(ious) / 2)
 
 
+@pytest.mark.slow
 def test_steps_of_each_stage(tmp_path: Path) -> None:
     data = write_scenes(tmp_path / "data")
     wanted = asked(data, "steps=4", "stage_shares=[9, 1]", model="fcn8s", staged=True)
@@ -255,6 +267,7 @@ def test_steps_of_each_stage(tmp_path: Path) -> None:
     assert [net["plan"]["steps"] for net in record["nets"].values()] == [4, 4]
 
 
+@pytest.mark.slow
 def test_fine_tuning_a_model_of_ones_own(tmp_path: Path) -> None:
     data = write_scenes(tmp_path / "data")
     source = seeded("squeezenet1_1", 16, ("blue", "road"))
@@ -281,6 +294,7 @@ def nan_from(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_module, "image_losses", image_losses)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,6 +311,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     assert fullconv.load(tmp_path / "run" / "fcn16s").num_classes == 3
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_never_finite(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -307,6 +322,7 @@ def test_a_loss_that_is_never_finite(
     assert "for a time unknown" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_best_model_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -400,6 +416,7 @@ def test_the_systems_own_refusal_is_told_in_one_line(tmp_path: Path, size: int) 
 # The command line ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_command(tmp_path: Path, command_line: Any, capfd: pytest.CaptureFixture[str]) -> None:
     data, out = write_scenes(tmp_path / "data"), tmp_path / "run"
     words = ["--backbone", "squeezenet1_1", "--model", "fcn16s", "--weights", "none"]
@@ -479,6 +496,7 @@ def test_it_learns(tmp_path: Path) -> None:
     assert json.loads((folder / "metrics.json").read_text())["mean_iu"] > 0.9
 
 
+@pytest.mark.slow
 def test_minutes_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock on which steps take half a second and an image of val a quarter, nothing else."""
     data, clock = write_scenes(tmp_path / "data", train=16, val=4), SimulatedClock()

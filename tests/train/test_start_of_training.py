@@ -37,6 +37,7 @@ def asked(data: Path, *overrides: str, **options: Any) -> dict[str, Any]:
     return {"data": data, "recipe": read_recipe("default", plain), **usual, **options}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "model", "overrides", "factor"),
     [
@@ -80,6 +81,7 @@ def test_what_is_too_thin_for_the_cells_is_magnified(
     assert target_net(settings, DatasetFolder(data)).arguments.magnify == factor
 
 
+@pytest.mark.slow
 def test_a_model_s_magnification_lasts_unless_another_is_asked_for(tmp_path: Path) -> None:
     data = write_scenes(tmp_path / "data", train=2, val=1, size=(40, 60))
     first = trained(tmp_path / "first", asked(data, "magnify=2"))

@@ -238,6 +238,7 @@ def test_every_part_passes_one_forward(net: FCN) -> None:
         assert not sums.overlap.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["compiled", "distributed"])
 def test_a_step_through_what_wraps_the_forward(net: FCN, kind: str, tmp_path: Path) -> None:
     other, some = deepcopy(net), in_parts(random_batch(4), 2)

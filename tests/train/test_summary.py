@@ -131,6 +131,7 @@ def test_a_training_names_a_split_to_measure_that_there_is(folder, data, capsys,
     assert f"evaluate {folder} --data {data} --split {split}\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_nets_are_loaded_in_turn(folder, data, monkeypatch):
     """Of two trained nets only one is in memory at a time."""
     shutil.copytree(folder, folder.parent / "fcn8s")

@@ -178,6 +178,7 @@ def test_at_most_so_many_images_evenly_chosen(
     assert read == [0, 2]
 
 
+@pytest.mark.slow
 def test_what_a_run_keeps_is_calibrated_also_when_it_was_killed_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,7 @@ def test_joined_nets_see_what_each_saw() -> None:
         joined_preprocessing({"color": color, "hha": replace(color, channels="BGR")})
 
 
+@pytest.mark.slow
 def test_two_models_make_one_of_two_trunks(data: Path, tmp_path: Path) -> None:
     parts = {}
     for seed, (name, channels) in enumerate((("color", 3), ("depth", 1))):
@@ -143,6 +144,7 @@ def test_two_models_make_one_of_two_trunks(data: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_model_of_colours_learns_depth_besides(data: Path, tmp_path: Path) -> None:
     color = built(data)
     color.save_pretrained(tmp_path / "color")
@@ -200,6 +202,7 @@ def test_what_the_net_does_not_see_is_told(data: Path) -> None:
 # Runs ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_trains_on_them_and_resumes(
     data: Path,
     tmp_path: Path,
@@ -244,6 +247,7 @@ def test_a_fusion_that_there_is_not(command_line: Any, capfd: pytest.CaptureFixt
     assert "neither early nor late" in " ".join(capfd.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_a_later_stage_has_the_inputs_and_the_earlier_net_is_freed(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
