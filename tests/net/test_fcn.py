@@ -483,8 +483,12 @@ def test_exports_with_named_bounds_from_one_pixel_up():
     assert_same(net, module, (*SEVERAL, (1, 1), (2, 40), (17, 31)))
 
 
+# Of layers that guard sizes, a net each; tests/export/test_trunks.py has them all.
 @pytest.mark.slow
-def test_exports_of_all_nets(nets):
+@pytest.mark.parametrize(
+    "nets", ["googlenet", "densenet121", "convnext_tiny", "timm:regnetx_002"], indirect=True
+)
+def test_exports_of_nets_that_guard_sizes(nets):
     from torch.export import Dim
 
     stride = 8

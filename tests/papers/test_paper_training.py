@@ -395,12 +395,11 @@ from fullconv.train.step import Objective, take_step
 
 net = fullconv.paper("voc-fcn32s").to(memory_format=torch.channels_last).train()
 recipe = read_recipe("voc-fcn32s")
-images = torch.randint(256, (1, 3, 500, 500)).byte()
-labels = torch.randint(21, (1, 1, 500, 500)).byte()
-batch = Batch([Part(images, labels)], ["one"])
 optimizer, objective = make_optimizer(net, recipe), Objective(net, recipe)
-for _ in range(2):  # the momentum is there from the second on
-    take_step(objective, optimizer, batch)
+for side in (32, 500):  # the momentum is there from the second on
+    images = torch.randint(256, (1, 3, side, side)).byte()
+    labels = torch.randint(21, (1, 1, side, side)).byte()
+    take_step(objective, optimizer, Batch([Part(images, labels)], ["one"]))
 peak = next(l for l in open("/proc/self/status") if l.startswith("VmHWM"))
 print(peak.split()[1])  # getrusage would tell the peak of the process that begot this one
 """
