@@ -77,4 +77,4 @@ def test_predict_drafts_with_confidence(command_line, random_model, tmp_path, ca
 def test_a_tool_that_is_not_known(command_line, random_model, tmp_path, capsys):
     words = ("--out", tmp_path / "out", "--format", "paint")
     assert command_line("predict", random_model, tmp_path, *words) == 2
-    assert "format 'paint': is none of png, tif, labelme" in capsys.readouterr().err
+    assert "format 'paint': is none of png, tif, geojson, gpkg, labelme" in capsys.readouterr().err

@@ -7,62 +7,29 @@ import os
 import signal
 import subprocess
 import sys
-import warnings
 
 import numpy as np
 import pytest
 import rasterio
 import torch
-from nets import NarrowVGG, Staged, narrow_caffe_vgg, random_scores, settled
+from nets import NarrowVGG, narrow_caffe_vgg, random_scores
 from PIL import Image
 from prediction import pixels_of
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 from rasterio.rpc import RPC
-from rasterio.transform import from_origin
+from rasters import PLACE, SIZE, TILED, labels_of, noise, small, write
 
 from fullconv import FCN
 from fullconv.base.errors import FullconvError, WorkFailedError
 from fullconv.base.images import ImageReader
 from fullconv.base.progress import Reporter
+from fullconv.net.preprocessing import Preprocessing
 from fullconv.predict import geotiff, windowed
 from fullconv.predict.journal import Journal
 from fullconv.predict.memory import Memory, NoRoomError, Tiling
 from fullconv.predict.rasters import RasterScene
 from fullconv.predict.run import Settings, run
-
-PLACE = {"crs": "EPSG:32633", "transform": from_origin(500_000, 5_000_000, 0.5, 0.5)}
-TILED = {"tiled": True, "blockxsize": 64, "blockysize": 64}
-SIZE = (301, 243)
-
-
-def noise(size=SIZE, bands=3, dtype=np.uint8, seed=0):
-    rng = np.random.default_rng(seed)
-    most = np.iinfo(dtype).max
-    small = rng.integers(0, most, (bands, size[0] // 9 + 1, size[1] // 9 + 1), endpoint=True)
-    return small.repeat(9, 1).repeat(9, 2)[:, : size[0], : size[1]].astype(dtype)
-
-
-def write(path, values, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    count, height, width = values.shape
-    about = {"driver": "GTiff", "count": count, "height": height, "width": width}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with rasterio.open(path, "w", **about, dtype=values.dtype.name, **options) as file:
-            file.write(values)
-    return path
-
-
-def small(trunk=None, stride=4, **options):
-    torch.manual_seed(0)
-    trunk = trunk or Staged(lambda _, x: x)
-    net = FCN(settled(trunk, 32), stride, None if "heads" in options else 4, **options)
-    with torch.no_grad():
-        for head in net.heads.values():
-            for part in head.parameters():
-                part.add_(torch.randn_like(part), alpha=0.3)
-    return net.eval()
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +44,6 @@ def predicted(net, source, out, *, tile=None, **options):
     prediction = run(settings)
     assert not prediction.failures, prediction.failures
     return prediction
-
-
-def labels_of(path):
-    with rasterio.open(path) as file:
-        return file.read(1)
 
 
 NETS = {
@@ -113,6 +75,30 @@ def test_windows_give_the_labels_of_the_whole_image(tmp_path, name, tta):
         shown = [tmp_path / each / below / "overlay/a.jpg" for each in ("whole", "parts")]
         assert np.abs(pixels_of(shown[0]).astype(int) - pixels_of(shown[1])).mean() < 0.5
     assert not list((tmp_path / "parts").rglob("*.partial"))
+
+
+@pytest.mark.parametrize("nodata", [None, 7])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_windows_of_bands_give_the_labels_of_the_whole_raster(tmp_path, dtype, nodata):
+    values = noise(bands=4, dtype=dtype)
+    scale = 1 / np.iinfo(dtype).max
+    own = Preprocessing(
+        scale=scale, mean=(0.5, 0.4, 0.5, 0.6), std=(0.3,) * 4, show=(4, 2, 1),
+        bands={"bands": ("blue", "green", "red", "nir")},
+    )  # fmt: skip
+    net = small(inputs={"bands": 4}, preprocessing=own)
+    if nodata is not None:
+        values[:, 40:90, 100:200] = nodata
+    source = write(tmp_path / "a.tif", values, nodata=nodata, **PLACE, **TILED)
+    predicted(net, source, tmp_path / "whole")
+    predicted(net, source, tmp_path / "parts", format="tif", tile=(97, 110))
+    expected, found = pixels_of(tmp_path / "whole/a.png"), labels_of(tmp_path / "parts/a.tif")
+    assert (found != expected).mean() < 1e-4
+    assert (found == 255).sum() == (0 if nodata is None else 5000)
+    shown = [pixels_of(tmp_path / each / "overlay/a.jpg") for each in ("whole", "parts")]
+    assert np.abs(shown[0].astype(int) - shown[1]).mean() < 0.5
+    if nodata is None:
+        assert (net.predict(source) == expected).all()
 
 
 @pytest.mark.slow
@@ -249,9 +235,9 @@ def test_what_has_no_windows_is_told(tmp_path, net):
     turned.save(tmp_path / "turned.jpg", exif=exif)
     with pytest.raises(FullconvError, match=r"turned.jpg: can't be read by windows"):
         RasterScene(tmp_path / "turned.jpg", ImageReader())
-    settings = Settings(net, (str(tmp_path),), tmp_path / "out", format="tif", scores=True)
+    settings = Settings(net, (str(tmp_path),), tmp_path / "out", format="tif")
     (failure,) = run(settings).failures
-    assert "--scores are not written of rasters" in failure.reason
+    assert "turned.jpg: can't be read by windows" in failure.reason
     with pytest.raises(FullconvError, match="format 'gif' is none of png, tif"):
         run(Settings(net, (str(tmp_path),), tmp_path / "out", format="gif"))
 

@@ -127,10 +127,13 @@ class ImageReader:
         span: which values of more than 8 bits `image` turns into 0 and 255 (see `scaled`). None:
             all that their bits can hold; 16-bit grey is divided by 257 and rounded, of 16-bit
             colours the high byte is kept.
+        every_band: whether each band of a further input is a measurement: alpha, too, and colours,
+            with their values kept. Values of no data are NaN then.
     """
 
     max_pixels: int = MAX_PIXELS
     span: ValueRange | None = None
+    every_band: bool = False
 
     def image(self, path: File) -> NDArray[np.uint8]:
         """Read a JPEG, PNG, BMP, WebP or TIFF file as 8-bit RGB, upright as its EXIF data says.
@@ -264,6 +267,8 @@ class ImageReader:
         """Open an image whose size is allowed; whatever fails, then or in the body, is one line."""
         with _failing_in_a_line(path), _open(path) as file:
             source = _identify(path, file)
+            if self.every_band:
+                source.stored = replace(source.stored, every_band=True)
             stored = source.stored
             bands = math.ceil(len(stored.bands) / _VALUES_A_PIXEL)
             if stored.height * stored.width * bands > self.max_pixels:

@@ -69,6 +69,9 @@ class Stored:
         lossy: the compression, such as "JPEG", if it alters values.
         layout: how the values lie in the file, such as "tiled, LZW"; for messages.
         georeferenced: whether the file says where on the earth it lies.
+        names: what the file calls its bands; empty where it doesn't.
+        nodata: the value that stands for none.
+        every_band: whether each band is a measurement, whatever the file says of its colours.
     """
 
     height: int
@@ -81,6 +84,9 @@ class Stored:
     lossy: str = ""
     layout: str = ""
     georeferenced: bool = False
+    names: tuple[str, ...] = ()
+    nodata: float | None = None
+    every_band: bool = False
 
     def __str__(self) -> str:
         """Say bands, type and layout, for messages."""
@@ -107,6 +113,8 @@ class Stored:
     @property
     def measured(self) -> tuple[int, ...] | None:
         """Indices of the bands whose values `ImageReader.input` keeps; None: it reads an image."""
+        if self.every_band:
+            return tuple(range(len(self.bands)))
         opaque = tuple(at for at, band in enumerate(self.bands) if band != ALPHA)
         if len(opaque) == len(self.shown) and self._is_picture():
             return None
@@ -212,18 +220,25 @@ def picture(path: object, source: Source, span: ValueRange | None) -> NDArray[np
 def measurements(path: object, source: Source) -> NDArray[np.uint8] | NDArray[np.float32]:
     """Return the bands that are `measured`, their values kept: (height, width, bands), not turned.
 
-    Unsigned values of at most 8 bits are uint8, all others float32.
+    Unsigned values of at most 8 bits are uint8, all others float32. Of `every_band` those that
+    stand for no data are NaN, as are those that are no numbers; so bytes may become float32.
     """
     stored, bands = source.stored, source.stored.measured
     assert bands is not None
     values = source.values()[..., list(bands)]
+    if stored.every_band and stored.nodata is not None and not np.isnan(stored.nodata):
+        gaps = values == stored.nodata
+        if gaps.any():
+            values = values.astype(np.float64 if values.dtype.itemsize > 2 else np.float32)
+            values[gaps] = np.nan
     if values.dtype.itemsize == 1 and values.dtype.kind in "bu":
         return values.astype(np.uint8)
     if values.dtype.kind in "ui" and stored.bits > 16:
         _require_16_bits(path, values)
     with np.errstate(over="ignore"):
         kept = values.astype(np.float32)
-    wrong = kept.size - np.count_nonzero(np.isfinite(kept))
+    right = ~np.isinf(kept) if stored.every_band else np.isfinite(kept)
+    wrong = kept.size - np.count_nonzero(right)
     if wrong:
         raise FullconvError(
             f"{path}: {wrong:,} of its values are no numbers or are infinite ({stored}); write a "

@@ -30,6 +30,8 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _SEPARATED, _YCBCR = 0, 1, 2, 3,
 _PHOTOMETRIC = {_RGB: RGB, _PALETTE: ("index",), _SEPARATED: CMYK, _YCBCR: RGB}
 _JPEG = 7
 _GEOREFERENCES = (33550, 33922, 34264)  # pixel scale, tie points, transformation
+_GDAL_METADATA, _GDAL_NODATA = 42112, 42113
+_MOST_METADATA = 1 << 20  # bytes
 # What GDAL and libtiff write; imagecodecs has many more decoders, of uncertain age.
 _COMPRESSIONS = {
     1: "uncompressed",
@@ -76,6 +78,8 @@ class TiffSource:
             compression if (compression := _COMPRESSIONS[page.compression]) in _LOSSY else "",
             _layout(page),
             any(tag in page.tags for tag in _GEOREFERENCES),
+            _names(page),
+            _nodata(page),
         )
 
     def values(self) -> NDArray[Any]:
@@ -208,6 +212,33 @@ def _bands(page: TiffPage, color: int) -> tuple[str, ...]:
         named = ()  # by convention of GDAL: many bands, and the first is as grey as the others
     names = (*named, *(f"band {at + 1}" for at in range(len(named), count)))
     return tuple(ALPHA if at in alphas else name for at, name in enumerate(names))
+
+
+def _names(page: TiffPage) -> tuple[str, ...]:
+    """Return what GDAL's metadata call the bands; nothing where they don't name all."""
+    from html import unescape
+    from xml.etree import ElementTree
+
+    text = str(page.tags.valueof(_GDAL_METADATA, ""))
+    if "<!" in text or len(text) > _MOST_METADATA:  # no entities
+        return ()
+    found = {}
+    try:
+        for item in ElementTree.fromstring(text).iter("Item"):
+            if item.get("role") == "description" and item.text:
+                found[int(item.get("sample", ""))] = unescape(item.text).strip()  # it was twice
+    except (ElementTree.ParseError, ValueError):
+        return ()
+    named = [found.get(at, "") for at in range(page.samplesperpixel)]
+    return tuple(named) if all(named) and len(set(named)) == len(named) else ()
+
+
+def _nodata(page: TiffPage) -> float | None:
+    """Return the value that stands for no data, as GDAL writes it."""
+    try:
+        return float(str(page.tags.valueof(_GDAL_NODATA, "")).strip("\0 "))
+    except ValueError:
+        return None
 
 
 def _named(kinds: type[IntEnum], kind: int) -> str:

@@ -383,6 +383,112 @@ def _show_ranking(ranking: Ranking) -> None:
 
 _SHOWN = 10
 
+
+@app.command(name="tile")
+def tile_rasters(
+    rasters: Annotated[
+        list[Path], typer.Argument(metavar="RASTER...", help="Rasters of the same bands and type.")
+    ],
+    *,
+    masks: Annotated[
+        list[Path],
+        typer.Option(
+            metavar="FILE",
+            help="Rasters of label ids, one for each, in order (repeat it); or polygons for all of "
+            "them: GeoJSON, GeoPackage, Shapefile.",
+        ),
+    ],
+    class_field: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of polygons, the field with their class.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="New dataset folder.")],
+    size: Annotated[int, typer.Option(min=8, metavar="PIXELS", help="Side of a tile.")] = 512,
+    overlap: Annotated[int, typer.Option(min=0, metavar="PIXELS", help="Of tiles.")] = 0,
+    split: Annotated[
+        str, typer.Option(metavar="TRAIN,VAL,TEST", help="Shares of the blocks.")
+    ] = "0.7,0.15,0.15",
+    block: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="TILES", help="Side of the blocks that are in one split whole."
+        ),
+    ] = 4,
+    guard: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="PIXELS",
+            help="Tiles of different splits are so far apart at least: those nearer are left out. "
+            "At 1, neighbours are.",
+        ),
+    ] = 1,
+    classes: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,…", help="All classes, by their ids. [those of the masks]"),
+    ] = None,
+    background: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Class of what no polygon covers, or ignore. [background]"
+        ),
+    ] = None,
+    bands: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,…", help="What the bands are called. [as the rasters say]"),
+    ] = None,
+    show: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,N", help="Numbers of the bands to show as red, green and blue, from 1."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another division.")] = 0,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Cut large annotated rasters into a dataset folder, read by windows.
+
+    Blocks of tiles are divided among train, val and test, so that each has its share of each class.
+    Of tiles that lie beside those of another split one is left out. Pixels without data count
+    nowhere. See docs/rasters.md.
+    """
+    from fullconv.base.progress import Reporter
+    from fullconv.datasets.formats.splitting import parse_shares
+    from fullconv.datasets.tile import Settings, tile
+
+    settings = Settings(
+        rasters=tuple(rasters),
+        masks=tuple(masks),
+        class_field=class_field,
+        classes=_words(classes) or None,
+        background=background,
+        side=size,
+        overlap=overlap,
+        shares=parse_shares(split),
+        block=block,
+        guard=guard,
+        bands=_words(bands) or None,
+        show=None if show is None else _three(show),
+        seed=seed,
+    )
+    tiled = tile(settings, out, Reporter(quiet))
+    counts = ", ".join(f"{count:,} {split}" for split, count in tiled.counts.items())
+    print(f"{out}: {counts} tiles of {size} pixels, {len(tiled.classes)} classes")
+    print(
+        f"left out: {tiled.empty:,} without labels, {tiled.guarded:,} beside tiles of another split"
+    )
+    print(f"next: fullconv data check {out}")
+
+
+def _three(text: str) -> tuple[int, int, int]:
+    """Return the numbers of a text such as "4,3,2"; a plain usage error otherwise."""
+    words = _words(text)
+    if len(words) != 3 or not all(word.isdecimal() and int(word) for word in words):
+        raise typer.BadParameter(f"show {text!r}: give three numbers of bands, such as 4,3,2")
+    first, second, third = map(int, words)
+    return first, second, third
+
+
 _FILLS: Mapping[str, Fill | None] = {"centres": "centres", "outline": "outline", "tool": None}
 
 

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from fullconv.base.progress import Reporter
     from fullconv.datasets.drafts import DraftSettings
     from fullconv.net.described import DescribedHead
-    from fullconv.predict.run import Prediction
+    from fullconv.predict.run import Prediction, Settings
     from fullconv.predict.stream import Summary
+    from fullconv.predict.vectors import VectorSettings
 
 
 def command(
@@ -90,22 +92,34 @@ def command(
         typer.Option(
             "--format",
             help="png; tif: GeoTIFFs, read and written by windows, so that images may be of any "
-            "size, with their georeference; or draft the labels as polygons to be corrected in "
-            "labelme, cvat, label-studio, coco or ultralytics form, in OUT/drafts, too.",
+            "size, with their georeference; geojson or gpkg: likewise, and polygons of the labels "
+            "in OUT/vectors, too; or draft the labels as polygons to be corrected in labelme, "
+            "cvat, label-studio, coco or ultralytics form, in OUT/drafts, too.",
         ),
     ] = "png",
     min_area: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=0, metavar="PIXELS", help="Regions of fewer are drafted as part of others."
+            min=0,
+            metavar="PIXELS",
+            help="Polygons of fewer become part of others. [drafts: 16; geojson, gpkg: 0]",
         ),
-    ] = 16,
+    ] = None,
     tolerance: Annotated[
         float,
         typer.Option(
-            min=0, metavar="PIXELS", help="How far points left out may lie from the polygon."
+            min=0, metavar="PIXELS", help="How far points left out of drafts may lie from them."
         ),
     ] = 0.75,
+    simplify: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="PIXELS",
+            help="Leave out corners of geojson's or gpkg's polygons that matter less than this, "
+            "without gaps between neighbours; 1 takes the steps of pixels away.",
+        ),
+    ] = 0.0,
     max_pixels: MaxPixels = None,
     trust: Trust = False,
     device: Device = "auto",
@@ -130,11 +144,9 @@ def command(
     below 0.75. The share is that of coarse cells, which lie the model's stride apart; of an export
     that gives scores or probabilities, of pixels; one that gives labels alone does not tell it.
     """
-    from fullconv.base.errors import WorkFailedError
     from fullconv.base.progress import Reporter
-    from fullconv.datasets.drafts import predict_drafts
     from fullconv.predict.memory import Tiling
-    from fullconv.predict.run import Settings, run
+    from fullconv.predict.run import Settings
 
     settings = Settings(
         model=model,
@@ -153,7 +165,18 @@ def command(
         trust=trust,
     )
     reporter = Reporter(quiet)
-    drafting = _drafting(draft, min_area, tolerance)
+    vectors = _vectors(draft, min_area or 0, simplify)
+    if vectors is not None:
+        _predict_vectors(settings, vectors, reporter)
+    else:
+        _predict(settings, _drafting(draft, min_area, tolerance), reporter)
+
+
+def _predict(settings: Settings, drafting: DraftSettings | None, reporter: Reporter) -> None:
+    """Label images, and draft the labels if they are to be drafted."""
+    from fullconv.datasets.drafts import predict_drafts
+    from fullconv.predict.run import run
+
     if drafting is None:
         prediction = run(settings, reporter)
     else:
@@ -164,6 +187,27 @@ def command(
         if drafting is not None:
             folders = ", ".join(map(str, drafted.folders))
             print(f"drafts of {drafted.drafts} images for {drafting.tool} in {folders}")
+    _require_all(prediction)
+
+
+def _predict_vectors(settings: Settings, vectors: VectorSettings, reporter: Reporter) -> None:
+    """Label images as rasters, and write their labels as polygons."""
+    from fullconv.base.errors import WorkFailedError
+    from fullconv.predict.vectors import predict_vectors
+
+    found = predict_vectors(settings, vectors, reporter)
+    if found.prediction.done:
+        _show(found.prediction)
+        print(f"{found.polygons:,} polygons in {', '.join(map(str, found.folders))}")
+    _require_all(found.prediction)
+    if found.failures:
+        raise WorkFailedError(f"{len(found.failures)} rasters have no polygons")
+
+
+def _require_all(prediction: Prediction) -> None:
+    """Raise WorkFailedError where inputs failed."""
+    from fullconv.base.errors import WorkFailedError
+
     if prediction.failures:
         failed, images = len(prediction.failures), prediction.summary.images
         if prediction.films:
@@ -172,15 +216,27 @@ def command(
         raise WorkFailedError(f"{failed} of {images} inputs failed")
 
 
-def _drafting(tool: str, min_area: int, tolerance: float) -> DraftSettings | None:
+def _vectors(format_: str, least: int, simplify: float) -> VectorSettings | None:
+    from fullconv.predict.vectors import WRITERS, VectorSettings
+
+    for known, _ in WRITERS:
+        if format_ == known:
+            return VectorSettings(known, least, simplify)
+    if simplify:
+        raise typer.BadParameter("--simplify is for --format geojson and gpkg")
+    return None
+
+
+def _drafting(tool: str, min_area: int | None, tolerance: float) -> DraftSettings | None:
     from fullconv.datasets.drafts import WRITERS, DraftSettings
 
     if tool in ("png", "tif"):
         return None
     for known, _ in WRITERS:
         if tool == known:
-            return DraftSettings(known, min_area, tolerance)
-    known_tools = ", ".join(["png", "tif", *(known for known, _ in WRITERS)])
+            least = DraftSettings(known).min_area if min_area is None else min_area
+            return DraftSettings(known, least, tolerance)
+    known_tools = ", ".join(["png", "tif", "geojson", "gpkg", *(known for known, _ in WRITERS)])
     raise typer.BadParameter(f"format {tool!r}: is none of {known_tools}")
 
 

@@ -123,7 +123,7 @@ def check_folder(
         findings.add(_held_out(folder, listings["train"], listings["val"]))
 
     kinds = tuple(folder.input(name) for name in info.inputs)
-    look = _Looker(kinds, info, reader, quick)
+    look = _Looker(kinds, info, folder.reader, quick)
     seen_before: dict[bytes, tuple[str, Path]] = {}
     workers = min(os.cpu_count() or 1, _MOST_WORKERS)
     total = sum(len(listing.samples) for listing in listings.values())

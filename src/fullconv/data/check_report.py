@@ -83,7 +83,7 @@ def _input_table(report: CheckReport) -> Table:
     ranges = report.split("train").ranges
     values = ("values in train",) if ranges else ()
     table = Table("input", "folder", "channels", *values, box=SIMPLE_HEAD)
-    for name, folder, channels, _ in report.inputs:
+    for name, folder, channels, *_ in report.inputs:
         told = "1 (16-bit distances)" if channels == 1 else str(channels)
         used = (str(ranges.get(name, "")),) if ranges else ()
         table.add_row(name, Text(folder), told, *used)

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.base.pipeline import ahead
-from fullconv.data.ranges import Extent, Range, joined
+from fullconv.data.ranges import Extent, Range, Spread, joined
 from fullconv.data.thinness import Drawn, drawn_counts, pixels_by_id
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class Fingerprint:
             read, or no file has so many.
         labels: what is in the masks, by head; empty where no pixel was read.
         thinness: how well cells of some sizes draw the masks, by head and side in pixels; likewise.
+        spreads: by input of bands, how the values of each are distributed; likewise.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Fingerprint:
     ranges: Mapping[str, Range] = field(default_factory=dict)
     labels: Mapping[str, LabelCounts] = field(default_factory=dict)
     thinness: Mapping[str, Mapping[int, Drawn]] = field(default_factory=dict)
+    spreads: Mapping[str, Spread] = field(default_factory=dict)
 
     @classmethod
     def of(cls, split: Split) -> Fingerprint:
@@ -148,6 +150,7 @@ class Fingerprint:
         }
         extents: dict[str, list[Extent]] = {name: [] for name in split.inputs}
         bits = {name: self.bits.get(each.name, 0) for name, each in split.inputs.items()}
+        spreads: dict[str, Spread] = {}
         for look in ahead(partial(self._look, counted, asked), range(len(counted))):
             for (name, head), mask in zip(split.heads.items(), look.masks, strict=True):
                 labels[name].add(mask.pixels, len(head.classes))
@@ -155,8 +158,12 @@ class Fingerprint:
                     totals[name][side] += counts
             for name, extent in look.extents.items():
                 extents[name].append(extent)
+            for name, spread in look.spreads.items():
+                spreads[name] = spreads[name] + spread if name in spreads else spread
         thinness = {name: _thinness(head, totals[name]) for name, head in split.heads.items()}
-        return replace(self, labels=labels, thinness=thinness, ranges=joined(extents, bits))
+        return replace(
+            self, labels=labels, thinness=thinness, ranges=joined(extents, bits), spreads=spreads
+        )
 
     def _few(self, split: Split, count: int, pixels: int) -> Split:
         """Return a split of at most `count` samples, as many as have about `pixels` together."""
@@ -169,9 +176,17 @@ class Fingerprint:
             _MaskLook(pixels_by_id(labels), drawn_counts(labels, asked[index], len(head.classes)))
             for head, labels in zip(split.heads.values(), layers, strict=True)
         ]
-        deep = [name for name, own in split.inputs.items() if self.bits.get(own.name, 0) > 8]
-        extents = {name: Extent.of(split.values(index, name), len(split)) for name in deep}
-        return _Look(masks, {name: each for name, each in extents.items() if each is not None})
+        extents, spreads = dict[str, Extent](), dict[str, Spread]()
+        for name, own in split.inputs.items():
+            deep = self.bits.get(own.name, 0) > 8
+            if not (deep or own.bands):
+                continue
+            values = split.values(index, name)
+            if own.bands:
+                spreads[name] = Spread.of(values)
+            if deep and (extent := Extent.of(values, len(split))) is not None:
+                extents[name] = extent
+        return _Look(masks, extents, spreads)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: the commonest sizes as "HxW", what was counted by class id."""
@@ -182,6 +197,11 @@ class Fingerprint:
         }
         if self.ranges:
             values["ranges"] = {name: asdict(each) for name, each in self.ranges.items()}
+        if self.spreads:
+            values["bands"] = {
+                name: {"mean": list(each.mean), "std": list(each.std)}
+                for name, each in self.spreads.items()
+            }
         if self.labels:
             values["labels"] = {name: _plain(counts) for name, counts in self.labels.items()}
         if self.thinness:
@@ -200,6 +220,7 @@ class _MaskLook(NamedTuple):
 class _Look(NamedTuple):
     masks: list[_MaskLook]
     extents: dict[str, Extent]
+    spreads: dict[str, Spread]
 
 
 def _thinness(head: HeadInfo, counts: Mapping[int, NDArray[np.int64]]) -> dict[int, Drawn]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fullconv.base.errors import FullconvError, few_named
 from fullconv.base.files import files_below
 from fullconv.base.images import IMAGE_SUFFIXES, ImageReader
-from fullconv.base.stored import Stored
+from fullconv.base.stored import RGB, Stored
 from fullconv.data.info import COLOR, DatasetInfo, HeadInfo, read_info
 from fullconv.data.listing import Listing, Sample, held_out_names, list_split
 
@@ -33,12 +33,16 @@ class Input(NamedTuple):
             bands, whose values are kept, too.
         kind: numpy's name of the least type that holds the values of its first file: "u1", "u2" or
             "f4".
+        bands: names of its channels; empty where it is none of bands (see `DatasetInfo.bands`).
+        show: numbers, from 1, of those that are shown as red, green and blue.
     """
 
     name: str
     folder: str
     channels: int = 3
     kind: str = "u1"
+    bands: tuple[str, ...] = ()
+    show: tuple[int, ...] = ()
 
     def read(self, path: Path, reader: ImageReader) -> NDArray[np.uint8] | NDArray[np.float32]:
         """Read one of its files: (H, W, channels), uint8 or float32 (see `ImageReader.input`).
@@ -103,6 +107,14 @@ class LabelledImage(NamedTuple):
     labels: NDArray[np.uint8]
 
 
+def gaps_in(image: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Return where an image, H x W x C, has no data in any band: NaN; None: nowhere."""
+    if image.dtype.kind != "f":
+        return None
+    gaps: NDArray[np.bool_] = np.isnan(image).all(2)
+    return gaps if gaps.any() else None
+
+
 def evenly_chosen(total: int, most: int) -> list[int]:
     """Return the indices of at most `most` of `total` things, from the first to the last."""
     indices: list[int] = np.linspace(0, total - 1, min(most, total)).round().astype(int).tolist()
@@ -158,7 +170,10 @@ class Split:
         for path, pixels in zip(sample.images[1:], images[1:], strict=True):
             require_same_size((path, pixels.shape[:2]), first)
         image: NDArray[Any] = np.concatenate(images, 2)
-        return LabelledImage(sample.name, image, self._labels(sample, first[1]))
+        labels = self._labels(sample, first[1])
+        if (gaps := gaps_in(image)) is not None:
+            labels[:, gaps] = self._info.ignore_index
+        return LabelledImage(sample.name, image, labels)
 
     def labels(self, index: int, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
         """Read the labels of sample `index` alone: uint8 (K, H, W), one layer a head.
@@ -233,7 +248,7 @@ class DatasetFolder:
         """
         self.root = Path(root)
         self.info = read_info(self.root)
-        self.reader = reader
+        self.reader = replace(reader, every_band=self.info.has_bands)
         present = [name for name in SPLITS if (self.images / name).is_dir()]
         self.held_out = "train" in present and "val" not in present
         self.splits = tuple(name for name in SPLITS if name in present or self._is_held_out(name))
@@ -241,7 +256,7 @@ class DatasetFolder:
     def with_reader(self, reader: ImageReader) -> DatasetFolder:
         """Return the same folder, read by another reader."""
         other = copy.copy(self)
-        other.reader = reader
+        other.reader = replace(reader, every_band=self.info.has_bands)
         return other
 
     @property
@@ -318,8 +333,32 @@ class DatasetFolder:
         first = None if own == COLOR else self._first(folder)
         if first is None or first.measured is None:
             return Input(own, folder)
-        byte, word = (first.dtype.kind in "bu" and first.bits <= bits for bits in (8, 16))
-        return Input(own, folder, first.channels, "u1" if byte else "u2" if word else "f4")
+        whole = first.dtype.kind in "bu" and not (first.every_band and first.nodata is not None)
+        byte, word = (whole and first.bits <= bits for bits in (8, 16))
+        kind = "u1" if byte else "u2" if word else "f4"
+        if not self.info.has_bands or folder != self.images.name:
+            return Input(own, folder, first.channels, kind)
+        bands, show = (
+            self._bands(first),
+            self.info.show or ((1, 2, 3) if first.channels >= len(RGB) else (1,)),
+        )
+        return Input(own, folder, first.channels, kind, bands, show)
+
+    def _bands(self, first: Stored) -> tuple[str, ...]:
+        """Return what bands are called: as dataset.yaml says, or the file, or by their numbers."""
+        count, where = first.channels, self.root / "dataset.yaml"
+        if self.info.bands and len(self.info.bands) != count:
+            raise FullconvError(
+                f"{where}: key 'bands': names {len(self.info.bands)} bands, but the images of "
+                f"{self.images} have {count}"
+            )
+        if max(self.info.show or (1,)) > count:
+            raise FullconvError(
+                f"{where}: key 'show': band {max(self.info.show or ())}, but the images of "
+                f"{self.images} have {count}"
+            )
+        numbered = tuple(f"band {at + 1}" for at in range(count))
+        return self.info.bands or first.names or numbered
 
     def require_inputs(self, inputs: Mapping[str, int]) -> None:
         """Refuse inputs that this folder does not have, or not with so many channels.

@@ -29,6 +29,8 @@ from fullconv.base.settings import Line, Mistake, first_mistake, read_yaml, shor
 
 COLOR, LABELS = "color", "labels"  # the only input and the only head of a plain folder
 IGNORE = 255  # the label id that is left out, where a dataset names no other
+BANDS = "bands"  # the input of a plain folder whose images have bands in place of colours
+MAX_BANDS = 1000
 MAX_CLASSES = 255  # ids 0..254; masks are 8-bit and one value is left to mean "ignore"
 _MOST_IN_MASKS = 255
 
@@ -48,6 +50,7 @@ def _is_folder(folder: str) -> str:
 
 
 _Byte = Annotated[StrictInt, Field(ge=0, le=255)]
+_BandNumber = Annotated[StrictInt, Field(ge=1, le=MAX_BANDS)]
 _Palette = tuple[tuple[_Byte, _Byte, _Byte], ...]
 _Name = Annotated[StrictStr, AfterValidator(_is_name)]
 _Folder = Annotated[StrictStr, AfterValidator(_is_folder)]
@@ -128,6 +131,9 @@ class DatasetInfo(BaseModel):
         inputs: folders of images by the names of the inputs. The first one decides which images
             there are; each other one holds an image of the same name and size for each.
         heads: the labellings of the images.
+        bands: what the bands of the first input are called: it is not colours then, but has as many
+            channels as bands, whose values are kept. Empty: as its files call them.
+        show: numbers, from 1, of the bands that are shown as red, green and blue.
         ignore_index: the label id that counts nowhere, in any head, and its value in masks. Values
             below a head's `offset` count nowhere either, and become it when masks are read.
     """
@@ -137,6 +143,8 @@ class DatasetInfo(BaseModel):
     name: Line
     inputs: Mapping[_Name, _Folder] = Field(default={COLOR: "images"}, min_length=1)
     heads: Mapping[_Name, HeadInfo] = Field(min_length=1)
+    bands: tuple[Line, ...] = ()
+    show: tuple[_BandNumber, _BandNumber, _BandNumber] | None = None
     ignore_index: _Byte = IGNORE
 
     @model_validator(mode="before")
@@ -145,6 +153,8 @@ class DatasetInfo(BaseModel):
         """Make the keys of a plain folder those of its one head."""
         if not isinstance(values, Mapping):
             return values
+        if "inputs" not in values and {"bands", "show"} & values.keys():
+            values = {**values, "inputs": {BANDS: "images"}}
         own = {key: values[key] for key in _PLAIN_KEYS if key in values}
         if values.get("ignore_index") == 0 and _begins_after_0(values):  # as its offset says too
             values = {key: value for key, value in values.items() if key != "ignore_index"}
@@ -167,6 +177,7 @@ class DatasetInfo(BaseModel):
                     f"{head.classes[self.ignore_index]!r}{whose}; use {len(head.classes)} or "
                     f"more, 255 as a rule{begins if self.ignore_index == 0 else ''}"
                 )
+        self._require_bands()
         folders = Counter(folder.casefold() for folder in self.folders)
         (folder, times), *_ = folders.most_common(1)
         if times > 1:
@@ -174,6 +185,24 @@ class DatasetInfo(BaseModel):
                 f"the folder {folder!r} serves {times} times; give each input and each head its own"
             )
         return self
+
+    def _require_bands(self) -> None:
+        """Raise ValueError where bands are named of colours, twice, or shown that aren't there."""
+        key = "bands" if self.bands else "show"
+        if self.has_bands and COLOR in self.inputs:
+            raise ValueError(
+                f"key {key!r}: the input {COLOR!r} is read as red, green and blue; leave 'inputs' "
+                f"out, or call it otherwise: {{{BANDS}: images}}"
+            )
+        if len(set(self.bands)) < len(self.bands):
+            raise ValueError("key 'bands': names a band twice")
+        if self.bands and max(self.show or (1,)) > len(self.bands):
+            raise ValueError(f"key 'show': band {max(self.show or ())} of {len(self.bands)}")
+
+    @property
+    def has_bands(self) -> bool:
+        """Whether the first input is bands, whose values are kept, and no picture."""
+        return bool(self.bands) or self.show is not None
 
     @classmethod
     def plain(
@@ -274,8 +303,12 @@ class DatasetInfo(BaseModel):
             for name, head in self.heads.items()
         }
         values: dict[str, Any] = {"name": self.name}
-        if dict(self.inputs) != {COLOR: "images"}:
+        if dict(self.inputs) != {BANDS if self.has_bands else COLOR: "images"}:
             values["inputs"] = dict(self.inputs)
+        if self.bands:
+            values["bands"] = list(self.bands)
+        if self.show is not None:
+            values["show"] = list(self.show)
         if list(heads) == [LABELS] and heads[LABELS]["masks"] == "masks":
             values |= {key: heads[LABELS][key] for key in _PLAIN_KEYS if key in heads[LABELS]}
         else:

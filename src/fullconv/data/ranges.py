@@ -40,6 +40,49 @@ class Extent(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Spread:
+    """How the values of each band are distributed, those that are numbers.
+
+    Attributes:
+        count: of them, int64 a band.
+        total: their sum, float64 a band.
+        squares: the sum of their squares, likewise.
+    """
+
+    count: NDArray[np.int64]
+    total: NDArray[np.float64]
+    squares: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, values: NDArray[Any]) -> Spread:
+        """Measure H x W x bands."""
+        flat = values.reshape(-1, values.shape[-1]).astype(np.float64)
+        known = np.isfinite(flat)
+        flat = np.where(known, flat, 0)
+        return cls(known.sum(0), flat.sum(0), np.square(flat).sum(0))
+
+    def __add__(self, other: Spread) -> Spread:
+        """Return that of both."""
+        return Spread(
+            self.count + other.count, self.total + other.total, self.squares + other.squares
+        )
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Of each band; 0 where no value is a number."""
+        return tuple((self.total / np.maximum(self.count, 1)).tolist())
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Of each band, the standard deviation; 1 where all values are the same."""
+        count = np.maximum(self.count, 1)
+        mean = self.total / count
+        found = np.sqrt(np.maximum(self.squares / count - mean**2, 0))
+        flat = found <= 1e-7 * np.abs(mean)
+        return tuple(np.where(flat, 1, found).tolist())
+
+
+@dataclass(frozen=True)
 class Range:
     """The values of an input whose files have more than 8 bits.
 

@@ -134,8 +134,8 @@ def convert(
             is not to be skipped; nothing is left behind.
     """
     pattern = parse_pattern(settings.group_by)
-    _require_new(out)
-    with _replacing_folder(out) as part, _unpacked(source, part, reporter) as folder:
+    require_new(out)
+    with replacing_folder(out) as part, _unpacked(source, part, reporter) as folder:
         found = recognised(folder, settings.table, reporter)
         plan = plan_classes(found, settings.classes)
         work = _Work(found, plan, settings, part)
@@ -305,7 +305,7 @@ def _require_size(image: AnnotatedImage, size: Sequence[int], by_annotation: Seq
 
 
 @contextmanager
-def _replacing_folder(out: Path) -> Iterator[Path]:
+def replacing_folder(out: Path) -> Iterator[Path]:
     """Yield a new folder beside `out`, which gets its name where the body succeeds."""
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.part")
@@ -333,6 +333,7 @@ def _unpacked(source: Path, part: Path, reporter: Reporter) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def _require_new(out: Path) -> None:
+def require_new(out: Path) -> None:
+    """Raise FullconvError where something stands in a new folder's place."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FullconvError(f"{out}: exists already; give another folder or remove it")

@@ -717,9 +717,9 @@ def _require_fit(joined: Skips) -> None:
 
 
 def _is_pixels(image: NDArray[Any], net: FCN) -> bool:
-    """Tell whether an array is bytes or, where an input may be distances, float32."""
-    distances = 1 in net.inputs.values()
-    return image.dtype == np.uint8 or (distances and image.dtype == np.float32)
+    """Tell whether an array is bytes or, where an input may be distances or bands, float32."""
+    measured = 1 in net.inputs.values() or bool(net.preprocessing.bands)
+    return image.dtype == np.uint8 or (measured and image.dtype == np.float32)
 
 
 def _reduced(images: Tensor, factor: int) -> Tensor:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from fullconv.base.images import ImageReader
-from fullconv.base.stored import ValueRange
+from fullconv.base.stored import RGB, ValueRange
 from fullconv.data.info import COLOR
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ class Preprocessing:
             logarithm, and by 0 otherwise: depth in millimetres, which is 0 where unknown.
         ranges: by input, the least and the greatest value that files of more than 8 bits had in
             training. Of "color" they are seen as 0 and 255 (see `reader`).
+        bands: names of the channels of an input that holds bands, by the input's name. Their values
+            are kept; what is no number (no data) becomes 0 in the end, as the mean does.
+        show: numbers, from 1, of the bands that a person is shown as red, green and blue.
     """
 
     channels: Literal["RGB", "BGR"] = "RGB"
@@ -47,11 +50,30 @@ class Preprocessing:
     input_size: int = 224
     logarithmic: tuple[int, ...] = ()
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict, hash=False)
+    bands: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    show: tuple[int, ...] = ()
 
     def reader(self, reader: ImageReader = ImageReader()) -> ImageReader:
         """Return a reader that sees images as the net was trained to; `reader` tells all else."""
         known = self.ranges.get(COLOR)
-        return replace(reader, span=ValueRange(*known)) if known else reader
+        span = ValueRange(*known) if known else reader.span
+        return replace(reader, span=span, every_band=bool(self.bands))
+
+    def shown(self, image: NDArray[Any], first: int = 0) -> NDArray[np.uint8]:
+        """Return the bands of an image that are shown, as uint8 RGB, H x W x 3.
+
+        Means are grey, and what is two and a half deviations from them black or white; so the
+        same values look the same in every image. What is no number is black.
+
+        Args:
+            image: H x W x channels of all inputs.
+            first: the channel with which the bands begin.
+        """
+        places = [first + at - 1 for at in self.show or (1,)]
+        mean, std = np.array(self.mean)[places], np.array(self.std)[places]
+        seen = (image[..., places] * self.scale - mean) / std
+        grey: NDArray[np.uint8] = np.nan_to_num((seen / 5 + 0.5).clip(0, 1) * 255).astype(np.uint8)
+        return grey if len(places) == len(RGB) else grey[..., :1].repeat(len(RGB), 2)
 
     def remarks(
         self, image: NDArray[Any], inputs: Mapping[str, int], bits: Sequence[int]
@@ -105,13 +127,15 @@ class Preprocessing:
         if self.channels == "BGR":
             colours, others = values[..., :3, :, :].flip(-3), values[..., 3:, :, :]
             values = torch.cat((colours, others), -3) if others.shape[-3] else colours
-        return values * factor.reshape(shape) - offset.reshape(shape)
+        seen = values * factor.reshape(shape) - offset.reshape(shape)
+        return seen.nan_to_num(0.0) if self.bands else seen
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form that config.json and weight files carry."""
         values = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
         values["ranges"] = {name: list(ends) for name, ends in self.ranges.items()}
-        for key in ("logarithmic", "ranges"):  # which few nets need
+        values["bands"] = {name: list(own) for name, own in self.bands.items()}
+        for key in ("logarithmic", "ranges", "bands", "show"):  # which few nets need
             if not values[key]:
                 del values[key]
         return values
@@ -123,7 +147,7 @@ class Preprocessing:
         Raises:
             ValueError: a value is of the wrong kind or not finite, mean and std differ in length,
                 a std or the scale is not positive, a logarithmic channel is none, or a range does
-                not rise.
+                not rise, or a shown band is none.
         """
         known = {key: values[key] for key in cls.__dataclass_fields__ if key in values}
         rebuilt = TypeAdapter(cls).validate_python(known)
@@ -138,4 +162,8 @@ class Preprocessing:
             raise ValueError(f"logarithmic channels {rebuilt.logarithmic} of {count}")
         for ends in rebuilt.ranges.values():
             ValueRange(*ends)
+        if len(rebuilt.show) not in (0, 1, len(RGB)) or not set(rebuilt.show) <= set(
+            range(1, 1 + max(map(len, rebuilt.bands.values()), default=0))
+        ):
+            raise ValueError(f"shown bands {rebuilt.show} are not one or three of {rebuilt.bands}")
         return rebuilt

@@ -102,6 +102,27 @@ def with_channels(convolution: nn.Conv2d, channels: int) -> nn.Conv2d:
     return adapted.train(convolution.training)
 
 
+def show_colours(convolution: nn.Conv2d, show: Sequence[int], order: str = "RGB") -> None:
+    """Move the filters of red, green and blue to the bands that are shown as these, in place.
+
+    Args:
+        convolution: one that `with_channels` made: its first three channels are of colours, and all
+            others alike.
+        show: numbers of bands, from 1, of red, green and blue.
+        order: of the first three channels.
+    """
+    places = [at - 1 for at in show]
+    others = [at for at in range(convolution.in_channels) if at not in places]
+    if len(set(places)) < COLORS:
+        return
+    filters = convolution.weight.detach().clone()
+    with torch.no_grad():
+        for place, colour in zip(places, "RGB", strict=True):
+            convolution.weight[:, place] = filters[:, order.index(colour)]
+        for place in others:
+            convolution.weight[:, place] = filters[:, -1]
+
+
 def expand_score(
     source: Mapping[str, torch.Tensor], target: nn.Module, taken: Sequence[int | None]
 ) -> None:

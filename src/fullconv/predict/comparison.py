@@ -186,7 +186,7 @@ def _compared(runners: Sequence[_Runner], index: int) -> tuple[float, Example]:
         labelled += int(np.count_nonzero(known))
     share = differing / max(labelled, 1)
     what = "differ on" if len(found) > 1 else "errs on"
-    photo = photograph(sample.image, dict(first.net.inputs))
+    photo = photograph(sample.image, dict(first.net.inputs), first.net.preprocessing)
     return share, Example(sample.name, f"{what} {share:.1%} of pixels", photo, truths, tuple(found))
 
 

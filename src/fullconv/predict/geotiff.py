@@ -1,4 +1,7 @@
-"""Label rasters: GeoTIFFs of class ids, tiled, compressed, with colours and overviews."""
+"""Label rasters: GeoTIFFs of class ids, tiled, compressed, with colours and overviews.
+
+And rasters of how sure these labels are.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,8 @@ from fullconv.predict.rasters import NOWHERE, Place, opened, quiet_gdal
 BLOCK = 512  # pixels a side of the file's own tiles
 SAMPLES = 16  # rows of blocks that are read back and compared
 WHITE = (255, 255, 255)
+CERTAIN = 250  # what stands for probability 1 in a raster of probabilities
+UNKNOWN = 255  # what stands there for none
 
 
 def write_label_raster(
@@ -51,19 +56,46 @@ def write_label_raster(
         OSError: it can't be written; whatever stood there before is untouched.
         WorkFailedError: what is read back is not what was written.
     """
-    with replacing(path) as temporary, quiet_gdal():
-        about = _about(classes, palette, ignore_index)
-        sums = _write(temporary, parts, _profile(size, ignore_index, place), about)
-        _add_overviews(temporary, size)
-        _compare(path, temporary, sums)
+    about = _about(classes, palette, ignore_index)
+    _write_whole(path, parts, _profile(size, ignore_index, place), about)
+
+
+def write_probability_raster(
+    path: Path, parts: Iterable[NDArray[np.uint8]], size: Size, *, place: Place = NOWHERE
+) -> None:
+    """Write the probability of each pixel's label as a GeoTIFF of bytes, from the top on.
+
+    `CERTAIN` stands for 1 (the band's scale says so), and the nodata value `UNKNOWN` for none.
+
+    Args:
+        path: of the file.
+        parts: successive rows x W, uint8.
+        size: height and width in pixels.
+        place: where the raster lies.
+
+    Raises:
+        OSError: it can't be written; whatever stood there before is untouched.
+        WorkFailedError: what is read back is not what was written.
+    """
+    about = _About("probability of the label", {}, {}, 1 / CERTAIN)
+    _write_whole(path, parts, _profile(size, UNKNOWN, place), about)
 
 
 @dataclass(frozen=True)
 class _About:
-    """What the values mean: metadata, and colours by value."""
+    """What the values mean.
 
+    Attributes:
+        band: what the band is called.
+        tags: metadata.
+        colours: by value; where there are none, values are quantities.
+        scale: what a value is multiplied by.
+    """
+
+    band: str
     tags: dict[str, str]
     colours: dict[int, tuple[int, ...]]
+    scale: float = 1.0
 
 
 def _about(classes: Sequence[str], palette: Sequence[Colour], ignore_index: int) -> _About:
@@ -71,7 +103,17 @@ def _about(classes: Sequence[str], palette: Sequence[Colour], ignore_index: int)
     image = palette_image(np.zeros((1, 1), np.uint8), palette, ignore_index)
     flat = image.getpalette() or []
     colours = {label: tuple(flat[3 * label : 3 * label + 3]) or WHITE for label in range(256)}
-    return _About({"CLASSES": json.dumps(list(classes)), **names}, colours)
+    return _About("labels", {"CLASSES": json.dumps(list(classes)), **names}, colours)
+
+
+def _write_whole(
+    path: Path, parts: Iterable[NDArray[np.uint8]], profile: dict[str, Any], about: _About
+) -> None:
+    """Write a raster with overviews, and read a sample of it back."""
+    with replacing(path) as temporary, quiet_gdal():
+        sums = _write(temporary, parts, profile, about)
+        _add_overviews(temporary, "mode" if about.colours else "average")
+        _compare(path, temporary, sums)
 
 
 def _profile(size: Size, ignore_index: int, place: Place) -> dict[str, Any]:
@@ -107,9 +149,12 @@ def _write(
     every = max(1, -(-height // BLOCK) // SAMPLES) * BLOCK
     sums = {}
     with opened(path, "w", **profile) as raster:
-        raster.write_colormap(1, about.colours)
+        if about.colours:
+            raster.write_colormap(1, about.colours)
+        else:
+            raster.scales = (about.scale,)
         raster.update_tags(**about.tags)
-        raster.set_band_description(1, "labels")
+        raster.set_band_description(1, about.band)
         for top, block in _blocks(parts):
             raster.write(block, 1, window=Window(0, top, width, len(block)))
             if top % every == 0:
@@ -131,13 +176,14 @@ def _blocks(parts: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[int, NDArray[n
         yield top, rows
 
 
-def _add_overviews(path: Path, size: Size) -> None:
+def _add_overviews(path: Path, resampling: str) -> None:
     from rasterio.enums import Resampling
 
-    factors = [2**power for power in range(1, 16) if max(size) // 2 ** (power - 1) > BLOCK]
-    if factors:
-        with opened(path, "r+") as raster:
-            raster.build_overviews(factors, Resampling.mode)
+    with opened(path, "r+") as raster:
+        longest = max(raster.shape)
+        factors = [2**power for power in range(1, 16) if longest // 2 ** (power - 1) > BLOCK]
+        if factors:
+            raster.build_overviews(factors, Resampling[resampling])
 
 
 def _compare(path: Path, written: Path, sums: dict[int, int]) -> None:

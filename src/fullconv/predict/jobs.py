@@ -27,7 +27,7 @@ class Results(NamedTuple):
     Attributes:
         labels: the label image.
         overlay: the tinted photograph.
-        scores: the probabilities; None if they are not asked for.
+        scores: the probabilities; None if they are not asked for. Of a raster a raster, too.
     """
 
     labels: Path
@@ -65,10 +65,15 @@ class Job:
             Results(
                 folder / f"{self.name}{self.suffix}",
                 folder / "overlay" / f"{self.name}.jpg",
-                folder / "scores" / f"{self.name}.npy" if self.with_scores else None,
+                folder / "scores" / f"{self.name}{self._scores}" if self.with_scores else None,
             )
             for folder in ([self.out / head for head in self.heads] or [self.out])
         )
+
+    @property
+    def _scores(self) -> str:
+        """Return the suffix of the probabilities."""
+        return ".npy" if self.suffix == PNG else self.suffix
 
     @property
     def outputs(self) -> tuple[Path, ...]:

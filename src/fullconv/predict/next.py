@@ -362,7 +362,7 @@ def _drawn(named: Named, look: _Look) -> ChosenImage:
         named.rarest,
         why.rarest_share,
         why.distance,
-        photograph(image, look.net.inputs),
+        photograph(image, look.net.inputs, look.net.preprocessing),
         labels,
         unsure,
     )

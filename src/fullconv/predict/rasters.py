@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 
 from fullconv.base.errors import FullconvError, one_line
 from fullconv.base.images import ImageReader
-from fullconv.base.stored import ALPHA, CMYK, RGB, Stored, picture, require_picture
+from fullconv.base.stored import (
+    ALPHA,
+    CMYK,
+    RGB,
+    Stored,
+    measurements,
+    picture,
+    require_picture,
+)
+from fullconv.data.folder import gaps_in
 from fullconv.data.info import COLOR
 
 if TYPE_CHECKING:
@@ -53,7 +62,7 @@ class Place:
 
 
 class RasterScene:
-    """A raster as a net of colours sees it (a `Scene`): uint8 RGB, read by windows.
+    """A raster as a net of colours, or of bands, sees it (a `Scene`), read by windows.
 
     Any thread may read; each has a handle of its own, since GDAL's aren't for several.
 
@@ -67,7 +76,7 @@ class RasterScene:
     """
 
     def __init__(self, path: Path, reader: ImageReader) -> None:
-        """Read the header; the number of pixels is not bounded.
+        """Read the header; the number of pixels is not bounded, and `reader` tells of bands.
 
         Raises:
             FullconvError: it is no such raster, or of a kind that is not read by windows; the
@@ -76,13 +85,14 @@ class RasterScene:
         header = replace(reader, max_pixels=sys.maxsize).header(path)
         self.path, self.stored, self._span = path, header.stored, reader.span
         self.size = self.stored.size
-        self.remarks = header.remarks(as_image=True)
+        self.remarks = header.remarks(as_image=not self.stored.every_band)
         self._local, self._open, self._lock = threading.local(), list[Any](), threading.Lock()
-        require_picture(path, self.stored, self._span)
+        if not self.stored.every_band:
+            require_picture(path, self.stored, self._span)
         with self._reading() as source:
             self._require_windows(source)
             self.from_the_top = source.driver in _FROM_THE_TOP
-            self.place = _place(source)
+            self.place = place_of(source)
             flags = {flag.name for each in source.mask_flag_enums for flag in each}
             self.has_gaps = flags != {"all_valid"}
             if self.stored.lossy and len(self.stored.shown) > 1:
@@ -90,22 +100,34 @@ class RasterScene:
             self._colours = _colours(source) if self.stored.bands[0] == "index" else None
         self._rows = _Rows(self) if self.from_the_top else None
 
-    def read(self, rows: range, columns: range) -> NDArray[np.uint8]:
-        """Return successive rows and columns, rows x columns x 3 (see `Scene`)."""
+    def read(self, rows: range, columns: range) -> NDArray[np.uint8] | NDArray[np.float32]:
+        """Return successive rows and columns, rows x columns x channels (see `Scene`)."""
         if self._rows is not None:
             return self._rows.read(rows, columns)
         return self.decoded(rows, columns)
 
-    def decoded(self, rows: range, columns: range) -> NDArray[np.uint8]:
+    def decoded(self, rows: range, columns: range) -> NDArray[np.uint8] | NDArray[np.float32]:
         """Decode a window; what is damaged raises FullconvError."""
         with self._reading() as source:
             values = source.read(window=_window(rows, columns))
         stored = replace(self.stored, height=len(rows), width=len(columns))
         values = np.moveaxis(values, 0, 2).astype(stored.dtype, copy=False)
-        return picture(self.path, _Window(stored, values, self._colours), self._span)
+        window = _Window(stored, values, self._colours)
+        if stored.every_band:
+            return measurements(self.path, window)
+        return picture(self.path, window, self._span)
 
     def valid(self, rows: range, columns: range) -> NDArray[np.bool_] | None:
-        """Return where a window has data, by its nodata value, alpha or mask; None: everywhere."""
+        """Return where a window has data, by its nodata value, alpha or mask; None: everywhere.
+
+        Of bands that is where one of them is a number.
+        """
+        if self.stored.every_band:
+            stored = self.stored
+            if stored.dtype.kind != "f" and stored.nodata is None:
+                return None
+            gaps = gaps_in(self.read(rows, columns))
+            return None if gaps is None else ~gaps
         if not self.has_gaps:
             return None
         with self._reading() as source:
@@ -123,7 +145,7 @@ class RasterScene:
             problem = "EXIF data ask for it to be turned"
         elif (source.height, source.width, source.count) != (*self.size, len(self.stored.bands)):
             problem = f"GDAL sees {source.width} x {source.height} pixels of {source.count} bands"
-        elif self.stored.bands[:4] == CMYK:
+        elif self.stored.bands[:4] == CMYK and not self.stored.every_band:
             problem = "GDAL makes its own RGB of CMYK"
         elif source.driver in _FROM_THE_TOP and (
             self.stored.bands not in _PLAIN or self.stored.bits != 8
@@ -161,7 +183,8 @@ class _Rows:
 
     def __init__(self, scene: RasterScene) -> None:
         self._scene, self._lock = scene, threading.Lock()
-        self._held, self._first = np.empty((0, scene.size[1], 3), np.uint8), 0
+        self._channels = scene.stored.channels if scene.stored.every_band else len(RGB)
+        self._held, self._first = np.empty((0, scene.size[1], self._channels), np.uint8), 0
 
     def read(self, rows: range, columns: range) -> NDArray[np.uint8]:
         """Return a window; rows before its first are forgotten."""
@@ -173,7 +196,7 @@ class _Rows:
             have = self._first + len(self._held)
             if have < rows.stop:
                 every = range(self._scene.size[1])
-                grown = np.empty((len(rows), len(every), 3), np.uint8)
+                grown = np.empty((len(rows), len(every), self._channels), np.uint8)
                 grown[: len(self._held)] = self._held
                 for top in range(have, rows.stop, ROWS):
                     some = range(top, min(top + ROWS, rows.stop))
@@ -212,10 +235,27 @@ def require_rasterio() -> None:
         ) from error
 
 
-def require_colours(inputs: Mapping[str, int]) -> None:
-    """Raise FullconvError where a net takes anything but colours, which has no windows so far."""
-    if dict(inputs) != {COLOR: 3}:
-        raise FullconvError("rasters are read by windows for models of colours alone")
+def takes_windows(inputs: Mapping[str, int], reader: ImageReader) -> bool:
+    """Tell whether a net takes colours alone, or bands alone, as its reader says."""
+    return dict(inputs) == {COLOR: 3} or (len(inputs) == 1 and reader.every_band)
+
+
+def require_windows(inputs: Mapping[str, int], reader: ImageReader) -> None:
+    """Raise FullconvError where a net takes anything else, which has no windows so far."""
+    if not takes_windows(inputs, reader):
+        raise FullconvError("rasters are read by windows for models of colours, or bands, alone")
+
+
+def size_of(path: Path, reader: ImageReader) -> tuple[int, int]:
+    """Return the height and width of an image of any number of pixels, by its header.
+
+    Raises:
+        FullconvError: it can't be read as the net sees it.
+    """
+    stored = replace(reader, max_pixels=sys.maxsize).describe(path)
+    if not stored.every_band:
+        require_picture(path, stored, reader.span)
+    return stored.size
 
 
 @contextmanager
@@ -246,7 +286,8 @@ def _window(rows: range, columns: range) -> Any:
     return Window(columns.start, rows.start, len(columns), len(rows))
 
 
-def _place(source: DatasetReader) -> Place:
+def place_of(source: DatasetReader) -> Place:
+    """Return where an open raster lies."""
     points, system = source.gcps
     transform = None if source.transform.is_identity else source.transform
     rpcs = None

@@ -20,7 +20,7 @@ from fullconv.predict.exports import ExportLabeller, opened_for, require_of_expo
 from fullconv.predict.jobs import PNG, Job, further_folders, make_folders, plan
 from fullconv.predict.labeller import AnyLabeller, Labeller
 from fullconv.predict.memory import ExportMemory, Memory, Room, Tiling
-from fullconv.predict.rasters import require_colours, require_rasterio
+from fullconv.predict.rasters import require_rasterio, require_windows
 from fullconv.predict.stream import (
     Done,
     Failure,
@@ -49,7 +49,7 @@ class Settings:
         engine: "auto", "torch", "openvino" or "onnxruntime".
         precision: "auto", "fp32", "bf16", or "int8", which is calibrated on the first images.
         device: "auto", "cpu", "cuda" or "mps"; of a net, where it is.
-        scores: whether to write each pixel's probabilities, too.
+        scores: whether to write each pixel's probabilities, too; of rasters those of the labels.
         tta: whether to look at each image's mirror, too.
         reader: reads the images.
         memory: bytes that images may take; None: half of what is free.
@@ -171,7 +171,7 @@ def run(settings: Settings, reporter: Reporter = SILENT) -> Prediction:
 
     def do(job: Job) -> Done:
         engine = f"{settings.engine} {settings.precision}"
-        require_colours(net.inputs)
+        require_windows(net.inputs, reader)
         return label_raster(
             job, label, asked=engine, memory=memory, reader=reader, reporter=reporter
         )

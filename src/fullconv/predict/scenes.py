@@ -19,6 +19,7 @@ from fullconv.data.info import COLOR
 from fullconv.net.described import Described
 from fullconv.net.fcn import Pixels
 from fullconv.net.head import Size
+from fullconv.net.preprocessing import Preprocessing
 from fullconv.predict.jobs import Job
 
 GEOREFERENCE = "its georeference is not kept in a PNG: --format tif keeps it"
@@ -84,7 +85,8 @@ class FileScene:
     @property
     def size(self) -> Size:
         """Height and width in pixels, from the header of the first input."""
-        require_picture(self.job.source, self.header.stored, self.reader.span)
+        if not self.header.stored.every_band:
+            require_picture(self.job.source, self.header.stored, self.reader.span)
         return self.header.stored.size
 
     @property
@@ -139,19 +141,24 @@ def range_remarks(scene: FileScene, net: Described) -> Iterator[str]:
     yield from net.preprocessing.remarks(scene.pixels, net.inputs, [each.bits for each in stored])
 
 
-def photograph(image: Pixels, inputs: Mapping[str, int]) -> NDArray[np.uint8]:
+def photograph(
+    image: Pixels, inputs: Mapping[str, int], preprocessing: Preprocessing | None = None
+) -> NDArray[np.uint8]:
     """Return what a person is shown of an image: uint8 RGB, H x W x 3.
 
     That is its input "color" or, of a net without, the first one; distances as grey from the
-    least to the greatest.
+    least to the greatest, and of bands those that the dataset says.
 
     Args:
         image: H x W x channels of all inputs.
         inputs: channels by name, in that order.
+        preprocessing: of the net; tells bands from other inputs. None: there are no bands.
     """
     shown = COLOR if COLOR in inputs else next(iter(inputs))
     names = list(inputs)
     first = sum(inputs[name] for name in names[: names.index(shown)])
+    if preprocessing is not None and shown in preprocessing.bands:
+        return preprocessing.shown(image, first)
     pixels = image[..., first : first + inputs[shown]]
     if pixels.shape[2] == 3:
         return pixels.astype(np.uint8, copy=False)

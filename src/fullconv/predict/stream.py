@@ -18,6 +18,7 @@ from PIL import Image
 from fullconv.base.errors import FullconvError, one_line
 from fullconv.base.files import write_text
 from fullconv.base.images import ImageReader
+from fullconv.data.folder import gaps_in
 from fullconv.net.described import Described
 from fullconv.net.fcn import Pixels
 from fullconv.predict.jobs import Job
@@ -246,7 +247,10 @@ def _do(scene: FileScene, label: AnyLabeller, work: Work, seams: Seams | None) -
     net, image, job = label.net, scene.pixels, scene.job
     views, size = label.views(image, work.tiles), (image.shape[0], image.shape[1])
     labels = label.labels(views, size)
-    shown = photograph(image, net.inputs)
+    if (gaps := gaps_in(image)) is not None:
+        for each in labels.values():
+            each[gaps] = net.ignore_index
+    shown = photograph(image, net.inputs, net.preprocessing)
     counts = {}
     for (name, head), results in zip(net.heads.items(), job.results, strict=True):
         own = labels[name]

@@ -25,21 +25,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fullconv.base.errors import FullconvError
-from fullconv.base.images import ImageReader
 from fullconv.base.pipeline import ahead
 from fullconv.base.runtime import release_freed_memory
-from fullconv.data.info import COLOR
 from fullconv.net.head import UNSURE, Head, top_probabilities
-from fullconv.predict.geotiff import write_label_raster
+from fullconv.predict.geotiff import (
+    CERTAIN,
+    UNKNOWN,
+    write_label_raster,
+    write_probability_raster,
+)
 from fullconv.predict.jobs import TIF, Job
 from fullconv.predict.journal import Arrays, Journal
 from fullconv.predict.memory import Memory
 from fullconv.predict.pictures import bands, save_overlay
-from fullconv.predict.rasters import RasterScene, require_colours, require_rasterio
+from fullconv.predict.rasters import (
+    RasterScene,
+    require_rasterio,
+    require_windows,
+    size_of,
+    takes_windows,
+)
+from fullconv.predict.scenes import photograph
 from fullconv.predict.stream import Done
 from fullconv.predict.tiles import Span, Tiles, read
 
 if TYPE_CHECKING:
+    from fullconv.base.images import ImageReader
     from fullconv.base.progress import Progress, Reporter
     from fullconv.geometry import SkipGeometry
     from fullconv.net.fcn import FCN, Pixels
@@ -64,12 +75,12 @@ def needs_windows(
         reader: reads images that are held whole.
     """
     is_tiff = path.suffix.lower() in TIF
-    if dict(inputs) != {COLOR: 3} or not find_spec("rasterio") or not memory.divides:
+    if not takes_windows(inputs, reader) or not find_spec("rasterio") or not memory.divides:
         return False
     try:
         if not is_tiff and path.stat().st_size < SMALL_FILE:
             return False
-        size = ImageReader(2**62, reader.span).image_size(path)
+        size = size_of(path, reader)
     except (FullconvError, OSError):
         return False
     if size[0] * size[1] > reader.max_pixels:
@@ -80,7 +91,7 @@ def needs_windows(
 def windows_in(job: Job, reader: ImageReader) -> int:
     """Return how many images of `SAMPLE` x `SAMPLE` pixels a raster stands for; 1 at least."""
     with suppress(FullconvError):  # which will be told in the file's turn
-        height, width = ImageReader(2**62, reader.span).image_size(job.source)
+        height, width = size_of(job.source, reader)
         return max(1, height * width // SAMPLE**2)
     return 1
 
@@ -125,15 +136,14 @@ def label_raster(
         OSError: a result can't be written.
     """
     require_rasterio()
-    require_colours(label.net.inputs)
-    if job.with_scores:
-        raise FullconvError(f"{job.source}: --scores are not written of rasters; leave them out")
+    require_windows(label.net.inputs, reader)
     scene = RasterScene(job.source, reader)
     try:
         work = memory.windowed(scene.size, from_the_top=scene.from_the_top)
         assert work.tiles is not None
         with memory.taken(work.need):
-            return _labelled(job, _Sweep(label, asked, scene, work.tiles), reporter)
+            sweep = _Sweep(label, asked, scene, work.tiles, scores=job.with_scores)
+            return _labelled(job, sweep, reporter)
     finally:
         scene.close()
 
@@ -161,6 +171,9 @@ def _labelled(job: Job, sweep: _Sweep, reporter: Reporter) -> Done:
             ignore_index=net.ignore_index,
             place=scene.place,
         )
+        if results.scores is not None:
+            parts = (_unpacked(each[f"sure {name}"], scene.size[1]) for each in journal)
+            write_probability_raster(results.scores, parts, scene.size, place=scene.place)
         photo, labels = (
             np.concatenate([record[key] for record in journal])
             for key in ("photo", f"small {name}")
@@ -179,8 +192,11 @@ def _labelled(job: Job, sweep: _Sweep, reporter: Reporter) -> Done:
 class _Sweep:
     """Labels a raster from the top on, a row of tiles at a time."""
 
-    def __init__(self, label: Labeller, asked: str, scene: RasterScene, tiles: Tiles) -> None:
+    def __init__(
+        self, label: Labeller, asked: str, scene: RasterScene, tiles: Tiles, *, scores: bool
+    ) -> None:
         self.label, self.asked, self.scene, self.tiles = label, asked, scene, tiles
+        self.scores = scores
         self.net, self._shape = label.net, (0, 0, 0)
         self.step = -(-max(scene.size) // OVERLAY_SIDE)
         self._owned = (
@@ -260,29 +276,53 @@ class _Sweep:
 
     def _label(self, held: _Held, stop: int, found: dict[str, NDArray[Any]]) -> None:
         """Work out the labels of the pixels that have all their scores."""
-        width = self.scene.size[1]
-        labels = {name: np.empty((stop - held.done, width), np.uint8) for name in self.net.heads}
-        for part in bands((stop - held.done, width)) if stop > held.done else ():
+        shape = (stop - held.done, self.scene.size[1])
+        labels = {name: np.empty(shape, np.uint8) for name in self.net.heads}
+        sure = {name: np.empty(shape, np.uint8) for name in self.net.heads if self.scores}
+        for part in bands(shape) if stop > held.done else ():
             rows = range(held.done + part.start, held.done + part.stop)
-            valid = self.scene.valid(rows, range(width))
+            valid = self.scene.valid(rows, range(shape[1]))
             for name, own in labels.items():
                 own[part] = self._labels_of(held, name, rows)
                 if valid is not None:
                     own[part][~valid] = self.net.ignore_index
+            for name, own in sure.items():
+                self._put_probabilities(own[part], held, name, rows)
+                if valid is not None:
+                    own[part][~valid] = UNKNOWN
         small = slice(-held.done % self.step, None, self.step)
+        for name, own in sure.items():
+            found[f"sure {name}"] = _packed(own)
         for name, own in labels.items():
             count = self.net.heads[name].num_classes
-            found[f"labels {name}"] = np.frombuffer(zlib.compress(own.data, 1), np.uint8)
+            found[f"labels {name}"] = _packed(own)
             found[f"small {name}"] = own[small, :: self.step].copy()
             found[f"pixels {name}"] = np.bincount(own.ravel(), minlength=256)[:count]
 
     def _labels_of(self, held: _Held, name: str, rows: range) -> NDArray[np.uint8]:
-        head, alignment = self.net.heads[name], self.net.vertical.alignments[-1]
-        first = self._first_cell(rows.start)
+        views, top = self._cells_of(held, name, rows)
+        size = (top + len(rows), self.scene.size[1])
+        return self.net.heads[name].labels_of_views(views, size)[top:]
+
+    def _put_probabilities(
+        self, out: NDArray[np.uint8], held: _Held, name: str, rows: range
+    ) -> None:
+        """Put the probabilities of the labels of some rows into `out`, `CERTAIN` for 1."""
+        views, top = self._cells_of(held, name, rows)
+        row, size = -top, (top + len(rows), self.scene.size[1])
+        for band in self.net.heads[name].probability_bands(views, size):
+            best = (CERTAIN * band.amax(0)).round().byte().cpu().numpy()
+            below = row + len(best)
+            if below > 0:
+                out[max(row, 0) : below] = best[max(-row, 0) :]
+            row = below
+
+    def _cells_of(self, held: _Held, name: str, rows: range) -> tuple[list[Tensor], int]:
+        """Return the scores that rows of pixels need, and how many rows they begin above these."""
+        alignment, first = self.net.vertical.alignments[-1], self._first_cell(rows.start)
         cells = slice(first - held.first, alignment.cells_read(rows[-1])[1] - held.first + 1)
         views = [view[name][..., cells, :] for view in held.views]
-        top = rows.start - first * alignment.factor
-        return head.labels_of_views(views, (top + len(rows), self.scene.size[1]))[top:]
+        return views, rows.start - first * alignment.factor
 
     def _first_cell(self, row: int) -> int:
         """Return the row of coarse scores from which a map is labelled as the whole one is."""
@@ -330,7 +370,8 @@ class _Sweep:
             begin = span.pixels.start
             sources.append(slice(shown.start - begin, max(shown.stop - begin, 0), self.step))
             places.append(slice(shown.start // self.step, shown.start // self.step + len(shown)))
-        photo[:, places[1]] = pixels[sources[0], sources[1]]
+        small = photograph(pixels[sources[0], sources[1]], self.net.inputs, self.net.preprocessing)
+        photo[:, places[1]] = small
 
 
 @dataclass(frozen=True)
@@ -382,6 +423,10 @@ def _multiples(pixels: range, step: int) -> range:
     return range(-(-pixels.start // step) * step, pixels.stop, step)
 
 
+def _packed(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.frombuffer(zlib.compress(values.data, 1), np.uint8)
+
+
 def _unpacked(packed: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
     return np.frombuffer(zlib.decompress(packed.data), np.uint8).reshape(-1, width)
 
@@ -400,6 +445,7 @@ def _key(job: Job, sweep: _Sweep) -> str:
         "ignore": net.ignore_index,
         "engine": sweep.asked,
         "tta": sweep.label.tta,
+        "scores": sweep.scores,
         "tiles": repr(sweep.tiles),
         "version": version("fullconv"),
     }

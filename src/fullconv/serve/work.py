@@ -110,7 +110,8 @@ class Workers:
         label, name = self._model.label, next(iter(self._model.label.net.inputs))
         image = Encoded(NAME, asked.content)
         header = self._reader.header(image)
-        require_picture(image, header.stored, self._reader.span)
+        if not header.stored.every_band:
+            require_picture(image, header.stored, self._reader.span)
         try:
             work = self._model.room.work(header.stored.size)
             with self._model.room.taken(work.need):
@@ -129,7 +130,7 @@ class Workers:
         views = self._views(pixels) if work.tiles is None else label.views(pixels, work.tiles)
         head = dict(label.net.heads.items())[asked.head]
         labels = label.labels(views, size_of(pixels))[asked.head]
-        photo = photograph(pixels, label.net.inputs)
+        photo = photograph(pixels, label.net.inputs, label.net.preprocessing)
         return Labelled(asked.head, head, labels, photo, label.net.ignore_index)
 
 

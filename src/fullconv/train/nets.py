@@ -19,7 +19,13 @@ from fullconv.data.info import COLOR, DatasetInfo
 from fullconv.net.fcn import FCN, load
 from fullconv.net.head import Head
 from fullconv.net.preprocessing import Preprocessing
-from fullconv.net.surgery import expand_score, transplant, with_channels
+from fullconv.net.surgery import (
+    COLORS,
+    expand_score,
+    show_colours,
+    transplant,
+    with_channels,
+)
 from fullconv.net.trunk import LateFusion
 from fullconv.net.weights.torch_file import TORCH_FILES
 from fullconv.papers.blueprint import NYUD_LOG_DEPTH, Blueprint
@@ -131,8 +137,10 @@ def models_by_input(weights: str) -> dict[str, str]:
 def _net_on_classifier(
     settings: Settings, folder: DatasetFolder, judge: Judge, weights: str | None
 ) -> FCN:
-    inputs = chosen_inputs(settings.inputs, folder) if settings.inputs else None
-    return new_net(
+    first = next(iter(folder.info.inputs))
+    named = settings.inputs or ((first,) if folder.info.has_bands else None)
+    inputs = chosen_inputs(named, folder) if named and not settings.blueprint.fixed else None
+    net = new_net(
         settings.blueprint,
         settings.backbone,
         folder.info,
@@ -142,6 +150,18 @@ def _net_on_classifier(
         fusion=settings.fusion or "early",
         scale=scale_for(settings, folder, judge),
     )
+    if inputs and next(iter(inputs)) == first and net.arguments.fusion == "early":
+        _show_colours(net, folder.input(first))
+    return net
+
+
+def _show_colours(net: FCN, first: Input) -> None:
+    """Let the filters of colours see the bands that are shown as these, if the input has bands."""
+    if len(first.show) == COLORS:
+        layer = next(each for each in net.trunk.modules() if isinstance(each, nn.Conv2d))
+        show_colours(layer, first.show, net.preprocessing.channels)
+    if first.bands:
+        net.preprocessing = replace(net.preprocessing, channels="RGB")  # as the bands lie
 
 
 def _joined_net(
@@ -476,6 +496,8 @@ def in_ranges(
         places = range(start, start + each.channels)
         start = places.stop
         distances = each.channels == 1 and each.kind != "f4"
+        if name in own.bands:
+            continue
         if distances or each.name == COLOR or name in own.ranges or name not in ranges:
             continue
         low, high = ranges[name]
@@ -490,6 +512,42 @@ def in_ranges(
         std=tuple(std),
         logarithmic=tuple(sorted(logarithmic)),
         ranges=dict(ranges),
+    )
+
+
+def in_bands(
+    own: Preprocessing,
+    inputs: Mapping[str, Input],
+    spreads: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+) -> Preprocessing:
+    """Return what a net expects some of whose inputs hold bands: each by its mean and deviation.
+
+    What `own` knows already stays: the net has learnt from that.
+
+    Args:
+        own: what the net expects were they bytes.
+        inputs: of the dataset, by the net's names.
+        spreads: by those names, the means and the deviations that were measured.
+    """
+    mean, std, logarithmic = list(own.mean), list(own.std), set(own.logarithmic)
+    bands, show, start = dict(own.bands), own.show, 0
+    for name, each in inputs.items():
+        places = slice(start, start + each.channels)
+        start = places.stop
+        if name in own.bands or name not in spreads:
+            continue
+        means, deviations = spreads[name]
+        mean[places] = [value * own.scale for value in means]
+        std[places] = [value * own.scale for value in deviations]
+        logarithmic -= set(range(places.start, places.stop))
+        bands[name], show = each.bands, each.show
+    return replace(
+        own,
+        mean=tuple(mean),
+        std=tuple(std),
+        logarithmic=tuple(sorted(logarithmic)),
+        bands=bands,
+        show=show,
     )
 
 

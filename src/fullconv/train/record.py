@@ -27,6 +27,7 @@ from fullconv.train.settings import MAY_CHANGE, Settings
 from fullconv.train.state import TrainingState
 
 if TYPE_CHECKING:
+    from fullconv.data.fingerprint import Fingerprint
     from fullconv.net.fcn import FCN
 
 NAME = "recipe.yaml"
@@ -85,8 +86,8 @@ class Record:
         path = out / NAME
         try:
             values = read_yaml(path.read_bytes())
-            # Runs of old: none measured ranges, and none was asked for trust.
-            values = {"ranges": {}, "trust": False, **values}
+            # Runs of old: none measured ranges or bands, and none was asked for trust.
+            values = {"ranges": {}, "spreads": {}, "trust": False, **values}
             settings = Settings.model_validate({k: values[k] for k in Settings.model_fields})
             nets = {str(name): dict(net or {}) for name, net in values["nets"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -172,17 +173,18 @@ class Record:
             return 1.0
         return _at(self.settings.recipe.stage_lr, self.names.index(name))
 
-    def settle(self, target: FCN, ranges: Mapping[str, tuple[float, float]]) -> None:
+    def settle(self, target: FCN, measured: Fingerprint) -> None:
         """Note what the settings left open and the last net and the data decide.
 
         Args:
             target: that net, as it is before training.
-            ranges: the values that its inputs use (see `Settings`).
+            measured: of the training images (see `Settings`).
         """
         decided = {
             "inputs": tuple(target.inputs),
             "fusion": target.arguments.fusion,
-            "ranges": dict(ranges),
+            "ranges": {name: each.ends for name, each in measured.ranges.items()},
+            "spreads": {name: (each.mean, each.std) for name, each in measured.spreads.items()},
         }
         self.settings = self.settings.model_copy(update=decided)
 

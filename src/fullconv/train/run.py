@@ -30,7 +30,7 @@ from fullconv.train.evaluators import Calibration, Validation, ValidationLoss
 from fullconv.train.lock import RunLock
 from fullconv.train.loop import train
 from fullconv.train.losses import class_weights
-from fullconv.train.nets import grown_net, in_ranges, require_finite, target_net
+from fullconv.train.nets import grown_net, in_bands, in_ranges, require_finite, target_net
 from fullconv.train.origin import Origin, require_same_classes
 from fullconv.train.outcome import Outcome, Trained
 from fullconv.train.record import Record
@@ -124,8 +124,7 @@ class Run:
             require_several_classes(folder)  # before a net is built, which takes seconds
             target = target_net(settings, folder, judge)
             folder.require_inputs(target.inputs)
-            measured = judge(folder, tuple(target.inputs)).ranges
-            record.settle(target, {name: each.ends for name, each in measured.items()})
+            record.settle(target, judge(folder, tuple(target.inputs)))
             _see_in_ranges(target, folder, record.settings)
         seen = Preprocessing(ranges=record.settings.ranges or {})
         folder = folder.with_reader(seen.reader(folder.reader))
@@ -253,6 +252,7 @@ class Run:
 def _see_in_ranges(net: FCN, folder: DatasetFolder, settings: Settings) -> None:
     """Let a net expect the values that its inputs have, where they have a range of their own."""
     inputs = {name: folder.input(name) for name in net.inputs}
+    net.preprocessing = in_bands(net.preprocessing, inputs, settings.spreads or {})
     net.preprocessing = in_ranges(net.preprocessing, inputs, settings.ranges or {})
 
 

@@ -33,6 +33,7 @@ class Settings(BaseModel):
         fusion: of several inputs, early or late; None, likewise: that of the same, or else early.
         ranges: by input, the values of files of more than 8 bits that the nets see as 0 and 255;
             None, before the run has begun: those that are measured.
+        spreads: by input of bands, the mean and the standard deviation of each; None, likewise.
         trust: whether the models in `weights` may cost what they may (see `fullconv.load`).
         recipe: all other settings.
     """
@@ -49,6 +50,7 @@ class Settings(BaseModel):
     inputs: tuple[str, ...] | None = None
     fusion: Literal["early", "late"] | None = None
     ranges: dict[str, tuple[float, float]] | None = None
+    spreads: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] | None = None
     trust: bool = False
     recipe: Recipe = Recipe()
 

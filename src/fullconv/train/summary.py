@@ -70,7 +70,7 @@ def _example(
 ) -> Example:
     """Return an image with its truth and what each net made of it."""
     truth = dict(zip(net.heads, sample.labels, strict=True))
-    pixels = photograph(sample.image, net.inputs)
+    pixels = photograph(sample.image, net.inputs, net.preprocessing)
     return Example(sample.name, caption, pixels, truth, tuple(labelled))
 
 

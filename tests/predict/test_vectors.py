@@ -1,0 +1,269 @@
+"""Labels as polygons: rasterised again they are the labels, wherever the raster lies."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pyogrio
+import pytest
+import rasterio
+import shapely
+from affine import Affine
+from PIL import Image
+from rasterio.features import rasterize
+from rasterio.transform import from_origin
+from rasterio.warp import transform as transformed
+from rasters import PLACE, SIZE, TILED, labels_of, noise, small, write
+
+from fullconv.base.errors import FullconvError
+from fullconv.predict.geotiff import CERTAIN, UNKNOWN, write_label_raster
+from fullconv.predict.jobs import Results
+from fullconv.predict.memory import Tiling
+from fullconv.predict.rasters import Place
+from fullconv.predict.regions import regions_of
+from fullconv.predict.run import Settings
+from fullconv.predict.vector_files import features_of
+from fullconv.predict.vectors import VectorSettings, predict_vectors, write_vectors
+
+CLASSES = ("road", "tree", "sky", "water")
+UTM = rasterio.CRS.from_epsg(32633)
+ROTATED = Affine.translation(400_000, 5_500_000) @ Affine.rotation(31) @ Affine.scale(0.7, -0.4)
+
+
+def blobs(size=(60, 80)):
+    """Regions with holes, islands in them, single pixels, touching corners, and no data."""
+    y, x = np.indices(size)
+    labels = np.where(y + 0.3 * x > 50, 0, 2).astype(np.uint8)
+    labels[np.hypot(y - 25, x - 30) < 20] = 3
+    labels[np.hypot(y - 25, x - 30) < 12] = 255
+    labels[np.hypot(y - 25, x - 32) < 6] = 1
+    labels[5:15, 60:70] = (np.indices((10, 10)).sum(0) % 2) * 3  # a chessboard
+    labels[-4:, :7] = 255
+    labels[0, 0] = labels[40, 75] = 1
+    return labels
+
+
+MAPS = {
+    "blobs": blobs(),
+    "noise": np.random.default_rng(0).integers(0, 4, (23, 31)).astype(np.uint8),
+    "noise with gaps": np.random.default_rng(1).choice([0, 1, 255], (40, 17)).astype(np.uint8),
+    "one": np.zeros((5, 9), np.uint8),
+    "a pixel": np.ones((1, 1), np.uint8),
+    "nothing": np.full((4, 4), 255, np.uint8),
+}
+
+
+def painted(outlines, ids, size, transform=None):
+    """Rasterise polygons, each pixel by its centre, and see that none is in two."""
+    found = np.full(size, 255, np.uint8)
+    if len(outlines):
+        options = {} if transform is None else {"transform": transform}
+        rasterize(zip(outlines, ids.tolist(), strict=True), out=found, **options)
+        times = rasterize(zip(outlines, np.ones(len(ids)), strict=True), size, **options,
+                          merge_alg=rasterio.enums.MergeAlg.add)  # fmt: skip
+        assert times.max() <= 1
+    return found
+
+
+def label_raster(path, labels, place):
+    palette = [(40 * at, 0, 0) for at in range(len(CLASSES))]
+    write_label_raster(path, [labels], labels.shape, CLASSES, palette, place=place)
+    return Results(path, path.with_suffix(".jpg"), None)
+
+
+def read_vectors(path):
+    about, _, outlines, columns = pyogrio.raw.read(path)
+    columns = dict(zip(about["fields"].tolist(), columns, strict=True))
+    return about["crs"], shapely.from_wkb(outlines), columns
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_regions_give_the_map_back(name):
+    labels = MAPS[name]
+    for regions in (regions_of(labels), regions_of(labels, simplify=1e-9)):
+        assert all(map(shapely.is_valid, regions.outlines))
+        assert (painted(regions.outlines, regions.labels, labels.shape) == labels).all()
+        assert regions.pixels.sum() == (labels != 255).sum()
+        np.testing.assert_allclose(shapely.area(regions.outlines), regions.pixels)
+        assert np.isnan(regions.probabilities).all()
+
+
+def test_regions_hang_together_over_sides_alone():
+    labels = np.array([[0, 1, 255], [1, 0, 0], [1, 1, 0]], np.uint8)
+    regions = regions_of(labels)
+    assert sorted(zip(regions.labels, regions.pixels, strict=True)) == [
+        (0, 1),
+        (0, 3),
+        (1, 1),
+        (1, 3),
+    ]
+
+
+@pytest.mark.parametrize("name", ["blobs", "noise"])
+def test_simplified_they_leave_no_gap_and_do_not_overlap(name):
+    labels = MAPS[name].copy()
+    exact, simple = regions_of(labels), regions_of(labels, simplify=1.5)
+    count = shapely.get_num_coordinates
+    if name == "blobs":
+        assert count(simple.outlines).sum() < 0.8 * count(exact.outlines).sum()
+    assert shapely.coverage_is_valid(simple.outlines)
+    assert sorted(simple.pixels) == sorted(exact.pixels)
+    if (labels != 255).all():
+        assert shapely.area(simple.outlines).sum() == pytest.approx(labels.size)
+        assert shapely.union_all(simple.outlines).equals(shapely.box(0, 0, *labels.shape[::-1]))
+
+
+def test_small_regions_become_part_of_what_is_beside_them():
+    labels = np.zeros((6, 8), np.uint8)
+    labels[:, 4:] = 1
+    labels[2, 2] = labels[2, 6] = 2
+    labels[4, 5] = 255
+    found = regions_of(labels, least=2)
+    expected = np.where(labels == 2, np.arange(8) // 4, labels)
+    assert (painted(found.outlines, found.labels, labels.shape) == expected).all()
+    assert sorted(regions_of(labels, least=1).pixels) == [1, 1, 22, 23]
+
+
+def test_probabilities_are_means_over_the_pixels_that_have_one():
+    labels = np.array([[0, 0, 1], [0, 2, 1]], np.uint8)
+    sure = np.array([[100, 200, 250], [UNKNOWN, 50, 0]], np.uint8)
+    found = regions_of(labels, sure=sure)
+    means = dict(zip(found.labels.tolist(), found.probabilities.tolist(), strict=True))
+    assert means == pytest.approx({0: 150 / CERTAIN, 1: 125 / CERTAIN, 2: 50 / CERTAIN})
+    merged = regions_of(labels, sure=sure, least=2)  # the last pixel has another label's
+    assert set(np.round(CERTAIN * merged.probabilities)) == {125, 150}
+
+
+PLACES = {
+    "UTM": Place(UTM, from_origin(500_000, 5_000_000, 0.5, 0.5)),
+    "rotated": Place(UTM, ROTATED),
+    "degrees": Place(rasterio.CRS.from_epsg(4326), from_origin(11.5, -33.2, 2e-5, 1e-5)),
+    "Web Mercator": Place(
+        rasterio.CRS.from_epsg(3857), from_origin(1_480_000, 6_890_000, 0.3, 0.3)
+    ),
+    "no system": Place(None, from_origin(100, 200, 2, 3)),
+    "nowhere": Place(),
+}
+
+
+@pytest.mark.parametrize("format_", ["geojson", "gpkg"])
+@pytest.mark.parametrize("place", PLACES)
+def test_files_rasterise_to_the_labels(tmp_path, place, format_):
+    labels, place = blobs(), PLACES[place]
+    results = label_raster(tmp_path / "a.tif", labels, place)
+    path = tmp_path / f"a.{format_}"
+    count = write_vectors(results, path, CLASSES, VectorSettings(format_))
+    crs, outlines, columns = read_vectors(path)
+    assert len(outlines) == count and not list(tmp_path.glob(".*"))
+    assert [CLASSES[label] for label in columns["label"]] == columns["class"].tolist()
+    if place.crs is None:
+        if format_ == "geojson":  # GDAL takes it for degrees nevertheless
+            assert json.loads(path.read_text())["crs"] is None
+        else:
+            assert crs is None
+        assert np.isnan(columns["area"].astype(float)).all()
+    elif format_ == "geojson":
+        assert rasterio.CRS.from_user_input(crs).to_epsg() == 4326
+
+        def back(points):
+            return np.array(transformed("EPSG:4326", place.crs, *points.T.tolist())).T
+
+        outlines = shapely.transform(outlines, back)
+    else:
+        assert rasterio.CRS.from_user_input(crs) == place.crs
+    assert (painted(outlines, columns["label"], labels.shape, place.transform) == labels).all()
+
+
+def authalic(latitude):
+    """The area of WGS84 between the equator and a latitude, a radian wide, by the closed form."""
+    a, f = 6378137.0, 1 / 298.257223563
+    e, s = math.sqrt(f * (2 - f)), math.sin(math.radians(latitude))
+    return a * a * (1 - e * e) / 2 * (s / (1 - (e * s) ** 2) + math.atanh(e * s) / e)
+
+
+def test_areas_are_those_on_the_earth():
+    labels = np.zeros((10, 20), np.uint8)
+    degrees = Place(rasterio.CRS.from_epsg(4326), from_origin(170, 61, 0.5, 0.1))
+    (area,) = features_of(regions_of(labels), CLASSES, degrees, labels.shape).columns["area"]
+    assert area == pytest.approx((authalic(61) - authalic(60)) * math.radians(10), rel=1e-9)
+    for epsg, east, north, scale in (
+        (32633, 500_000, 5_500_000, 0.9996),  # on the central meridian
+        (3857, 1_000_000, 6_446_275.84, 1 / math.cos(math.radians(50.0))),
+    ):
+        place = Place(rasterio.CRS.from_epsg(epsg), from_origin(east - 10, north + 5, 1, 1))
+        (area,) = features_of(regions_of(labels), CLASSES, place, labels.shape).columns["area"]
+        assert area == pytest.approx(200 / scale**2, rel=5e-3 if epsg == 3857 else 1e-5)
+
+
+@pytest.fixture(scope="module")
+def net():
+    return small()
+
+
+@pytest.mark.parametrize("tta", [False, True])
+def test_predict_writes_polygons_and_how_sure_they_are(tmp_path, net, tta):
+    values = noise()
+    values[:, 50:120, 30:200] = 7
+    source = write(tmp_path / "a.tif", values, nodata=7, **PLACE, **TILED)
+    settings = Settings(
+        net, (str(source),), tmp_path / "out", engine="torch", precision="fp32",
+        tiling=Tiling((97, 110)), tta=tta,
+    )  # fmt: skip
+    found = predict_vectors(settings, VectorSettings("gpkg"))
+    assert not found.prediction.failures and not found.failures
+    labels = labels_of(tmp_path / "out/a.tif")
+    _, outlines, columns = read_vectors(tmp_path / "out/vectors/a.gpkg")
+    assert (painted(outlines, columns["label"], SIZE, PLACE["transform"]) == labels).all()
+    assert len(outlines) == found.polygons
+    whole = Settings(
+        net, (str(source),), tmp_path / "whole", engine="torch", precision="fp32", scores=True,
+        tta=tta,
+    )  # fmt: skip
+    from fullconv.predict.run import run
+
+    run(whole)
+    expected = np.load(tmp_path / "whole/scores/a.npy").max(0).astype(float)
+    with rasterio.open(tmp_path / "out/scores/a.tif") as file:
+        sure = file.read(1)
+        assert file.scales == (1 / CERTAIN,) and file.nodata == UNKNOWN
+    assert ((sure == UNKNOWN) == (labels == 255)).all()
+    assert np.abs(sure / CERTAIN - expected)[labels != 255].max() < 0.5 / CERTAIN + 1e-3
+    largest = columns["pixels"].argmax()
+    inside = rasterize([outlines[largest]], SIZE, transform=PLACE["transform"]) == 1
+    assert inside.sum() == columns["pixels"][largest]
+    assert columns["probability"][largest] == pytest.approx(expected[inside].mean(), abs=2e-3)
+
+
+def test_photographs_and_several_heads(tmp_path):
+    net = small(heads={"a": 3, "b": 5})
+    Image.fromarray(np.moveaxis(noise((70, 90)), 0, 2)).save(tmp_path / "photo.png")
+    settings = Settings(net, (str(tmp_path / "photo.png"),), tmp_path / "out", engine="torch")
+    found = predict_vectors(settings, VectorSettings("geojson", least=4, simplify=1))
+    assert found.folders == (tmp_path / "out/a/vectors", tmp_path / "out/b/vectors")
+    content = json.loads((tmp_path / "out/a/vectors/photo.geojson").read_text())
+    assert content["crs"] is None and content["type"] == "FeatureCollection"
+    points = np.concatenate([each["geometry"]["coordinates"][0] for each in content["features"]])
+    assert (points.min(0) >= 0).all() and (points.max(0) <= (90, 70)).all()
+    (about, *_) = (each["properties"] for each in content["features"])
+    assert about["area"] is None and 0 < about["probability"] <= 1 and about["pixels"] >= 4
+
+
+def test_what_takes_more_memory_is_refused_in_a_line(tmp_path):
+    results = label_raster(tmp_path / "a.tif", blobs(), Place())
+    with pytest.raises(FullconvError, match=r"a\.tif: its polygons take about .* raise --memory"):
+        write_vectors(results, tmp_path / "a.gpkg", CLASSES, VectorSettings("gpkg"), 10_000)
+    assert not (tmp_path / "a.gpkg").exists()
+
+
+def test_the_command(command_line, random_model, tmp_path, capsys):
+    write(tmp_path / "a.tif", noise((70, 90)), **PLACE)
+    words = ("--out", tmp_path / "out", "--engine", "torch", "--quiet")
+    asked = ("--format", "geojson", "--min-area", 9, "--simplify", 1)
+    assert command_line("predict", random_model, tmp_path / "a.tif", *words, *asked) == 0
+    assert f"polygons in {tmp_path / 'out/vectors'}" in capsys.readouterr().out
+    content = json.loads((tmp_path / "out/vectors/a.geojson").read_text())
+    assert all(each["properties"]["pixels"] >= 9 for each in content["features"])
+    assert command_line("predict", random_model, tmp_path / "a.tif", *words, "--simplify", 1) == 2
+    assert "--simplify is for --format geojson" in capsys.readouterr().err
