@@ -110,7 +110,7 @@ NAMES_256 = [f"c{i}" for i in range(256)]
         (
             "name: a\nclasses: [r]\nignore_idx: 9",
             "key 'ignore_idx': is unknown; did you mean ignore_index? (known: name, inputs, heads, "
-            "ignore_index, classes, palette, unscored)",
+            "bands, show, ignore_index, classes, palette, unscored)",
         ),
         ("name: a\nclasses: [r, t]\nunscored: [s]", "key 'unscored': 's' is none of the classes"),
         ("name: a\nclasses: [r, t]\nunscored: [t, r]", "key 'unscored': names every class"),
