@@ -317,9 +317,7 @@ def _no_data(raster: DatasetReader, tile_: Tile, bands: bool) -> NDArray[np.bool
         seen: NDArray[np.bool_] = raster.dataset_mask(window=window) > 0
         return ~seen
     values = raster.read(window=window)
-    none = np.zeros(values.shape, bool)
-    if values.dtype.kind == "f":
-        none |= np.isnan(values)
+    none: NDArray[np.bool_] = np.isnan(values)
     if raster.nodata is not None:
         none[values == raster.nodata] = True
     whole: NDArray[np.bool_] = none.all(0)
