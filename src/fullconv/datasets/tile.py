@@ -316,12 +316,11 @@ def _no_data(raster: DatasetReader, tile_: Tile, bands: bool) -> NDArray[np.bool
     if not bands:
         seen: NDArray[np.bool_] = raster.dataset_mask(window=window) > 0
         return ~seen
-    values = raster.read(window=window)
+    values: NDArray[Any] = raster.read(window=window)
     none: NDArray[np.bool_] = np.isnan(values)
     if raster.nodata is not None:
         none[values == raster.nodata] = True
-    whole: NDArray[np.bool_] = none.all(0)
-    return whole
+    return np.asarray(none.all(0))
 
 
 def _write_window(path: Path, raster: DatasetReader, tile_: Tile, info: DatasetInfo) -> None:
