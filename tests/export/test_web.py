@@ -104,13 +104,13 @@ def test_the_command_writes_a_site_with_its_runtime(tmp_path, command_line, caps
     own = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     monkeypatch.setattr(web_runtime, "FILES", own)
     assert command_line(*words, "--runtime", package) == 0
-    assert "site: labels, fp32" in capsys.readouterr().out
+    assert "site: labels, fp16" in capsys.readouterr().out
     for name, content in contents.items():
         beside = tmp_path / "site" / "ort" / name.replace(".mjs", ".js")
         assert beside.read_bytes() == content
         (tmp_path / name).write_bytes(content)
     assert runtime_files(tmp_path) == contents
-    assert "web fp32 labels" in json.loads((tmp_path / "model" / "exports.json").read_text())
+    assert "web fp16 labels" in json.loads((tmp_path / "model" / "exports.json").read_text())
 
 
 def test_without_npm_a_line_says_how_to_get_the_runtime(monkeypatch, tmp_path):
@@ -205,7 +205,8 @@ def net():
 @pytest.fixture(scope="module")
 def address(browser, net, tmp_path_factory):
     """Of a site that is served."""
-    done = export(Settings(net, "web", tmp_path_factory.mktemp("web") / "site"))
+    place = tmp_path_factory.mktemp("web") / "site"
+    done = export(Settings(net, "web", place, precision="fp32"))
     assert browser.is_connected()
     with served(done.path) as found:
         yield found

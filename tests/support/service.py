@@ -107,12 +107,12 @@ def local(model=None, limits=None, reader=ImageReader(), token=None, cors=()) ->
 class Listening:
     """A service on a port of its own."""
 
-    def __init__(self, model, limits) -> None:
-        self.service = Service(model, limits)
+    def __init__(self, model, limits, reader, token) -> None:
+        self.service = Service(model, limits, reader)
         self.label = model.label
         self._socket = listener("127.0.0.1", 0)
         self.port = self._socket.getsockname()[1]
-        self.server = Server(application(self.service), self.service)
+        self.server = Server(application(self.service, token), self.service)
         self.thread = threading.Thread(target=self.server.run, args=([self._socket],), daemon=True)
         self.thread.start()
         until(lambda: self.server.started)
@@ -138,8 +138,8 @@ class Listening:
 
 
 @contextmanager
-def listening(model=None, limits=None) -> Iterator[Listening]:
-    served = Listening(model or colour_model(), limits or Limits())
+def listening(model=None, limits=None, reader=ImageReader(), token=None) -> Iterator[Listening]:
+    served = Listening(model or colour_model(), limits or Limits(), reader, token)
     try:
         yield served
     finally:

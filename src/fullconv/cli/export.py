@@ -25,9 +25,12 @@ def command(
         ),
     ],
     precision: Annotated[
-        str,
-        typer.Option(help="fp32, fp16 (weights alone, of half the size) or int8 (needs --data)."),
-    ] = "fp32",
+        str | None,
+        typer.Option(
+            help="fp32, fp16 (weights alone, of half the size) or int8 (needs --data). [fp32; web: "
+            "fp16]"
+        ),
+    ] = None,
     output: Annotated[
         str, typer.Option(help="labels, scores or probabilities of each pixel.")
     ] = "labels",

@@ -35,7 +35,8 @@ class Settings:
         model: a model folder, a Hub id, or a net.
         format: "onnx", "openvino", or "web": a page that labels photos in the browser.
         out: the file to write; of a page, its folder.
-        precision: "fp32", "fp16" (weights alone) or "int8".
+        precision: "fp32", "fp16" (weights alone) or "int8"; None: fp16 for pages, which are fetched
+            over networks and whose labels are the same but for one in a thousand; else fp32.
         output: "labels", "scores" or "probabilities".
         data: dataset folder to verify the file on, and to calibrate int8 with; None: images are
             made up.
@@ -47,12 +48,17 @@ class Settings:
     model: str | Path | FCN
     format: str
     out: Path
-    precision: Precision = "fp32"
+    precision: Precision | None = None
     output: Output = "labels"
     data: Path | None = None
     reader: ImageReader = ImageReader()
     trust: bool = False
     runtime: Path | None = None
+
+    @property
+    def chosen_precision(self) -> Precision:
+        """The precision that was asked for, or the format's own."""
+        return self.precision or ("fp16" if self.format == WEB else "fp32")
 
 
 @dataclass(frozen=True)
@@ -93,10 +99,10 @@ def export(settings: Settings, reporter: Reporter = SILENT) -> ExportedFile:
     out = form.place(settings.out)
     net = settings.model if isinstance(settings.model, FCN) else _loaded(settings)
     data = _data(net, settings)
-    about = ExportMetadata.of(net, settings.output, settings.precision)
+    about = ExportMetadata.of(net, settings.output, settings.chosen_precision)
     _require_distinct_names(about)
     with _beside(out) as folder:
-        kind = Attempt if settings.precision != "int8" else QuantisedAttempt
+        kind = Attempt if about.precision != "int8" else QuantisedAttempt
         attempt = kind(net, form, about, folder, data, reporter=reporter)
         verified = attempt.verified(out)
         path = folder / out.name
@@ -122,7 +128,10 @@ def _export_site(settings: Settings, reporter: Reporter) -> ExportedFile:
     net = settings.model if isinstance(settings.model, FCN) else _loaded(settings)
     require_photos(net)
     with site(settings.out) as folder:
-        graph = replace(settings, model=net, format=ONNX.name, out=folder / GRAPH)
+        precision = settings.chosen_precision
+        graph = replace(
+            settings, model=net, format=ONNX.name, out=folder / GRAPH, precision=precision
+        )
         try:
             about = export(graph, reporter).about
         except WorkFailedError as error:  # the folder will be gone
@@ -139,7 +148,7 @@ def _checked(settings: Settings) -> Format:
     """Refuse what can't be asked for, before any work."""
     asked = (
         ("format", settings.format, (*FORMATS, WEB)),
-        ("precision", settings.precision, PRECISIONS),
+        ("precision", settings.chosen_precision, PRECISIONS),
         ("output", settings.output, OUTPUTS),
     )
     for what, value, known in asked:

@@ -1,0 +1,66 @@
+"""Tables of the documents are those of the results that lie in the repository, or of the nets."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import re
+
+import pytest
+from benchmarks.accuracy import other_metrics
+from benchmarks.frame import RESULTS, ROOT
+
+_SPEC = importlib.util.spec_from_file_location("docs_trunks", ROOT / "docs/trunks.py")
+TRUNKS = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(TRUNKS)
+METRICS = ROOT / "docs/other-libraries-metrics.md"
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    """Return the rows of a benchmark."""
+    with (RESULTS / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_trunks() -> None:
+    page = TRUNKS.PAGE.read_text(encoding="utf-8")
+    assert TRUNKS.with_table(page) == page, "python docs/trunks.py writes it anew"
+
+
+def test_what_trunks_reach() -> None:
+    """What choosing-a-trunk.md says of CamVid are rows of staged.csv."""
+    found = {(row["trunk"], row["net"]): row for row in rows("staged") if row["way"] == "at once"}
+    trunk, told = "", 0
+    for line in TRUNKS.PAGE.read_text(encoding="utf-8").splitlines():
+        cells = re.fullmatch(r"\| (?:`(\w+)`)? ?\| FCN-(\d+s) \| ([\d.]+) \|", line)
+        if cells:
+            trunk, told = cells[1] or trunk, told + 1
+            row = found[trunk, f"fcn{cells[2]}"]
+            assert f"{float(row['test_mean_iu']):.3f}" == cells[3], line
+    assert told == 6
+
+
+def test_what_others_say_is_what_was_measured() -> None:
+    page = METRICS.read_text(encoding="utf-8")
+    assert other_metrics.with_table(page, rows("other-metrics")) == page
+
+
+@pytest.mark.parametrize("library", ["fullconv", "scikit-learn"])
+def test_what_is_here_still_says_it(library: str) -> None:
+    if library == "scikit-learn":
+        pytest.importorskip("sklearn")
+    for row in rows("other-metrics"):
+        if row["library"] == library:
+            way = other_metrics.WAYS[library, row["settings"]]
+            assert other_metrics.measured(library, way)[1] == row["mean_iu"], row
+
+
+def test_the_example_is_the_one_that_is_shown() -> None:
+    page = METRICS.read_text(encoding="utf-8")
+    drawn = re.search(r"```text\n.*?\n(.*?)```", page, re.DOTALL)
+    assert drawn is not None
+    lines = [re.findall(r"[\d-]{6}", line) for line in drawn[1].splitlines()]
+    for at, array in enumerate((other_metrics.TRUTH, other_metrics.PREDICTED)):
+        rows_of = ("".join(map(str, row)).replace("255", "-") for row in array.reshape(4, 6))
+        assert [*rows_of] == [line[at] for line in lines]
