@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.frame import DOCS, Results, Row
+from benchmarks.frame import DOCS, Results, Row, arguments
 from fullconv.measure.metrics import ConfusionMatrix
 
 # Two images of 2 x 6 pixels. Road is 0, car 1; nothing is a person, 2; 255 is "ignore".
@@ -185,6 +185,7 @@ def _place(row: Row) -> int:
 
 def main() -> None:
     """Measure with each library that is here, and write the page's table."""
+    arguments(__doc__).parse_args()
     results = Results("other-metrics")
     for (library, settings), way in WAYS.items():
         try:

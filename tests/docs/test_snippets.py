@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import typer
 from PIL import Image
@@ -27,6 +26,7 @@ from fullconv.export.web_runtime import runtime_here
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PHOTOS = ("photo.jpg", "scene.tif", "photos/1.jpg", "photos/2.jpg", "holiday/1.jpg", "pool/1.jpg")
 RUN = ("bash", "python")
 SHOWN = ("text", "yaml", "json", "ini", "dockerfile")  # which nobody can run
 COMMANDS = typer.main.get_command(app)
@@ -37,8 +37,8 @@ INSTEAD = (
     ("fullconv train ", "fullconv train --weights none --set epochs=1 --set magnify=1 "),
     (" --set minutes=45", ""),
     ("data synth street", "data synth street --train 8 --val 2 --test 2 --size 48x64"),
-    # what other programs listen at
-    ("fullconv serve ", "fullconv serve --port {port} "),
+    # no engines measured, no port that others listen at
+    ("fullconv serve ", "fullconv serve --port {port} --engine torch --precision fp32 "),
     ("http.server ", "http.server {port} "),
     ("http://127.0.0.1:8000", "http://127.0.0.1:{port}"),
 )
@@ -119,6 +119,7 @@ def _photo(seed: int) -> Image.Image:
 
 def _labelme(folder: Path, count: int = 10) -> None:
     """Write annotations as labelme does: a square on each image, of one of three labels."""
+    folder.mkdir()
     for index in range(count):
         name = f"{index:04}.png"
         _photo(index).save(folder / name)
@@ -157,11 +158,9 @@ def things(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
     """Make what readers have: a dataset, photos, annotations, a model trained on the dataset."""
     folder = tmp_path_factory.mktemp("things")
     write_synthetic(folder / "street", train=8, val=2, test=2, size=(48, 64))
-    for place in ("photos", "holiday", "annotations"):
-        (folder / place).mkdir()
-    for index, name in enumerate(("photo.jpg", "photos/1.jpg", "photos/2.jpg", "holiday/1.jpg")):
+    for index, name in enumerate(PHOTOS):
+        (folder / name).parent.mkdir(exist_ok=True)
         _photo(index).save(folder / name)
-    _photo(9).save(folder / "scene.tif")
     _labelme(folder / "annotations")
     train = Block(Path("things"), 1, "bash", "fullconv train --data street --out runs/street", None)
     session = Session(folder, environment, 0)
@@ -190,16 +189,11 @@ def test_blocks_do_what_they_say(
 
 def _lay_out(things: Path, folder: Path, made: set[str]) -> None:
     """Copy what readers have, but for what the page makes."""
-    for path in (
-        "street",
-        "photos",
-        "holiday",
-        "annotations",
-        "photo.jpg",
-        "scene.tif",
-        "runs/street",
-    ):
-        if path not in made:
+    own = [
+        path.relative_to(things).as_posix() for path in (*things.iterdir(), things / "runs/street")
+    ]
+    for path in own:
+        if path not in {*made, "runs"} and not path.startswith("."):
             source, place = things / path, folder / path
             place.parent.mkdir(exist_ok=True)
             if source.is_dir():
@@ -207,4 +201,3 @@ def _lay_out(things: Path, folder: Path, made: set[str]) -> None:
             else:
                 shutil.copy(source, place)
     (folder / "docs").symlink_to(ROOT / "docs")
-    assert np.asarray(Image.open(folder / "photo.jpg")).ndim == 3
