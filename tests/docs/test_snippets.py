@@ -12,8 +12,10 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from PIL import Image
@@ -26,7 +28,12 @@ from fullconv.export.web_runtime import runtime_here
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PHOTOS = ("photo.jpg", "scene.tif", "photos/1.jpg", "photos/2.jpg", "holiday/1.jpg", "pool/1.jpg")
+PHOTOS = ("photo.jpg", "photos/1.jpg", "photos/2.jpg", "holiday/1.jpg", "pool/1.jpg")
+NEEDS = {  # of the packages that `dev` has
+    "large-images.md": ["rasterio"],
+    "rasters.md": ["rasterio", "shapely", "pyogrio"],
+    "exports.md": ["onnxruntime", "openvino", "nncf"],
+}
 RUN = ("bash", "python")
 SHOWN = ("text", "yaml", "json", "ini", "dockerfile")  # which nobody can run
 COMMANDS = typer.main.get_command(app)
@@ -36,7 +43,9 @@ INSTEAD = (
     # no download, one step on small images
     ("fullconv train ", "fullconv train --weights none --set epochs=1 --set magnify=1 "),
     (" --set minutes=45", ""),
+    (" --set epochs=30", ""),
     ("data synth street", "data synth street --train 8 --val 2 --test 2 --size 48x64"),
+    ("--size 512", "--size 32 --block 2"),
     # no engines measured, no port that others listen at
     ("fullconv serve ", "fullconv serve --port {port} --engine torch --precision fp32 "),
     ("http.server ", "http.server {port} "),
@@ -132,6 +141,25 @@ def _labelme(folder: Path, count: int = 10) -> None:
         (folder / name).with_suffix(".json").write_text(text)
 
 
+def _land(folder: Path) -> None:
+    """Write a raster with a place on the earth, and polygons of what grows there."""
+    import pyogrio
+    import shapely
+    from rasters import PLACE, noise, write
+
+    write(folder / "scene.tif", noise((192, 256)), **PLACE)
+    left, top = PLACE["transform"].c, PLACE["transform"].f
+    shapes = [shapely.box(left + 64 * n, top - 90, left + 64 * n + 40, top) for n in range(2)]
+    pyogrio.raw.write(
+        folder / "fields.gpkg",
+        shapely.to_wkb(shapes),
+        [np.array(["maize", "wheat"], object)],
+        ["crop"],
+        crs=PLACE["crs"],
+        geometry_type="Polygon",
+    )
+
+
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     """What runs commands."""
@@ -162,6 +190,8 @@ def things(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
         (folder / name).parent.mkdir(exist_ok=True)
         _photo(index).save(folder / name)
     _labelme(folder / "annotations")
+    with suppress(ImportError):
+        _land(folder)
     train = Block(Path("things"), 1, "bash", "fullconv train --data street --out runs/street", None)
     session = Session(folder, environment, 0)
     session.run(train, _text(train, 0))
@@ -175,6 +205,8 @@ def test_blocks_do_what_they_say(
     own = [block for block in blocks(page) if block.language in RUN and block.reason is None]
     if not own:
         pytest.skip("nothing to run")
+    for package in NEEDS.get(page.name, ()):
+        pytest.importorskip(package)
     made = set(re.findall(r"--out (\S+)|data synth (\S+)", "\n".join(each.text for each in own)))
     _lay_out(things, tmp_path, {name for pair in made for name in pair if name})
     session = Session(tmp_path, environment, free_port())
