@@ -124,25 +124,37 @@ def check_folder(
 
     kinds = tuple(folder.input(name) for name in info.inputs)
     look = _Looker(kinds, info, folder.reader, quick)
-    seen_before: dict[bytes, tuple[str, Path]] = {}
-    workers = min(os.cpu_count() or 1, _MOST_WORKERS)
-    total = sum(len(listing.samples) for listing in listings.values())
-    splits = []
-    with reporter.bar(total, f"checking {folder.root}") as bar:
-        for name, listing in listings.items():
-            gathered = _Gathered(kinds, {} if quick else info.heads)
-            for seen in ahead(partial(look, files=len(listing.samples)), listing.samples, workers):
-                gathered.add(seen)
-                findings.add(seen.findings)
-                findings.add(_repeated(name, seen, seen_before))
-                bar.advance()
-            splits.append(gathered.fingerprint(name, folder.held_out and name == "val"))
+    splits = _looked_at(folder, listings, look, findings, reporter)
     for head in info.heads:
         findings.add(_only_class(folder, head, splits))
         findings.add(_labels_used(folder, head, splits))
     return CheckReport(
         folder.root, info, kinds, tuple(splits), findings.errors(), findings.warnings(), quick
     )
+
+
+def _looked_at(
+    folder: DatasetFolder,
+    listings: Mapping[str, Listing],
+    look: _Looker,
+    findings: _Findings,
+    reporter: Reporter,
+) -> list[Fingerprint]:
+    """Look at all files, and add what is wrong with them; return what each split is like."""
+    seen_before: dict[bytes, tuple[str, Path]] = {}
+    workers = min(os.cpu_count() or 1, _MOST_WORKERS)
+    total = sum(len(listing.samples) for listing in listings.values())
+    splits = []
+    with reporter.bar(total, f"checking {folder.root}") as bar:
+        for name, listing in listings.items():
+            gathered = _Gathered(look.inputs, {} if look.quick else look.info.heads)
+            for seen in ahead(partial(look, files=len(listing.samples)), listing.samples, workers):
+                gathered.add(seen)
+                findings.add(seen.findings)
+                findings.add(_repeated(name, seen, seen_before))
+                bar.advance()
+            splits.append(gathered.fingerprint(name, folder.held_out and name == "val"))
+    return splits
 
 
 def _narrowed(

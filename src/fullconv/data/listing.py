@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from fullconv.base.files import files_below
 from fullconv.base.images import IMAGE_SUFFIXES
 
 _HELD_OUT_SHARE = 0.1
+Found = dict[Path, dict[str, list[Path]]]  # by folder, then by name; twins share one
 
 
 class Sample(NamedTuple):
@@ -67,39 +68,21 @@ def list_split(split: str, images: Sequence[Path], masks: Sequence[Path], first:
         masks: those of the heads.
         first: that of the dataset's first input, asked for or not.
     """
-    found: dict[Path, dict[str, list[Path]]] = {}
+    found: Found = {}
     others: dict[Path, list[Path]] = {}
     again: list[Path] = []
     for folder in dict.fromkeys((first, *images, *masks)):
         suffixes = {".png"} if folder in masks else IMAGE_SUFFIXES
         found[folder], others[folder] = _by_name(folder / split, suffixes, again)
-    names = found[first]
-    unread = {
-        folder: {_name(path, folder / split): path for path in paths}
-        for folder, paths in others.items()
-    }
     further = [folder for folder in found if folder != first]
     return Listing(
-        samples=tuple(
-            Sample(
-                name,
-                tuple(found[folder][name][0] for folder in images),
-                tuple(found[folder][name][0] for folder in masks),
-            )
-            for name in names
-            if all(len(paths.get(name, ())) == 1 for paths in found.values())
-        ),
-        missing=tuple(
-            Missing(paths[0], folder.name, unread[folder].get(name))
-            for folder in further
-            for name, paths in names.items()
-            if name not in found[folder]
-        ),
+        samples=_samples(found, images, masks, first),
+        missing=_missing(found, others, first, split),
         orphans=tuple(
             path
             for folder in further
             for path in (
-                *(paths[0] for name, paths in found[folder].items() if name not in names),
+                *(paths[0] for name, paths in found[folder].items() if name not in found[first]),
                 *(others[folder] if folder in masks else ()),
             )
         ),
@@ -110,6 +93,38 @@ def list_split(split: str, images: Sequence[Path], masks: Sequence[Path], first:
             tuple(paths) for each in found.values() for paths in each.values() if len(paths) > 1
         ),
         again=tuple(again),
+    )
+
+
+def _samples(
+    found: Found, images: Sequence[Path], masks: Sequence[Path], first: Path
+) -> tuple[Sample, ...]:
+    """Return what is there once in all folders, in the order of the first."""
+    return tuple(
+        Sample(
+            name,
+            tuple(found[folder][name][0] for folder in images),
+            tuple(found[folder][name][0] for folder in masks),
+        )
+        for name in found[first]
+        if all(len(paths.get(name, ())) == 1 for paths in found.values())
+    )
+
+
+def _missing(
+    found: Found, others: Mapping[Path, list[Path]], first: Path, split: str
+) -> tuple[Missing, ...]:
+    """Return what the further folders lack of the first's names, and files that may be meant."""
+    meant = {
+        folder: {_name(path, folder / split): path for path in paths}
+        for folder, paths in others.items()
+    }
+    return tuple(
+        Missing(paths[0], folder.name, meant[folder].get(name))
+        for folder in found
+        if folder != first
+        for name, paths in found[first].items()
+        if name not in found[folder]
     )
 
 

@@ -15,6 +15,7 @@ from fullconv.base.errors import nearest
 from fullconv.serve.access import guard
 from fullconv.serve.answers import KINDS, negotiated
 from fullconv.serve.metrics import Counting
+from fullconv.serve.openapi import request_body, responses
 from fullconv.serve.page import add_page
 from fullconv.serve.reference import reference
 from fullconv.serve.service import Service
@@ -70,8 +71,8 @@ def _add_labelling(app: FastAPI, service: Service, known: Sequence[Any]) -> None
         "/v1/segment",
         summary="Label a photo",
         response_class=Response,
-        responses=_answers(service),
-        openapi_extra=_body(service),
+        responses=responses(service),
+        openapi_extra=request_body(service),
         dependencies=known,
     )
     async def segment(
@@ -159,63 +160,4 @@ def _model(service: Service) -> dict[str, Any]:
             "seconds": limits.timeout,
             "in_hand": limits.queue,
         },
-    }
-
-
-def _body(service: Service) -> dict[str, Any]:
-    kinds = ("jpeg", "png", "webp", "bmp", "tiff")
-    binary = {"schema": {"type": "string", "format": "binary"}}
-    return {
-        "requestBody": {
-            "required": True,
-            "description": f"The image file, of at most {service.limits.max_bytes:,} bytes and "
-            f"{service.reader.max_pixels:,} pixels; its own bytes tell its format.",
-            "content": {f"image/{kind}": binary for kind in kinds},
-        }
-    }
-
-
-def _answers(service: Service) -> dict[int | str, dict[str, Any]]:
-    head = next(iter(service.model.about.heads.values()))
-    one = {"id": 0, "name": head.classes[0], "pixels": 6, "share": 1.0}
-    whole = {"size": [2, 3], "counts": [0, 6]}
-    rim = [[0, 0], [3, 0], [3, 2], [0, 2], [0, 0]]
-    feature = {
-        "type": "Feature",
-        "properties": {"id": 0, "class": head.classes[0], "pixels": 6},
-        "geometry": {"type": "Polygon", "coordinates": [rim]},
-    }
-    examples: dict[str, Any] = {
-        "application/json": {
-            "width": 3,
-            "height": 2,
-            "head": next(iter(service.model.about.heads)),
-            "classes": [{**one, "segmentation": whole}],
-        },
-        "application/geo+json": {
-            "type": "FeatureCollection",
-            "bbox": [0, 0, 3, 2],
-            "features": [feature],
-        },
-    }
-    binary = {"type": "string", "format": "binary"}
-    content = {
-        kind.media: {"example": examples[kind.media], "schema": {"type": "object"}}
-        if kind.media in examples
-        else {"schema": binary}
-        for kind in KINDS
-    }
-    told = "; ".join(f"{kind.media}: {kind.told}" for kind in KINDS)
-    refused = {
-        401: "The token is missing or wrong.",
-        406: "Accept names nothing that there is.",
-        408: "The image took too long to arrive.",
-        413: "The image file has too many bytes.",
-        422: "It can't be read as an image, has too many pixels, or there is no such head.",
-        503: "All slots are taken, or there was no time: try again after Retry-After seconds.",
-    }
-    error = {"application/json": {"example": {"detail": "the image: is empty (0 bytes)"}}}
-    return {
-        200: {"description": f"The labels. {told}.", "content": content},
-        **{code: {"description": why, "content": error} for code, why in refused.items()},
     }
