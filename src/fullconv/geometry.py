@@ -176,6 +176,18 @@ class Grid:
         """Return this grid for cells that depend on the whole image besides."""
         return replace(self, bounded=False)
 
+    def on(self, earlier: Grid) -> Grid:
+        """Return where these cells lie on those of an earlier layer, in place of pixels."""
+        steps = self.stride, self.first - earlier.first, self.last - earlier.last
+        if any(step % earlier.stride for step in steps):
+            raise GeometryError("a layer's cells do not lie on those of an earlier layer")
+        stride, first, last = (step // earlier.stride for step in steps)
+        return Grid(stride, first, last, self.bounded)
+
+    def complete(self, pixels: int) -> int:
+        """Return how many cells see nothing beyond the first so many pixels."""
+        return max(0, (pixels - 1 - self.last) // self.stride + 1)
+
     def cells(self, size: int) -> int:
         """Return the number of cells for an image of `size` pixels."""
         for window in self.windows:

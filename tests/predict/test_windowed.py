@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from prediction import pixels_of
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 from rasterio.rpc import RPC
+from rasterio.windows import Window
 from rasters import PLACE, SIZE, TILED, labels_of, noise, small, write
 
 from fullconv import FCN
@@ -25,6 +27,7 @@ from fullconv.base.errors import FullconvError, WorkFailedError
 from fullconv.base.images import ImageReader
 from fullconv.base.progress import Reporter
 from fullconv.net.preprocessing import Preprocessing
+from fullconv.net.strips import Strips
 from fullconv.predict import geotiff, windowed
 from fullconv.predict.journal import Journal
 from fullconv.predict.memory import Memory, NoRoomError, Tiling
@@ -99,6 +102,75 @@ def test_windows_of_bands_give_the_labels_of_the_whole_raster(tmp_path, dtype, n
     assert np.abs(shown[0].astype(int) - shown[1]).mean() < 0.5
     if nodata is None:
         assert (net.predict(source) == expected).all()
+
+
+@pytest.fixture
+def short_rows(monkeypatch):
+    """Let rows of tiles by strips be short, in so many columns."""
+
+    def settle(columns):
+        need = Memory._need_of_strips
+
+        def too_much(memory, tiles, *args, **options):
+            few = len(tiles.columns) < columns
+            return 1 << 62 if few else need(memory, tiles, *args, **options)
+
+        monkeypatch.setattr("fullconv.predict.memory.ROW", 24)
+        monkeypatch.setattr(Memory, "_need_of_strips", too_much)
+
+    return settle
+
+
+STRIPS = {name: options for name, options in NETS.items() if name != "twice"}
+
+
+@pytest.mark.parametrize(("columns", "tta"), [(1, False), (2, True)])
+@pytest.mark.parametrize("name", STRIPS)
+def test_strips_give_the_labels_of_the_whole_image(tmp_path, short_rows, name, columns, tta):
+    net = small(**STRIPS[name])
+    short_rows(columns)
+    work = Memory(net, 1 << 30).windowed(SIZE, strips=Strips.of(net))
+    assert work.strip and len(work.tiles.rows) > 3 and len(work.tiles.columns) == columns
+    source = write(tmp_path / "a.tif", noise(), **TILED)
+    predicted(net, source, tmp_path / "whole", tta=tta)
+    parts = predicted(net, source, tmp_path / "parts", format="tif", tta=tta)
+    for head in net.heads:
+        below = head if len(net.heads) > 1 else "."
+        expected = pixels_of(tmp_path / "whole" / below / "a.png")
+        found = labels_of(tmp_path / "parts" / below / "a.tif")
+        assert (found != expected).mean() < 1e-4  # equals in all but rounding
+        assert parts.summary.pixels[head].sum() == found.size
+        shown = [tmp_path / each / below / "overlay/a.jpg" for each in ("whole", "parts")]
+        assert np.abs(pixels_of(shown[0]).astype(int) - pixels_of(shown[1])).mean() < 0.5
+
+
+def test_strips_go_on_where_a_run_was_killed(tmp_path, net, short_rows, monkeypatch):
+    short_rows(2)
+    source = write(tmp_path / "a.tif", noise((400, 243)), **TILED)
+    add = Journal.add
+
+    def killed_after_five(journal, arrays):
+        add(journal, arrays)
+        if len(journal) == 5:
+            raise Killed
+
+    monkeypatch.setattr(Journal, "add", killed_after_five)
+    with pytest.raises(Killed):
+        predicted(net, source, tmp_path / "out", format="tif")
+    monkeypatch.setattr(Journal, "add", add)
+    read, seen = windowed.read, []
+
+    def noted(scene, rows, *others):
+        seen.append(rows.start)
+        return read(scene, rows, *others)
+
+    monkeypatch.setattr(windowed, "read", noted)
+    predicted(net, source, tmp_path / "out", format="tif")
+    rows = Memory(net, 1 << 30).windowed((400, 243), strips=Strips.of(net)).tiles.rows
+    assert min(seen) == rows[5].pixels.start > 0
+    predicted(net, source, tmp_path / "again", format="tif")
+    for name in ("a.tif", "overlay/a.jpg"):
+        assert (pixels_of(tmp_path / "out" / name) == pixels_of(tmp_path / "again" / name)).all()
 
 
 @pytest.mark.slow
@@ -368,6 +440,38 @@ def test_what_memory_can_t_hold_becomes_a_raster_by_itself(tmp_path, net, capsys
     assert not windowed.needs_windows(tmp_path / "in/small.tif", inputs, few, reader)
     assert not windowed.needs_windows(tmp_path / "in/nothing.tif", inputs, few, reader)
     assert not windowed.needs_windows(tmp_path / "in/large.tif", {"depth": 1}, few, reader)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="tells no highest memory")
+def test_12_000_x_12_000_pixels_take_the_memory_that_was_estimated(tmp_path, net):
+    side, block = 12_000, noise((512, 512))
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", count=3, height=side, width=side, dtype="uint8",
+        tiled=True, blockxsize=512, blockysize=512, **PLACE,
+    ) as file:  # fmt: skip
+        for top in range(0, side, 512):
+            for left in range(0, side, 512):
+                rows, columns = min(512, side - top), min(512, side - left)
+                part = np.roll(block, (top + left) // 512, 2)[:, :rows, :columns]
+                file.write(part, window=Window(left, top, columns, rows))
+    predicted(net, write(tmp_path / "small.tif", noise()), tmp_path / "out", format="tif")
+    Path("/proc/self/clear_refs").write_text("5")  # the highest memory is counted anew
+    before, budget = highest_memory(), 300 << 20
+    predicted(net, tmp_path / "a.tif", tmp_path / "out", format="tif", memory=budget)
+    assert highest_memory() - before <= budget
+    with rasterio.open(tmp_path / "a.tif") as file, rasterio.open(tmp_path / "out/a.tif") as out:
+        assert (out.crs.to_epsg(), out.transform) == (32633, PLACE["transform"])
+        for top, left in ((0, 0), (5984, 11_200), (11_200, 6016)):  # multiples of the stride
+            window = Window(left, top, 800, 800)
+            expected = net.predict(np.moveaxis(file.read(window=window), 0, 2).copy())
+            inner = slice(100 if top else 0, 700), slice(100 if left else 0, 700)
+            assert (out.read(1, window=window)[inner] != expected[inner]).mean() < 1e-4
+
+
+def highest_memory():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
 
 
 def test_memory_does_not_grow_with_the_height(net):

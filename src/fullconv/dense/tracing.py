@@ -411,10 +411,14 @@ def module_of(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return network.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
-def cut_points(graph: fx.Graph) -> list[fx.Node]:
+def cut_points(graph: fx.Graph, *, to_the_last: bool = False) -> list[fx.Node]:
     """Return, in order, the tensors that every path from the input to the output passes.
 
     The input itself and the output are left out.
+
+    Args:
+        graph: of a network.
+        to_the_last: whether, of several tensors that are put out, only paths to the last count.
     """
     order = {node: place for place, node in enumerate(graph.nodes)}
     from_input = _reachable(graph)
@@ -425,7 +429,10 @@ def cut_points(graph: fx.Graph) -> list[fx.Node]:
             continue
         if furthest <= order[node] and node.op != "placeholder" and "shape" in node.meta:
             cuts.append(node)
-        furthest = max([furthest, *(order[user] for user in node.users if user in from_input)])
+        read_by = [user for user in node.users if user in from_input]
+        if to_the_last:
+            read_by = [user for user in read_by if user.op != "output"]
+        furthest = max([furthest, *map(order.__getitem__, read_by)])
     return cuts
 
 

@@ -314,8 +314,15 @@ class FCN(nn.Module):
         Returns:
             N x classes x h x w of each head, in the net's own precision.
         """
+        return self.coarse_by_head(self._preprocessed(images))
+
+    def seen_of_pixels(self, images: Tensor) -> Tensor:
+        """Return images as they are stored (see above) as the trunk sees them: N x C x H x W."""
+        return self._seen(self._preprocessed(images))
+
+    def _preprocessed(self, images: Tensor) -> Tensor:
         values = self.preprocessing(images.permute(0, 3, 1, 2))
-        return self.coarse_by_head(values if values.dtype == self.dtype else values.to(self.dtype))
+        return values if values.dtype == self.dtype else values.to(self.dtype)
 
     def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the size (H, W) at which the trunk sees images of `size`: resized, and padded."""

@@ -137,13 +137,15 @@ class Head(nn.Module):
 
     def coarse(self, features: Sequence[Features]) -> Tensor:
         """Return the fused scores N x classes x h x w of a trunk's features, coarsest first."""
-        fused = self._score(self.strides[0], features[0])
-        for stride, finer, feature in zip(
-            self.strides, self.strides[1:], features[1:], strict=False
-        ):
+        return self.fused(list(map(self.scored, self.strides, features)))
+
+    def fused(self, scores: Sequence[Tensor]) -> Tensor:
+        """Return the sum N x classes x h x w of the scores at each stride, coarsest first."""
+        fused = scores[0]
+        for stride, finer, skip in zip(self.strides, self.strides[1:], scores[1:], strict=False):
             upscore = self.upscores[f"{stride}-{finer}"]
             assert isinstance(upscore, Upscore)
-            fused = upscore.fuse(fused, self._score(finer, feature))
+            fused = upscore.fuse(fused, skip)
         return fused
 
     def upsample(self, coarse: Tensor, size: tuple[int, int]) -> Tensor:
@@ -287,7 +289,8 @@ class Head(nn.Module):
             read.append(slice(first, min(max(first, last), count - 1) + 1))
         return read[0], read[1]
 
-    def _score(self, stride: int, features: Features) -> Tensor:
+    def scored(self, stride: int, features: Features) -> Tensor:
+        """Return the scores N x classes x h x w of features at a stride."""
         scale = self.scales.get(stride)
         if scale is not None and isinstance(features, Tensor):
             features = features * scale
@@ -318,8 +321,9 @@ def top_probabilities(scores: NDArray[np.float32], temperature: float) -> NDArra
     that work on the next image.
     """
     with np.errstate(invalid="ignore"):  # of infinite scores; the result is NaN
-        below = (scores - scores.max(0)) / np.float32(temperature)
-    top: NDArray[np.float32] = 1 / np.exp(below).sum(0)
+        below = scores - scores.max(0)
+        below /= np.float32(temperature)
+    top: NDArray[np.float32] = 1 / np.exp(below, out=below).sum(0)
     return top
 
 

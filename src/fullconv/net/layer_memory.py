@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -14,7 +16,10 @@ from torch.utils._pytree import tree_leaves
 from fullconv.net.fcn import FCN
 from fullconv.net.head import Size
 from fullconv.net.rewrites.folding import fold_norms
+from fullconv.net.strips import Strip, Strips
 from fullconv.net.surgery import inference_twin
+
+WIDTH = 1024  # pixels, of an image that stands for wider ones
 
 
 def layer_bytes(net: FCN, size: Size) -> int:
@@ -35,17 +40,44 @@ def layer_bytes(net: FCN, size: Size) -> int:
     return int(live.most)
 
 
+def strip_bytes(strips: Strips, tiles: Sequence[range], height: int) -> tuple[float, float]:
+    """Return how many bytes a column of pixels takes that goes through a net by strips.
+
+    Args:
+        strips: the net.
+        tiles: the rows of pixels of the first tiles, which begin at multiples of ``strips.step``.
+        height: of a strip.
+
+    Returns:
+        What is held from strip to strip at the worst, and what is taken besides at work.
+    """
+    begin, held = 0, 0
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), _Live() as live:
+        image = Strip(strips, 2 * tiles[-1].stop)  # of which the end does not come
+        for tile, following in zip(tiles, (*tiles[1:], tiles[-1]), strict=True):
+            stop = -(-tile.stop // strips.step) * strips.step
+            for top in range(begin, stop, height):
+                rows = min(height, stop - top)
+                shape = rows, WIDTH, sum(strips.net.inputs.values())
+                image.add(np.zeros(shape, np.uint8), at_once=top + rows == stop)
+                held = max(held, live.now)
+            begin = stop
+            image.coarse(tile, following.start)
+    return held / WIDTH, (live.most - held) / WIDTH
+
+
 class _Live(TorchDispatchMode):
     """Counts the bytes of the tensors that are alive.
 
     Attributes:
+        now: at this moment.
         most: at once, so far.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.most: int = 0
-        self._now: int = 0
+        self.now: int = 0
         self._known = weakref.WeakSet[Any]()
 
     def __torch_dispatch__(
@@ -57,10 +89,10 @@ class _Live(TorchDispatchMode):
             if isinstance(tensor, Tensor) and tensor.untyped_storage() not in self._known:
                 storage = tensor.untyped_storage()
                 self._known.add(storage)
-                self._now += storage.nbytes()
+                self.now += storage.nbytes()
                 weakref.finalize(storage, self._free, storage.nbytes())
-        self.most = max(self.most, self._now)
+        self.most = max(self.most, self.now)
         return result
 
     def _free(self, count: int) -> None:
-        self._now -= count
+        self.now -= count

@@ -43,7 +43,7 @@ class Journal:
         Raises:
             OSError: it can't be written.
         """
-        journal, first = cls(path, key), f"fullconv rows of tiles 1 {key}\n".encode()
+        journal, first = cls(path, key), f"fullconv rows of tiles 2 {key}\n".encode()
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+") as file:
             file.seek(0)

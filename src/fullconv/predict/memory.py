@@ -16,12 +16,13 @@ import torch
 from fullconv.base.errors import FullconvError
 from fullconv.base.memory import available_memory
 from fullconv.net.head import Size
-from fullconv.net.layer_memory import layer_bytes
+from fullconv.net.layer_memory import layer_bytes, strip_bytes
 from fullconv.predict.tiles import Reach, Tiles, least_tile
 
 if TYPE_CHECKING:
     from fullconv.export.metadata import ExportMetadata
     from fullconv.net.fcn import FCN
+    from fullconv.net.strips import Strips
 
 SHARE = 0.5  # of what is free, for images; engines, their copies of weights and others need some
 DEVICE_SHARE = 0.7  # of what is free on a GPU, likewise
@@ -36,6 +37,10 @@ WINDOW_ROW = 2  # bytes a pixel of a row of tiles: labels, and those compressed
 WINDOWS = 4  # tiles' pixels at a time: one at work, two ahead, one as it was stored
 SURELY = 4096  # bytes a pixel that no net takes; images so small are not looked at more closely
 RAISE = "make it smaller, or raise --memory"
+MOST_COLUMNS = 16  # in which strips go side by side; narrower ones cost much in margins
+STRIPS = (8, 4, 2)  # times as high as a cell of the coarsest stride, at best first
+SOME = 3  # rows of tiles that stand for all
+ROW = 512  # pixels of a row of tiles by strips, after each of which labels are written
 SIDE = 1024  # pixels; of the image whose layers are counted
 
 
@@ -50,10 +55,12 @@ class Work:
     Attributes:
         tiles: into which it is divided; None: it is not.
         need: bytes that it takes at its peak.
+        strip: rows of pixels that are worked on at a time; None: each tile by itself.
     """
 
     tiles: Tiles | None
     need: int
+    strip: int | None = None
 
 
 @dataclass(frozen=True)
@@ -155,6 +162,7 @@ class Memory(Room):
         super().__init__(budget)
         self._net, self._views, self._tiling = net, 1 + tta, tiling
         self._reach = Reach(tiling.margin, sliding=tiling.most is not None)
+        self._of_strips = dict[int, tuple[float, float]]()
 
     def work(self, size: Size) -> Work:
         """Return how an image of a size (H, W) is to be labelled.
@@ -193,16 +201,29 @@ class Memory(Room):
         except NoRoomError:
             return False
 
-    def windowed(self, size: Size, *, from_the_top: bool = False) -> Work:
+    def windowed(
+        self,
+        size: Size,
+        *,
+        from_the_top: bool = False,
+        cache: int = CACHED,
+        strips: Strips | None = None,
+    ) -> Work:
         """Return how an image is labelled by rows of tiles of which nothing else is held.
 
         Args:
             size: height and width in pixels.
             from_the_top: whether all of the pixels of a row of tiles are held, too.
+            cache: bytes of the file's blocks that are kept.
+            strips: the net, where it can work by strips; tiles that were asked for don't.
 
         Raises:
             NoRoomError: there is not enough memory, in a line that tells how much it takes.
         """
+        if strips is not None and self._tiling == Tiling():
+            work = self._by_strips(size, strips, cache, from_the_top=from_the_top)
+            if work is not None:
+                return work
         need = 0
         for share in (1, 0.8, 0.6, 0.4, 0.3, 0.2, 0.1):
             most = int(share * min(TILE, self._most / SPLIT))
@@ -214,7 +235,7 @@ class Memory(Room):
             )
             if tiles is None:
                 break
-            need = self._need_of_row(tiles, from_the_top)
+            need = cache + self._need_of_row(tiles, from_the_top)
             if asked or need <= self._most:
                 return Work(tiles, need)
         least = f"; a row of tiles takes {need / 1e9:.1f} GB" if need else ""
@@ -222,6 +243,46 @@ class Memory(Room):
             f"no tiles of {size[1]} x {size[0]} pixels fit in {self._most / 1e9:.1f} GB{least}; "
             "raise --memory, or give a --tile or a --margin"
         )
+
+    def _by_strips(
+        self, size: Size, strips: Strips, cache: int, *, from_the_top: bool
+    ) -> Work | None:
+        """Return how an image is labelled by strips, in as few columns as there is room for."""
+        rows = least_tile(self._net.vertical, size[0])
+        columns = least_tile(self._net.horizontal, size[1])
+        for count in range(1, MOST_COLUMNS + 1):
+            width = -(-size[1] // count) + (columns if count > 1 else 0)
+            tiles = Tiles.sized(self._net, size, (rows + ROW, width))
+            for times in STRIPS if tiles else ():
+                assert tiles is not None
+                strip = times * strips.step
+                need = cache + self._need_of_strips(tiles, strips, strip, from_the_top=from_the_top)
+                if need <= self._most:
+                    return Work(tiles, need, strip)
+        return None
+
+    def _need_of_strips(
+        self, tiles: Tiles, strips: Strips, strip: int, *, from_the_top: bool
+    ) -> int:
+        """Return the bytes at the peak while a row of tiles is labelled by strips."""
+        width = tiles.columns[-1].pixels.stop
+        wider = sum(len(span.pixels) for span in tiles.columns)
+        own = max(len(span.cells) for span in tiles.rows) * self._net.stride
+        row = self._scores(own * width) + WINDOW_ROW * own * width
+        row += self._image(strip * width) * (2 if from_the_top else 0)
+        layers = 0.0
+        if self._net.device.type == "cpu":
+            held, at_work = self._bytes_of_strips(strips, tiles, strip)
+            layers = self._views * held * wider + at_work * tiles.largest[1]
+        pieces = WINDOWS * self._image(strip * tiles.largest[1])
+        return int(FIXED + SPLIT * (row + layers + pieces))
+
+    def _bytes_of_strips(self, strips: Strips, tiles: Tiles, strip: int) -> tuple[float, float]:
+        """Return `strip_bytes`, which is the same for tiles of any width."""
+        if strip not in self._of_strips:
+            first = [span.pixels for span in tiles.rows[:SOME]]
+            self._of_strips[strip] = strip_bytes(strips, first, strip)
+        return self._of_strips[strip]
 
     def _need_of_row(self, tiles: Tiles, from_the_top: bool) -> int:
         """Return the bytes at the peak while a row of tiles is labelled."""
@@ -232,7 +293,7 @@ class Memory(Room):
         area = tiles.largest[0] * tiles.largest[1]
         on_cpu = self._net.device.type == "cpu"
         layers = self._layers(tiles.largest) if on_cpu else 0
-        return int(SPLIT * (FIXED + CACHED + row + layers + WINDOWS * self._image(area)))
+        return int(SPLIT * (FIXED + row + layers + WINDOWS * self._image(area)))
 
     def holds_layers(self, size: Size) -> bool:
         """Tell whether the layers of an image of a size fit into half of the memory."""

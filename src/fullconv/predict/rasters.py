@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 
 from fullconv.base.errors import FullconvError, one_line
 from fullconv.base.images import ImageReader
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
 CACHE = 64 << 20  # bytes of decoded blocks that GDAL keeps; by itself it takes 5% of all memory
+ROOM = 5 / 4  # of the blocks of some rows, so that GDAL keeps all until the next rows
 ROWS = 64  # decoded at a time where a file is read from the top on
 GDAL_COLOURS = (
     "its colours (JPEG) are decoded by GDAL, whose values differ a little from those that are read "
@@ -73,6 +77,8 @@ class RasterScene:
         place: where it lies.
         remarks: what is not read of it, in words.
         from_the_top: whether its rows can only be decoded in order.
+        cache: bytes of decoded blocks that GDAL keeps: those of a row of pixels at least, lest
+            each be decoded for each of its rows.
     """
 
     def __init__(self, path: Path, reader: ImageReader) -> None:
@@ -86,6 +92,7 @@ class RasterScene:
         self.path, self.stored, self._span = path, header.stored, reader.span
         self.size = self.stored.size
         self.remarks = header.remarks(as_image=not self.stored.every_band)
+        self.cache = CACHE
         self._local, self._open, self._lock = threading.local(), list[Any](), threading.Lock()
         if not self.stored.every_band:
             require_picture(path, self.stored, self._span)
@@ -95,6 +102,8 @@ class RasterScene:
             self.place = place_of(source)
             flags = {flag.name for each in source.mask_flag_enums for flag in each}
             self.has_gaps = flags != {"all_valid"}
+            times = 1 + self.has_gaps  # rows are looked at for gaps later
+            self.cache = max(CACHE, int(ROOM * times * _row_of_blocks(source)))
             if self.stored.lossy and len(self.stored.shown) > 1:
                 self.remarks = (*self.remarks, GDAL_COLOURS)
             self._colours = _colours(source) if self.stored.bands[0] == "index" else None
@@ -151,6 +160,8 @@ class RasterScene:
             self.stored.bands not in _PLAIN or self.stored.bits != 8
         ):
             problem = f"of {self.stored}"
+        elif in_passes(self.path):
+            problem = "its pixels come in several passes"
         if problem:
             raise FullconvError(
                 f"{self.path}: can't be read by windows ({problem}); save it as a plain TIFF"
@@ -225,6 +236,19 @@ class _Window:
         yield from ()
 
 
+def in_passes(path: Path) -> bool:
+    """Tell whether a JPEG is progressive or a PNG interlaced: all of it is decoded at once then."""
+    kind = {".jpg": JpegImageFile, ".jpeg": JpegImageFile, ".png": PngImageFile}.get(
+        path.suffix.lower()
+    )
+    if kind is None:
+        return False
+    with suppress(OSError, SyntaxError, ValueError), path.open("rb") as file:
+        image: ImageFile = kind(file)
+        return bool(image.info.get("progressive") or image.info.get("interlace"))
+    return False
+
+
 def require_rasterio() -> None:
     """Raise FullconvError where rasterio isn't installed."""
     try:
@@ -260,11 +284,27 @@ def size_of(path: Path, reader: ImageReader) -> tuple[int, int]:
 
 @contextmanager
 def quiet_gdal() -> Iterator[None]:
-    """Bound GDAL's cache, and keep it from saying that a photograph lies nowhere on earth."""
+    """Keep GDAL from saying that a photograph lies nowhere on earth."""
     import rasterio
 
-    with rasterio.Env(GDAL_CACHEMAX=CACHE >> 20, GDAL_PAM_ENABLED="NO"):
+    with rasterio.Env(GDAL_PAM_ENABLED="NO"):
         yield
+
+
+@contextmanager
+def block_cache(size: int) -> Iterator[None]:
+    """Let GDAL keep so many bytes of decoded blocks, of all files and threads together.
+
+    It is the process's own setting, and outlasts an `Env`'s end in another thread.
+    """
+    from rasterio.env import get_gdal_config, set_gdal_config
+
+    before = get_gdal_config("GDAL_CACHEMAX")
+    set_gdal_config("GDAL_CACHEMAX", size)  # rasterio takes bytes, unlike GDAL, which takes MB
+    try:
+        yield
+    finally:
+        set_gdal_config("GDAL_CACHEMAX", before)
 
 
 def opened(path: Path, mode: str = "r", **profile: Any) -> Any:
@@ -284,6 +324,14 @@ def _window(rows: range, columns: range) -> Any:
     from rasterio.windows import Window
 
     return Window(columns.start, rows.start, len(columns), len(rows))
+
+
+def _row_of_blocks(source: DatasetReader) -> int:
+    """Return the bytes of all blocks that a row of pixels lies in."""
+    return sum(
+        height * width * -(-source.width // width) * np.dtype(kind).itemsize
+        for (height, width), kind in zip(source.block_shapes, source.dtypes, strict=True)
+    )
 
 
 def place_of(source: DatasetReader) -> Place:

@@ -164,6 +164,7 @@ def run(settings: Settings, reporter: Reporter = SILENT) -> Prediction:
         settings.precision,
         folder_of(settings.model),
         at_once=1 if rasters and not jobs else AT_ONCE,
+        compiled=not rasters,  # parts of a compiled net can't work by strips
     )
     choice = choose(net, asked, first, reporter)
     label = Labeller(net, choice.engine, tta=settings.tta)

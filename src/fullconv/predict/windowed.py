@@ -13,9 +13,9 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,6 @@ from torch import Tensor
 
 from fullconv.base.errors import FullconvError
 from fullconv.base.pipeline import ahead
-from fullconv.base.runtime import release_freed_memory
 from fullconv.net.head import UNSURE, Head, top_probabilities
 from fullconv.predict.geotiff import (
     CERTAIN,
@@ -36,10 +35,13 @@ from fullconv.predict.geotiff import (
 )
 from fullconv.predict.jobs import TIF, Job
 from fullconv.predict.journal import Arrays, Journal
-from fullconv.predict.memory import Memory
+from fullconv.predict.memory import Memory, Work
+from fullconv.predict.passes import Arriving, ByStrips, ByTiles, Pass, Piece
 from fullconv.predict.pictures import bands, save_overlay
 from fullconv.predict.rasters import (
     RasterScene,
+    block_cache,
+    in_passes,
     require_rasterio,
     require_windows,
     size_of,
@@ -47,12 +49,11 @@ from fullconv.predict.rasters import (
 )
 from fullconv.predict.scenes import photograph
 from fullconv.predict.stream import Done
-from fullconv.predict.tiles import Span, Tiles, read
+from fullconv.predict.tiles import Span, read
 
 if TYPE_CHECKING:
     from fullconv.base.images import ImageReader
     from fullconv.base.progress import Progress, Reporter
-    from fullconv.geometry import SkipGeometry
     from fullconv.net.fcn import FCN, Pixels
     from fullconv.predict.labeller import Labeller
 
@@ -85,7 +86,7 @@ def needs_windows(
         return False
     if size[0] * size[1] > reader.max_pixels:
         return is_tiff
-    return not memory.holds(size)
+    return not (memory.holds(size) or in_passes(path))
 
 
 def windows_in(job: Job, reader: ImageReader) -> int:
@@ -139,10 +140,14 @@ def label_raster(
     require_windows(label.net.inputs, reader)
     scene = RasterScene(job.source, reader)
     try:
-        work = memory.windowed(scene.size, from_the_top=scene.from_the_top)
-        assert work.tiles is not None
-        with memory.taken(work.need):
-            sweep = _Sweep(label, asked, scene, work.tiles, scores=job.with_scores)
+        work = memory.windowed(
+            scene.size,
+            from_the_top=scene.from_the_top,
+            cache=scene.cache,
+            strips=label.engine.strips,
+        )
+        with memory.taken(work.need), block_cache(scene.cache):
+            sweep = _Sweep(label, asked, scene, work, scores=job.with_scores)
             return _labelled(job, sweep, reporter)
     finally:
         scene.close()
@@ -193,16 +198,16 @@ class _Sweep:
     """Labels a raster from the top on, a row of tiles at a time."""
 
     def __init__(
-        self, label: Labeller, asked: str, scene: RasterScene, tiles: Tiles, *, scores: bool
+        self, label: Labeller, asked: str, scene: RasterScene, work: Work, *, scores: bool
     ) -> None:
-        self.label, self.asked, self.scene, self.tiles = label, asked, scene, tiles
+        assert work.tiles is not None
+        self.label, self.asked, self.scene, self.tiles = label, asked, scene, work.tiles
         self.scores = scores
-        self.net, self._shape = label.net, (0, 0, 0)
+        self.strip, self.net, views = work.strip, label.net, 1 + label.tta
         self.step = -(-max(scene.size) // OVERLAY_SIDE)
-        self._owned = (
-            _owned(tiles.rows, self.net.vertical, scene.size[0]),
-            _owned(tiles.columns, self.net.horizontal, scene.size[1]),
-        )
+        self._pass: Pass = ByTiles(label.engine, work.tiles, views)
+        if work.strip and label.engine.strips:
+            self._pass = ByStrips(label.engine.strips, work.tiles, work.strip, views)
 
     def rows(self, last: Arrays | None, first: int, bar: Progress) -> Iterator[Arrays]:
         """Yield what is to be noted of each row of tiles.
@@ -213,13 +218,8 @@ class _Sweep:
             bar: advances by one a tile.
         """
         held = _Held.noted(last, self.net, self.label.tta) if last is not None else _Held(0, 0, [])
-        windows = (
-            (down.pixels, across.pixels, mirrored)
-            for down in self.tiles.rows[first:]
-            for across in self.tiles.columns
-            for mirrored in (False, True)[: 1 + self.label.tta]
-        )
-        arriving = ahead(lambda window: read(self.scene, *window), windows, 1)
+        pieces = self._pass.pieces(first)
+        arriving = ahead(lambda piece: (piece, read(self.scene, *piece)), pieces, 1)
         for index in range(first, len(self.tiles.rows)):
             found: dict[str, NDArray[Any]] = {}
             held = self._scored(index, held, arriving, found, bar)
@@ -234,7 +234,7 @@ class _Sweep:
         self,
         index: int,
         held: _Held,
-        arriving: Iterator[Pixels],
+        arriving: Arriving,
         found: dict[str, NDArray[Any]],
         bar: Progress,
     ) -> _Held:
@@ -245,23 +245,19 @@ class _Sweep:
         views: list[dict[str, Tensor]] = [{} for _ in range(1 + self.label.tta)]
         sure = {name: np.zeros(2, np.int64) for name in self.net.heads}
         photo = self._empty_photo(index)
-        for at, across in enumerate(self.tiles.columns):
-            for number, view in enumerate(views):
-                pixels = next(arriving)
-                if pixels.shape != self._shape:
-                    release_freed_memory()
-                    self._shape = pixels.shape
-                if not number:
-                    self._show(photo, pixels, index, at)
-                for name, scores in self.label.engine(pixels).items():
-                    if name not in view:
-                        view[name] = scores.new_empty(*scores.shape[:2], *shape)
-                        if before:
-                            view[name][..., :before, :] = held.views[number][name]
-                    taken = scores[..., down.taken, across.taken]
-                    view[name][..., before:, across.cells.start : across.cells.stop] = taken
-                    sure[name] += self._unsure(self.net.heads[name], down, across, taken)
-            bar.advance()
+        arriving = map(partial(self._shown, photo, index), arriving)
+        for column, number, by_head in self._pass.scores(index, arriving):
+            across, view = self.tiles.columns[column], views[number]
+            for name, scores in by_head.items():
+                if name not in view:
+                    view[name] = scores.new_empty(*scores.shape[:2], *shape)
+                    if before:
+                        view[name][..., :before, :] = held.views[number][name]
+                taken = scores[..., down.taken, across.taken]
+                view[name][..., before:, across.cells.start : across.cells.stop] = taken
+                sure[name] += self._unsure(self.net.heads[name], down, across, taken)
+            if number == len(views) - 1:
+                bar.advance()
         found["photo"] = photo
         found |= {f"unsure {name}": counts for name, counts in sure.items()}
         return _Held(held.first, held.done, views)
@@ -355,23 +351,31 @@ class _Sweep:
         top = top_probabilities(cells_read, head.temperature)
         return np.array([top.size - np.count_nonzero(top >= UNSURE), top.size])
 
+    def _fresh(self, index: int) -> range:
+        """Return the rows of pixels that a row of tiles is the first to read."""
+        return range(self._pass.stop(index - 1) if index else 0, self._pass.stop(index))
+
     def _empty_photo(self, index: int) -> NDArray[np.uint8]:
-        rows = _multiples(self._owned[0][index], self.step)
+        rows = _multiples(self._fresh(index), self.step)
         return np.empty((len(rows), -(-self.scene.size[1] // self.step), 3), np.uint8)
 
-    def _show(self, photo: NDArray[np.uint8], pixels: Pixels, index: int, at: int) -> None:
-        """Put what is shown of a tile into the smaller photograph."""
-        places, sources = [], []
-        for own, span in (
-            (self._owned[0][index], self.tiles.rows[index]),
-            (self._owned[1][at], self.tiles.columns[at]),
-        ):
-            shown = _multiples(own, self.step)
-            begin = span.pixels.start
-            sources.append(slice(shown.start - begin, max(shown.stop - begin, 0), self.step))
-            places.append(slice(shown.start // self.step, shown.start // self.step + len(shown)))
-        small = photograph(pixels[sources[0], sources[1]], self.net.inputs, self.net.preprocessing)
-        photo[:, places[1]] = small
+    def _shown(
+        self, photo: NDArray[np.uint8], index: int, came: tuple[Piece, Pixels]
+    ) -> tuple[Piece, Pixels]:
+        """Put what is shown of a window into the smaller photograph of a row of tiles."""
+        piece, pixels = came
+        if not piece.mirrored:
+            fresh = self._fresh(index)
+            rows, columns = (
+                _multiples(range(max(own.start, begin), own.stop), self.step)
+                for own, begin in ((piece.rows, fresh.start), (piece.columns, 0))
+            )
+            top = -(-fresh.start // self.step)
+            places = (np.array(rows) // self.step - top, np.array(columns) // self.step)
+            seen = np.array(rows) - piece.rows.start, np.array(columns) - piece.columns.start
+            shown = photograph(pixels[np.ix_(*seen)], self.net.inputs, self.net.preprocessing)
+            photo[np.ix_(*places)] = shown
+        return came
 
 
 @dataclass(frozen=True)
@@ -412,13 +416,6 @@ class _Held:
         return cls(first, done, views)
 
 
-def _owned(spans: Sequence[Span], geometry: SkipGeometry, size: int) -> list[range]:
-    """Return which pixels each tile along an axis stands for: each of the image, once."""
-    starts = [geometry.pixels_under_cells(each.cells[0], each.cells[-1], size)[0] for each in spans]
-    ends = [0, *starts[1:], size]
-    return [range(*both) for both in pairwise(ends)]
-
-
 def _multiples(pixels: range, step: int) -> range:
     return range(-(-pixels.start // step) * step, pixels.stop, step)
 
@@ -447,6 +444,7 @@ def _key(job: Job, sweep: _Sweep) -> str:
         "tta": sweep.label.tta,
         "scores": sweep.scores,
         "tiles": repr(sweep.tiles),
+        "strip": sweep.strip,
         "version": version("fullconv"),
     }
     digest.update(json.dumps(told).encode("utf-8", "surrogateescape"))

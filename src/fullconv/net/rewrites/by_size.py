@@ -57,6 +57,12 @@ class TwinBySize:
         with self._lock:
             return self._twin(size if self._pays and self._is_special(size) else None)
 
+    @property
+    def usual(self) -> Twin:
+        """The twin for images of any size."""
+        with self._lock:
+            return self._twin(None)
+
     def _is_special(self, size: Size) -> bool:
         self._seen[size] += 1
         room = len(self._chosen) < SPECIAL_SIZES

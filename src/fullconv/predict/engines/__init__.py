@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fullconv.base.errors import FullconvError, nearest, one_line
@@ -139,14 +140,16 @@ def _engine(net: FCN, config: EngineConfig, samples: Sequence[Pixels], at_once: 
 
     runtime: Runtime
     if config.engine == "torch":
+        from fullconv.net.strips import Strips
         from fullconv.predict.engines.torch_engine import Torch, twins_for_torch
 
-        at_once = at_once if net.device.type == "cpu" else 1
-        twins = twins_for_torch(net, bf16=config.precision == "bf16")
+        at_once, bf16 = at_once if net.device.type == "cpu" else 1, config.precision == "bf16"
+        twins, strips = twins_for_torch(net, bf16=bf16), partial(Strips.of, bf16=bf16)
         runtime = Torch(
             net.device, config.precision, compiled=config.compiled, side_by_side=at_once > 1
         )
-        return Engine(tuple(net.heads), twins, runtime, at_once)
+        by_strips = None if config.compiled else strips
+        return Engine(tuple(net.heads), twins, runtime, at_once, by_strips)
     if config.engine == "openvino":
         from fullconv.predict.engines.openvino_engine import OpenVINO
 

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fullconv.net.fcn import Pixels
+from fullconv.net.fcn import FCN, Pixels
 from fullconv.net.rewrites.by_size import Twin, TwinBySize
+from fullconv.net.strips import Strips
 
 LARGE = 1 << 19  # pixels; such an image keeps all cores busy by itself
 
@@ -71,7 +72,12 @@ class Engine:
     """
 
     def __init__(
-        self, heads: Sequence[str], twins: TwinBySize, runtime: Runtime, at_once: int = 1
+        self,
+        heads: Sequence[str],
+        twins: TwinBySize,
+        runtime: Runtime,
+        at_once: int = 1,
+        strips: Callable[[FCN], Strips | None] | None = None,
     ) -> None:
         """Put `runtime` to work, with as many threads as torch would use.
 
@@ -80,8 +86,10 @@ class Engine:
             twins: the net.
             runtime: what runs it.
             at_once: see the class.
+            strips: makes what works by strips; None: the runtime can't.
         """
         self.at_once, self._heads, self._twins = at_once, tuple(heads), twins
+        self._by_strips = strips
         self._threads = torch.get_num_threads()
         self._started = functools.cache(runtime.start)
         self._lock = threading.Lock()
@@ -93,6 +101,11 @@ class Engine:
             image: H x W x channels of all inputs, uint8 or float32; colours are RGB in 0..255.
         """
         return dict(zip(self._heads, self.prepare(image)(image[None]), strict=True))
+
+    @functools.cached_property
+    def strips(self) -> Strips | None:
+        """What works out one large image from the top on; None where it or the net can't."""
+        return self._by_strips(self._twins.usual.net) if self._by_strips else None
 
     def of_batch(self, images: Sequence[Pixels]) -> list[dict[str, Tensor]]:
         """Return the coarse scores of images of one size and type, worked out together.
