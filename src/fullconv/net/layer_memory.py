@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from fullconv.net.strips import Strip, Strips
 from fullconv.net.surgery import inference_twin
 
 WIDTH = 1024  # pixels, of an image that stands for wider ones
+SOME = 3  # rows of tiles that stand for all
 
 
 def layer_bytes(net: FCN, size: Size) -> int:
@@ -45,25 +47,26 @@ def strip_bytes(strips: Strips, tiles: Sequence[range], height: int) -> tuple[fl
 
     Args:
         strips: the net.
-        tiles: the rows of pixels of the first tiles, which begin at multiples of ``strips.step``.
+        tiles: the rows of pixels of an image's tiles, which begin at multiples of ``strips.step``.
         height: of a strip.
 
     Returns:
-        What is held from strip to strip at the worst, and what is taken besides at work.
+        What is held from strip to strip at the worst, and what is taken besides at work. Columns
+        that a net pads the image with count as pixels.
     """
-    begin, held = 0, 0
+    begin, held, end = 0, 0, tiles[-1].stop
+    image, net = Strip(strips, end), strips.net
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), _Live() as live:
-        image = Strip(strips, 2 * tiles[-1].stop)  # of which the end does not come
-        for tile, following in zip(tiles, (*tiles[1:], tiles[-1]), strict=True):
-            stop = -(-tile.stop // strips.step) * strips.step
+        for tile, following in islice(pairwise((*tiles, tiles[-1])), SOME):
+            stop = min(-(-tile.stop // strips.step) * strips.step, end)
             for top in range(begin, stop, height):
-                rows = min(height, stop - top)
-                shape = rows, WIDTH, sum(strips.net.inputs.values())
-                image.add(np.zeros(shape, np.uint8), at_once=top + rows == stop)
+                shape = min(height, stop - top), WIDTH, sum(net.inputs.values())
+                image.add(np.zeros(shape, np.uint8), at_once=top + shape[0] == stop)
                 held = max(held, live.now)
             begin = stop
             image.coarse(tile, following.start)
-    return held / WIDTH, (live.most - held) / WIDTH
+    width = WIDTH + 2 * (net.arguments.padding or 0)
+    return held / width, (live.most - held) / width
 
 
 class _Live(TorchDispatchMode):

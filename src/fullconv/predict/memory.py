@@ -17,7 +17,7 @@ from fullconv.base.errors import FullconvError
 from fullconv.base.memory import available_memory
 from fullconv.net.head import Size
 from fullconv.net.layer_memory import layer_bytes, strip_bytes
-from fullconv.predict.tiles import Reach, Tiles, least_tile
+from fullconv.predict.tiles import Reach, Span, Tiles, least_tile
 
 if TYPE_CHECKING:
     from fullconv.export.metadata import ExportMetadata
@@ -31,6 +31,7 @@ TILE = 1 << 30  # bytes that the layers of a tile take
 DECODING = 10  # bytes a pixel of three channels: PIL's four, and twice the array
 WRITING = 6  # likewise, besides the image: labels, and the overlay as PIL holds it
 SPLIT = 1.2  # freed blocks fit badly into one another's place: so much more is taken
+STRIPS_SPLIT = 1.75  # likewise, of strips, whose blocks grow and shrink
 FIXED = 32 << 20  # bytes that any image takes
 CACHED = 64 << 20  # bytes of decoded blocks that GDAL keeps
 WINDOW_ROW = 2  # bytes a pixel of a row of tiles: labels, and those compressed
@@ -39,7 +40,6 @@ SURELY = 4096  # bytes a pixel that no net takes; images so small are not looked
 RAISE = "make it smaller, or raise --memory"
 MOST_COLUMNS = 16  # in which strips go side by side; narrower ones cost much in margins
 STRIPS = (8, 4, 2)  # times as high as a cell of the coarsest stride, at best first
-SOME = 3  # rows of tiles that stand for all
 ROW = 512  # pixels of a row of tiles by strips, after each of which labels are written
 SIDE = 1024  # pixels; of the image whose layers are counted
 
@@ -162,7 +162,7 @@ class Memory(Room):
         super().__init__(budget)
         self._net, self._views, self._tiling = net, 1 + tta, tiling
         self._reach = Reach(tiling.margin, sliding=tiling.most is not None)
-        self._of_strips = dict[int, tuple[float, float]]()
+        self._of_strips = dict[tuple[int, tuple[Span, ...]], tuple[float, float]]()
 
     def work(self, size: Size) -> Work:
         """Return how an image of a size (H, W) is to be labelled.
@@ -273,16 +273,19 @@ class Memory(Room):
         layers = 0.0
         if self._net.device.type == "cpu":
             held, at_work = self._bytes_of_strips(strips, tiles, strip)
-            layers = self._views * held * wider + at_work * tiles.largest[1]
+            padding = 2 * (self._net.arguments.padding or 0)
+            held *= self._views * (wider + padding * len(tiles.columns))
+            layers = held + at_work * (tiles.largest[1] + padding)
         pieces = WINDOWS * self._image(strip * tiles.largest[1])
-        return int(FIXED + SPLIT * (row + layers + pieces))
+        return int(FIXED + STRIPS_SPLIT * (row + layers + pieces))
 
     def _bytes_of_strips(self, strips: Strips, tiles: Tiles, strip: int) -> tuple[float, float]:
         """Return `strip_bytes`, which is the same for tiles of any width."""
-        if strip not in self._of_strips:
-            first = [span.pixels for span in tiles.rows[:SOME]]
-            self._of_strips[strip] = strip_bytes(strips, first, strip)
-        return self._of_strips[strip]
+        known = strip, tiles.rows
+        if known not in self._of_strips:
+            rows = [span.pixels for span in tiles.rows]
+            self._of_strips[known] = strip_bytes(strips, rows, strip)
+        return self._of_strips[known]
 
     def _need_of_row(self, tiles: Tiles, from_the_top: bool) -> int:
         """Return the bytes at the peak while a row of tiles is labelled."""

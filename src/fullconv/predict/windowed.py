@@ -367,14 +367,14 @@ class _Sweep:
         if not piece.mirrored:
             fresh = self._fresh(index)
             rows, columns = (
-                _multiples(range(max(own.start, begin), own.stop), self.step)
+                np.array(_multiples(range(max(own.start, begin), own.stop), self.step), np.intp)
                 for own, begin in ((piece.rows, fresh.start), (piece.columns, 0))
             )
-            top = -(-fresh.start // self.step)
-            places = (np.array(rows) // self.step - top, np.array(columns) // self.step)
-            seen = np.array(rows) - piece.rows.start, np.array(columns) - piece.columns.start
-            shown = photograph(pixels[np.ix_(*seen)], self.net.inputs, self.net.preprocessing)
-            photo[np.ix_(*places)] = shown
+            places = rows // self.step - -(-fresh.start // self.step), columns // self.step
+            seen = rows - piece.rows.start, columns - piece.columns.start
+            if rows.size and columns.size:
+                few = pixels[np.ix_(*seen)]
+                photo[np.ix_(*places)] = photograph(few, self.net.inputs, self.net.preprocessing)
         return came
 
 
