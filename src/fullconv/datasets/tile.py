@@ -35,7 +35,7 @@ from fullconv.datasets.tile_truth import (
     window_of,
 )
 from fullconv.predict.coordinates import between
-from fullconv.predict.rasters import opened, quiet_gdal
+from fullconv.predict.rasters import block_cache, opened, quiet_gdal
 from fullconv.predict.vectors import require_packages
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def tile(settings: Settings, out: Path, reporter: Reporter = SILENT) -> Tiled:
         raise FullconvError(f"--overlap {settings.overlap}: must be less than --size")
     with ExitStack() as stack:
         stack.enter_context(quiet_gdal())
+        stack.enter_context(block_cache())
         rasters = {path: stack.enter_context(open_raster(path)) for path in settings.rasters}
         _require_alike(rasters)
         truth = _truth(settings, rasters, stack)

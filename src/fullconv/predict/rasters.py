@@ -292,7 +292,7 @@ def quiet_gdal() -> Iterator[None]:
 
 
 @contextmanager
-def block_cache(size: int) -> Iterator[None]:
+def block_cache(size: int = CACHE) -> Iterator[None]:
     """Let GDAL keep so many bytes of decoded blocks, of all files and threads together.
 
     It is the process's own setting, and outlasts an `Env`'s end in another thread.

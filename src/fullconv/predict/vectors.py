@@ -13,7 +13,7 @@ from fullconv.base.memory import available_memory
 from fullconv.base.progress import SILENT, Progress, Reporter
 from fullconv.predict.jobs import Job, Results, plan
 from fullconv.predict.memory import SHARE
-from fullconv.predict.rasters import opened, place_of, quiet_gdal
+from fullconv.predict.rasters import block_cache, opened, place_of, quiet_gdal
 from fullconv.predict.regions import PIXEL, bytes_for, regions_of
 from fullconv.predict.run import Prediction, Settings, run
 from fullconv.predict.stream import Failure
@@ -117,14 +117,14 @@ def write_vectors(
         FullconvError: it takes more than that, in a line that tells how much.
         OSError: it can't be written.
     """
-    with quiet_gdal(), opened(results.labels) as raster:
+    with quiet_gdal(), block_cache(), opened(results.labels) as raster:
         size, place, ignore_index = raster.shape, place_of(raster), int(raster.nodata)
         _require_room(PIXEL * size[0] * size[1], room, results.labels)
         labels = raster.read(1)
     _require_room(bytes_for(labels), room, results.labels)
     sure = None
     if results.scores is not None:
-        with quiet_gdal(), opened(results.scores) as raster:
+        with quiet_gdal(), block_cache(), opened(results.scores) as raster:
             sure = raster.read(1)
     regions = regions_of(
         labels,
