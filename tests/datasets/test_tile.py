@@ -163,6 +163,18 @@ def test_rasters_that_lie_beside_each_other_are_neighbours(tmp_path):
     assert tile(settings, tmp_path / "nowhere").guarded == 0
 
 
+def test_larger_blocks_lose_fewer_tiles():
+    lost = []
+    for block in (4, 8):
+        tiles = {each: {0} for each in tiles_of(0, (40, 40), 1, block=block)}
+        splits = splits_of(tiles, (0.7, 0.15, 0.15))
+        boxes = [
+            shapely.box(t.columns.start, t.rows.start, t.columns.stop, t.rows.stop) for t in splits
+        ]
+        lost.append(len(beside_others(list(splits.values()), boxes, 0.9)) / len(boxes))
+    assert 0.15 < lost[0] < 0.3 and lost[1] < 0.15  # as docs/rasters.md says
+
+
 def test_of_two_neighbours_train_goes():
     boxes = [shapely.box(x, 0, x + 1, 1) for x in range(5)]
     assert beside_others(["train", "train", "val", "test", "test"], boxes, 0.9) == {1, 2}

@@ -291,7 +291,9 @@ def _info(settings: Settings, raster: DatasetReader, truth: Truth, name: str) ->
                 f"--bands names {len(values['bands'])}, but {settings.rasters[0]} has "
                 f"{raster.count}"
             )
-        seen = tuple(1 + colours.index(each) for each in _COLOURS if each in colours)
+        known = [each.casefold() for each in values["bands"]]
+        named_so = known if set(_COLOURS) <= set(known) else colours
+        seen = tuple(1 + named_so.index(each) for each in _COLOURS if each in named_so)
         values["show"] = settings.show or (seen if len(seen) == len(_COLOURS) else None)
         values["inputs"] = {BANDS: "images"}
     try:

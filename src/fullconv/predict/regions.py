@@ -13,8 +13,10 @@ from fullconv.predict.geotiff import CERTAIN, UNKNOWN
 
 Geometries = NDArray[np.object_]  # of shapely
 
-PIXEL, SIDE = 10, 200  # bytes that polygons take for each pixel, and for each side between labels
-COUNTED = 1 << 24  # pixels that are summed up at a time
+# Bytes that polygons take for each pixel, side between labels and region, and if simplified.
+PIXEL, SIDE, REGION, SIMPLIFIED = 11, 48, 2200, 3800
+FIXED = 48 << 20  # bytes that any do
+COUNTED = 1 << 20  # pixels that are summed up at a time, or as many as there are regions
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,16 @@ def regions_of(
     return Regions(polygons[kept], ids[kept], pixels[kept], probabilities[kept])
 
 
-def bytes_for(labels: NDArray[np.uint8]) -> int:
+def bytes_for(labels: NDArray[np.uint8], *, simplify: bool = False) -> int:
     """Return about how many bytes the regions of a label map, H x W, take while they are made."""
-    sides = np.count_nonzero(labels[1:] != labels[:-1])
-    sides += np.count_nonzero(labels[:, 1:] != labels[:, :-1])
-    return PIXEL * labels.size + SIDE * int(sides)
+    sides = regions = 0
+    for top in range(len(labels)):  # a region has a pixel that differs from those above and left
+        row, above = labels[top], labels[max(top - 1, 0)]
+        below, beside = row != above, row[1:] != row[:-1]
+        sides += np.count_nonzero(below) + np.count_nonzero(beside)
+        regions += np.count_nonzero(below[1:] & beside)
+    of_regions = (SIMPLIFIED if simplify else REGION) * regions
+    return FIXED + PIXEL * labels.size + SIDE * sides + of_regions
 
 
 def _merged(labels: NDArray[np.uint8], ignore_index: int, least: int) -> NDArray[np.uint8]:

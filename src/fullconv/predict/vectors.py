@@ -121,7 +121,8 @@ def write_vectors(
         size, place, ignore_index = raster.shape, place_of(raster), int(raster.nodata)
         _require_room(PIXEL * size[0] * size[1], room, results.labels)
         labels = raster.read(1)
-    _require_room(bytes_for(labels), room, results.labels)
+    need = bytes_for(labels, simplify=vectors.simplify > 0)
+    _require_room(need, room, results.labels)
     sure = None
     if results.scores is not None:
         with quiet_gdal(), block_cache(), opened(results.scores) as raster:
