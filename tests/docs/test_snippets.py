@@ -214,6 +214,8 @@ def test_blocks_do_what_they_say(
         for block in own:
             if "--format web" in block.text and runtime_here() is None:
                 pytest.skip("needs onnxruntime-web: make web-runtime")
+            if "curl " in block.text and shutil.which("curl") is None:
+                pytest.skip("needs curl")
             session.run(block, _text(block, session.port))
     finally:
         session.close()

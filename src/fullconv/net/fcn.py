@@ -79,7 +79,8 @@ class FCN(nn.Module):
         ignore_index: the label id that training and metrics leave out.
         preprocessing: what `forward` expects of all channels.
         magnified: the upscore of the image itself, or None.
-        vertical, horizontal: where scores lie and how they are joined, along H and W.
+        vertical: where scores lie and how they are joined, along H.
+        horizontal: the same, along W.
         arguments: those of `FCN` that rebuild the net but for its classes and preprocessing.
     """
 
