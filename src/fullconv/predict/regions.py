@@ -74,8 +74,8 @@ def bytes_for(labels: NDArray[np.uint8], *, simplify: bool = False) -> int:
     for top in range(len(labels)):  # a region has a pixel that differs from those above and left
         row, above = labels[top], labels[max(top - 1, 0)]
         below, beside = row != above, row[1:] != row[:-1]
-        sides += np.count_nonzero(below) + np.count_nonzero(beside)
-        regions += np.count_nonzero(below[1:] & beside)
+        sides += int(np.count_nonzero(below)) + int(np.count_nonzero(beside))
+        regions += int(np.count_nonzero(below[1:] & beside))
     of_regions = (SIMPLIFIED if simplify else REGION) * regions
     return FIXED + PIXEL * labels.size + SIDE * sides + of_regions
 
