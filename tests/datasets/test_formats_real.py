@@ -86,6 +86,23 @@ def test_run_lengths_both_ways_as_pycocotools(case):
     assert coco_text(run_lengths(wanted)) == case["counts"]
 
 
+@pytest.mark.parametrize("case", json.loads((FIXTURES / "cvat-sdk" / "oracle.json").read_text()))
+def test_masks_of_cvat_as_its_sdk(case, tmp_path):
+    *runs, left, top, right, bottom = case["points"]
+    box = {"left": left, "top": top, "width": right - left + 1, "height": bottom - top + 1}
+    places = " ".join(f'{name}="{value}"' for name, value in box.items())
+    height, width = SIZE
+    (tmp_path / "annotations.xml").write_text(
+        f'<annotations><image id="0" name="x.png" width="{width}" height="{height}">'
+        f'<mask label="car" rle="{", ".join(map(str, runs))}" {places} z_order="0"/>'
+        "</image></annotations>"
+    )
+    Image.new("RGB", (width, height)).save(tmp_path / "x.png")
+    convert(tmp_path, tmp_path / "out", Settings(classes=CLASSES))
+    found = ImageReader().mask(tmp_path / "out" / "masks" / "train" / "x.png")
+    np.testing.assert_array_equal(found == 1, pixels_of(case["pixels"]))
+
+
 @pytest.mark.parametrize("case", oracle("polygons"))
 def test_polygons_of_whole_pixels_as_pycocotools(case):
     y, x, box = covered([as_ring(np.reshape(case["points"], (-1, 2)))], SIZE)
