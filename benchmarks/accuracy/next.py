@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=138, help="of each training")
     parser.add_argument("--every", type=int, default=1, help="measure on each N-th test image")
     parser.add_argument("--seed", type=int, default=0, help="of the first images and the draw")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     parser.add_argument("--only", choices=ARMS, nargs="+", default=ARMS)
     given = parser.parse_args()
     loop = Loop(given, DatasetFolder(given.data).split("train").samples)
@@ -97,7 +98,12 @@ class Loop:
             "every": str(given.every),
         }
         out = given.out / f"{arm}-{len(names)}-{given.steps}-{given.seed}"
-        changes = [f"steps={given.steps}", "keep=last", "validate_every=100000"]
+        # All alike: what few images hold would choose another scale, the clock another precision.
+        changes = [
+            f"steps={given.steps}",
+            f"precision={given.precision}",
+            *("magnify=1", "reduce=1", "keep=last", "validate_every=100000"),
+        ]
         asked = {
             "data": self.labelled(out.name, names),
             "weights": given.weights,

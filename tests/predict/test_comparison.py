@@ -16,7 +16,7 @@ import fullconv
 from fullconv.base.errors import FullconvError
 from fullconv.export.evaluation import run as evaluate
 from fullconv.measure.run import Settings as OfOne
-from fullconv.predict.comparison import Settings, run
+from fullconv.predict.comparison import Settings, _names, run
 
 CLASSES = ["red", "green", "[blue]"]
 
@@ -137,3 +137,16 @@ def test_models_that_do_not_fit(random_model: Path, data: Path, tmp_path: Path) 
     net.save_pretrained(tmp_path / "two")
     with pytest.raises(FullconvError, match="2 classes"):
         run(Settings((str(random_model), str(tmp_path / "two")), data))
+
+
+@pytest.mark.parametrize(
+    ("models", "names"),
+    [
+        (["runs/a/fcn8s", "runs/b/fcn8s"], ["a/fcn8s", "b/fcn8s"]),
+        (["runs/a/fcn8s", "net.onnx"], ["fcn8s", "net.onnx"]),
+        (["x/a/fcn8s", "y/a/fcn8s", "z"], ["x/a/fcn8s", "y/a/fcn8s", "z"]),
+        (["a", "a"], ["a", "a"]),
+    ],
+)
+def test_names_are_as_short_as_they_are_distinct(models: list[str], names: list[str]) -> None:
+    assert _names(models) == names

@@ -239,6 +239,10 @@ def _rounds(runner: _Runner) -> dict[str, dict[str, Values]]:
 
 
 def _names(models: Sequence[str]) -> list[str]:
-    """Return short names of models: the last part of each, if these are distinct."""
-    short = [Path(each).name for each in models]
-    return short if len(set(short)) == len(short) else list(models)
+    """Return short names of models: as many of each one's last parts as tell them apart."""
+    parts = [Path(each).parts for each in models]
+    for count in range(1, max(map(len, parts))):
+        short = [str(Path(*each[-count:])) for each in parts]
+        if len(set(short)) == len(short):
+            return short
+    return list(models)
