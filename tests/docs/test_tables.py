@@ -5,14 +5,23 @@ from __future__ import annotations
 import csv
 import importlib.util
 import re
+from types import ModuleType
 
 import pytest
 from benchmarks.accuracy import other_metrics
 from benchmarks.frame import RESULTS, ROOT
 
-_SPEC = importlib.util.spec_from_file_location("docs_trunks", ROOT / "docs/trunks.py")
-TRUNKS = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(TRUNKS)
+
+def script(name: str) -> ModuleType:
+    """Return a script of docs/, which is no package."""
+    about = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / f"docs/{name}.py")
+    assert about is not None and about.loader is not None
+    module = importlib.util.module_from_spec(about)
+    about.loader.exec_module(module)
+    return module
+
+
+TRUNKS, SETTINGS = script("trunks"), script("settings")
 METRICS = ROOT / "docs/other-libraries-metrics.md"
 
 
@@ -26,6 +35,11 @@ def rows(name: str) -> list[dict[str, str]]:
 def test_trunks() -> None:
     page = TRUNKS.PAGE.read_text(encoding="utf-8")
     assert TRUNKS.with_table(page) == page, "python docs/trunks.py writes it anew"
+
+
+def test_settings() -> None:
+    page = SETTINGS.PAGE.read_text(encoding="utf-8")
+    assert SETTINGS.with_table(page) == page, "python docs/settings.py writes it anew"
 
 
 def test_what_trunks_reach() -> None:
