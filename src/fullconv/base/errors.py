@@ -21,6 +21,14 @@ class WorkFailedError(FullconvError):
     exit_code = 1
 
 
+class ToldElsewhereError(FullconvError):
+    """Another process of the same work has failed and told of it: this one says nothing."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("another process has told of a failure")
+        self.exit_code = exit_code
+
+
 def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
     """Return a clause that names the likeliest intended spellings, or "" if none is near.
 

@@ -107,9 +107,11 @@ class Reporter:
 
     Attributes:
         quiet: progress is not told; what failed, or was dropped or guessed, is told all the same.
+        mute: nothing is told, for another process tells it.
     """
 
     quiet: bool = False
+    mute: bool = False
 
     def say(self, line: str) -> None:
         """Tell a line of progress; nothing where `quiet`."""
@@ -117,8 +119,9 @@ class Reporter:
             self.warn(line)
 
     def warn(self, line: str) -> None:
-        """Tell a line in any case."""
-        _print(line)
+        """Tell a line in any case, unless `mute`."""
+        if not self.mute:
+            _print(line)
 
     @contextmanager
     def bar(

@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from fullconv.base.errors import FullconvError
+from fullconv.base.errors import FullconvError, ToldElsewhereError
 from fullconv.base.runtime import keep_freed_memory
 from fullconv.cli import (
     compare,
@@ -24,7 +24,7 @@ from fullconv.cli import (
     serve,
     train,
 )
-from fullconv.cli.signals import Stopped
+from fullconv.cli.signals import INTERRUPTED, Stopped
 from fullconv.cli.streams import log_warnings, settle_streams
 
 app = typer.Typer(
@@ -51,8 +51,6 @@ for verb in (
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 app.add_typer(data.app)
 
-INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
-
 
 def main() -> None:
     """Run the command line: 0 all well, 1 the work or some inputs failed, 2 bad usage or data."""
@@ -69,6 +67,8 @@ def main() -> None:
         print("fullconv: stopped", file=sys.stderr)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
+    except ToldElsewhereError as error:
+        code = error.exit_code
     except Exception as error:
         if "--debug" in sys.argv:
             traceback.print_exc()

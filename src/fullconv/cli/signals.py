@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
 ENDING = ("SIGTERM", "SIGHUP")  # the latter when a terminal closes; Windows has none
 
 

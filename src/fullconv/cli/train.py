@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fullconv.cli.options import Debug, MaxPixels, Quiet, Trust
-from fullconv.cli.signals import Stopped, stoppable
+from fullconv.cli.signals import INTERRUPTED, Stopped, stoppable
 
 if TYPE_CHECKING:
     from fullconv.train.outcome import Outcome
@@ -95,6 +94,8 @@ def command(
 
     Example: fullconv train --data street --out runs/street --set minutes=45
     """
+    from fullconv.base.errors import ToldElsewhereError
+    from fullconv.base.processes import launched
     from fullconv.base.progress import Reporter
     from fullconv.datasets.converted import dataset_of
     from fullconv.papers.blueprint import DEFAULT_NET, Blueprint
@@ -103,9 +104,7 @@ def command(
     from fullconv.train.run import run
 
     usual = Blueprint.named(model or DEFAULT_NET).recipe
-    reporter = Reporter(quiet)
     given: dict[str, Any] = {
-        "data": None if data is None else dataset_of(data, reporter),
         "model": model,
         "staged": staged or None,
         "backbone": backbone,
@@ -120,14 +119,22 @@ def command(
         else None,
     }
     asked = {key: value for key, value in given.items() if value is not None}
-    try:
-        with stoppable():
-            outcome = run(out, asked, resume=resume, reporter=reporter)
-    except (KeyboardInterrupt, Stopped):
-        if (out / RECORD).exists():  # else nothing has begun
-            print(f"continue with: fullconv train --out {out} --resume", file=sys.stderr)
-        raise
-    _conclude(outcome)
+    reporter = Reporter(quiet)
+    with launched() as processes:
+        reporter = processes.heard(reporter)
+        if data is not None:
+            asked["data"] = processes.first(lambda: dataset_of(data, reporter))
+        try:
+            with stoppable():
+                outcome = run(out, asked, resume=resume, reporter=reporter, processes=processes)
+        except (KeyboardInterrupt, Stopped) as stop:
+            if not processes.leads:  # the first says so
+                raise ToldElsewhereError(getattr(stop, "exit_code", INTERRUPTED)) from stop
+            if (out / RECORD).exists():  # else nothing has begun
+                reporter.warn(f"continue with: fullconv train --out {out} --resume")
+            raise
+    if processes.leads:
+        _conclude(outcome)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

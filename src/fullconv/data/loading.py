@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -24,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import tv_tensors
 
 from fullconv.base.errors import FullconvError
+from fullconv.base.processes import ALONE, Processes
 from fullconv.data.fingerprint import Fingerprint, Size
 from fullconv.data.folder import Input, LabelledImage, Split
 from fullconv.data.info import HeadInfo
@@ -114,7 +116,7 @@ class CachedSplit:
 
 
 def cached_splits(
-    train: Split, val: Split, workers: int, found: Iterable[Fingerprint] = ()
+    train: Split, val: Split, workers: int, found: Iterable[Fingerprint] = (), sharing: int = 1
 ) -> tuple[CachedSplit, CachedSplit]:
     """Return both splits with their images kept where they fit, those of `train` first.
 
@@ -123,12 +125,13 @@ def cached_splits(
         val: read by this process.
         workers: how many there are.
         found: what is known of some splits, whose headers are not read again.
+        sharing: how many processes train on this machine, each of which keeps its own.
     """
     sizes = {each.name: each.size_of for each in found}
     shared = workers > 0
-    budget = cache_budget(shared=shared)
+    budget = cache_budget(shared=shared) // sharing
     training = CachedSplit(train, budget, sizes=sizes.get(train.name), shared=shared)
-    budget = cache_budget(shared=False) - training.kept_bytes
+    budget = cache_budget(shared=False) // sharing - training.kept_bytes
     return training, CachedSplit(val, budget, sizes=sizes.get(val.name))
 
 
@@ -190,6 +193,42 @@ class Draw(NamedTuple):
     seed: int
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which of the samples of each step are this process's, of several that make it together.
+
+    Batches that hold a sample for each process are cut into slices: each process has its slice of
+    every batch. Smaller ones are dealt out whole.
+
+    Attributes:
+        batch: samples that would pass the net at once in a single process.
+        processes: make the steps.
+    """
+
+    batch: int
+    processes: Processes = ALONE
+
+    @property
+    def sliced(self) -> bool:
+        """Whether all processes have a part of each batch."""
+        return self.batch >= self.processes.count
+
+    @property
+    def part(self) -> int:
+        """How many samples pass the net at once in this process."""
+        return len(self.processes.block(self.batch)) if self.sliced else self.batch
+
+    def of(self, draws: list[Draw]) -> list[Draw]:
+        """Return those draws of a step that are this process's."""
+        batches = [draws[first : first + self.batch] for first in range(0, len(draws), self.batch)]
+        if self.sliced:
+            own = self.processes.block(self.batch)
+            batches = [batch[own.start : own.stop] for batch in batches]
+        else:
+            batches = batches[self.processes.rank :: self.processes.count]
+        return [draw for batch in batches for draw in batch]
+
+
 class Batches(Sampler[list[Draw]]):
     """The draws of every step of a training, from step `start` on, without end.
 
@@ -204,16 +243,24 @@ class Batches(Sampler[list[Draw]]):
         seed: of everything random.
         start: the first step to yield.
         replacement: whether every draw is from all images.
+        share: which of them this process has; None: all.
     """
 
     def __init__(
-        self, images: int, size: int, seed: int, start: int = 0, *, replacement: bool = False
+        self,
+        images: int,
+        size: int,
+        seed: int,
+        start: int = 0,
+        *,
+        replacement: bool = False,
+        share: Share | None = None,
     ) -> None:
         self.images, self.size, self.seed, self.start = images, size, seed, start
-        self.replacement = replacement
+        self.replacement, self.share = replacement, share or Share(size)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        return self._independent() if self.replacement else self._shuffled()
+        return map(self.share.of, self._independent() if self.replacement else self._shuffled())
 
     def _independent(self) -> Iterator[list[Draw]]:
         for step in count(self.start):
@@ -265,7 +312,7 @@ class Part(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The images of one step of the optimizer, in parts, and the names of all of them."""
+    """This process's images of one step of the optimizer, in parts, and the names of them."""
 
     parts: list[Part]
     names: list[str]
@@ -350,9 +397,15 @@ def _collate(
     return Batch(parts, list(names))
 
 
-def default_workers(device: torch.device) -> int:
-    """Return how many processes should prepare images for a training on `device`."""
+def default_workers(device: torch.device, sharing: int = 1) -> int:
+    """Return how many processes should prepare images for a training on `device`.
+
+    Args:
+        device: of the training.
+        sharing: how many processes train on this machine, each of which has its own.
+    """
     if _free_shared_memory() < LITTLE_SHARED_MEMORY:  # batches come by it: a crash if it is full
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(cores or 1, 8) if device.type == "cuda" else min((cores or 1) // 2, 2)
+    own = max((cores or 1) // sharing, 1)
+    return min(own, 8) if device.type == "cuda" else min(own // 2, 2)

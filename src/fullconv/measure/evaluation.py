@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -57,6 +58,21 @@ class Evaluation:
         """Mean IU, averaged over the heads; NaN where there was nothing to measure."""
         return _mean_iu(self.heads.values())
 
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Return what was achieved on the images of all parts of a split."""
+        first, *others = parts
+        if not others:
+            return first
+        heads = {
+            name: Metrics.of(
+                np.sum([part.heads[name].confusion for part in parts], axis=0), metrics.unscored
+            )
+            for name, metrics in first.heads.items()
+        }
+        per_image = tuple(chain.from_iterable(part.per_image for part in parts))
+        return cls(first.split, heads, len(per_image), per_image)
+
     def to_dict(self, net: Described) -> dict[str, Any]:
         """Return the contents of metrics.json; `net` is what was measured."""
         contents = {
@@ -82,6 +98,7 @@ def evaluate(
     tta: bool = False,
     label: Label | None = None,
     bar: Progress | None = None,
+    only: range | None = None,
 ) -> Evaluation:
     """Label every image of `split` at native resolution, one at a time, and measure the labels.
 
@@ -96,17 +113,22 @@ def evaluate(
         tta: whether it looks at each image's mirror, too, and averages both probabilities.
         label: gives an image's labels by head in the net's place, such as an export of it.
         bar: shows the progress.
+        only: which images, by their numbers; None: all.
 
     Raises:
         FullconvError: an image or mask can't be read; the message names it.
     """
     net.to(device)
     plain = partial(net.for_inference().label, bf16=bf16, tta=tta)
-    return evaluate_labels(net, split, label or plain, bar)
+    return evaluate_labels(net, split, label or plain, bar, only)
 
 
 def evaluate_labels(
-    net: Described, split: Split | CachedSplit, label: Label, bar: Progress | None = None
+    net: Described,
+    split: Split | CachedSplit,
+    label: Label,
+    bar: Progress | None = None,
+    only: range | None = None,
 ) -> Evaluation:
     """Measure the labels that anything gives the images of `split` (see `evaluate`).
 
@@ -115,10 +137,13 @@ def evaluate_labels(
         split: the images, with those inputs and heads.
         label: gives an image's labels by head.
         bar: shows the progress.
+        only: which images, by their numbers; None: all.
     """
     totals = _counters(net, split)
     per_image: list[tuple[str, float]] = []
-    for name, image, truths in ahead(split.__getitem__, range(len(split))):
+    for name, image, truths in ahead(
+        split.__getitem__, range(len(split)) if only is None else only
+    ):
         predicted = label(image)
         own = _counters(net, split)
         for head, truth in zip(own, truths, strict=True):

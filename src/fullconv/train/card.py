@@ -42,7 +42,7 @@ def _facts(outcome: Outcome, trained: Trained, config: ModelConfig) -> list[tupl
         ("backbone", str(config.net.trunk or "a module of the user's own")),
         ("started from", start),
         ("epochs", f"{plan.epochs:.3g}"),
-        ("batch", f"{recipe.batch_size * recipe.accumulate} {crop}"),
+        ("batch", f"{recipe.step_images} {crop}"),
         ("images are seen", told(config.net.scale)),
         ("optimizer", f"{recipe.optimizer}, learning rate {recipe.lr:g}, {recipe.schedule}"),
         ("kept", "the best on val" if recipe.keep == "best" else "the last weights"),

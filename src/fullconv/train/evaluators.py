@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fullconv.base.files import write_json
+from fullconv.base.processes import ALONE, Processes
 from fullconv.base.progress import Reporter
 from fullconv.base.runtime import inference
 from fullconv.data.folder import evenly_chosen
@@ -48,7 +50,10 @@ class Validation:
 
     def __call__(self, stage: Stage, state: TrainingState) -> Row:
         """Return accuracy and mean IU."""
-        result = evaluate(state.evaluated, stage.data.val, device=stage.device)
+        val, processes = stage.data.val, stage.processes
+        own = processes.block(len(val))
+        part = evaluate(state.evaluated, val, device=stage.device, only=own)
+        result = Evaluation.joined(processes.gathered(part))
         accuracies = [of_head.pixel_accuracy for of_head in result.heads.values()]
         mean_iu = _finite(result.mean_iu)
         is_best = state.best is None or (mean_iu or 0.0) > state.best
@@ -69,7 +74,8 @@ class ValidationLoss:
 
     def __call__(self, stage: Stage, state: TrainingState) -> Row:
         """Return the loss."""
-        return {"val_loss": _finite(validation_loss(state.evaluated, stage.data.val))}
+        loss = validation_loss(state.evaluated, stage.data.val, stage.processes)
+        return {"val_loss": _finite(loss)}
 
 
 class Calibration:
@@ -79,7 +85,8 @@ class Calibration:
 
     def __call__(self, stage: Stage, state: TrainingState) -> Row:
         """Write the model folder anew with them."""
-        calibrate_kept(
+        calibrate = partial(
+            calibrate_kept,
             stage.name,
             stage.folder,
             stage.data.val,
@@ -87,33 +94,39 @@ class Calibration:
             state.metrics,
             reporter=stage.reporter,
         )
+        stage.processes.first(calibrate)
         return {}
 
 
 def _keep(stage: Stage, state: TrainingState, result: Evaluation) -> None:
     """Write the net and what it achieved into the stage's folder."""
     net, metrics = state.evaluated, result.to_dict(state.evaluated)
-    with checkpoint.saving_in(stage.folder), plain_layers(net):
-        net.save_pretrained(stage.folder, metrics)
-        write_json(stage.folder / METRICS, metrics)
+
+    def write() -> None:
+        with checkpoint.saving_in(stage.folder), plain_layers(net):
+            net.save_pretrained(stage.folder, metrics)
+            write_json(stage.folder / METRICS, metrics)
+
+    stage.processes.first(write)
     state.metrics, state.per_image = metrics, list(result.per_image)
 
 
-def validation_loss(net: FCN, val: CachedSplit) -> float:
+def validation_loss(net: FCN, val: CachedSplit, processes: Processes = ALONE) -> float:
     """Return the mean loss over the valid pixels of at most 16 images, evenly chosen.
 
-    Of several heads it is the sum of their means.
+    Of several heads it is the sum of their means. `processes` share the images out.
     """
     device = next(net.parameters()).device
     total = torch.zeros(len(net.heads), device=device)
     pixels = torch.zeros_like(total)
     net = net.for_inference()
     with inference(net.device.type):
-        for index in evenly_chosen(len(val), LOSS_IMAGES):
+        for index in evenly_chosen(len(val), LOSS_IMAGES)[processes.rank :: processes.count]:
             sample = val[index]
             labels = torch.from_numpy(sample.labels)[None].to(device)
             total += image_losses(net, net.coarse_of_image(sample.image), labels)[0]
             pixels += valid_weights(labels, net.ignore_index, None)[0]
+    total, pixels = processes.total(torch.stack([total, pixels]))
     return float((total / pixels.clamp(min=1)).sum())
 
 

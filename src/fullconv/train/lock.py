@@ -24,6 +24,10 @@ class RunLock:
         self.out, self.path = out, out / ".lock"
         self._lock: FileLock | None = None
 
+    def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
+        """Let another process have a lock that it has not taken."""
+        return type(self), (self.out,)
+
     def take(self) -> None:
         """Hold the folder, which is there.
 

@@ -8,18 +8,23 @@ import io
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from fullconv.base.errors import FullconvError, WorkFailedError
 from fullconv.base.files import write_text
 from fullconv.base.progress import Progress, duration
-from fullconv.data.loading import Batch
+from fullconv.data.loading import Batch, mixed_seed
 from fullconv.train import checkpoint
-from fullconv.train.nets import not_finite, saved_net
+from fullconv.train.nets import described, not_finite, saved_net
 from fullconv.train.outcome import read_metrics
 from fullconv.train.plan import Plan, make_plan
 from fullconv.train.recipe import Recipe
 from fullconv.train.scale import told
+from fullconv.train.sharing import about_sharing, require_shareable, traffic_told
 from fullconv.train.stage import Period, Stage
 from fullconv.train.state import Row, TrainingState
 from fullconv.train.step import made_ready, take_step
@@ -50,8 +55,11 @@ def train(stage: Stage) -> TrainingState:
         WorkFailedError: the loss became infinite or NaN, or the disk is full.
         FullconvError: an image can't be read, or last.pt is damaged.
     """
-    state = resumed(stage) if stage.last.exists() else begun(stage)
+    begins = stage.processes.first(lambda: not stage.last.exists())
+    state = begun(stage) if begins else resumed(stage)
     gc.collect()  # torch.fx's graphs refer to themselves: what it started from is not freed without
+    if not stage.processes.leads:  # which draws on for dropout as it would alone
+        torch.manual_seed(mixed_seed(stage.recipe.seed, state.step, stage.processes.rank))
     stage.note(state, False)
     if state.step < state.plan.steps:  # else it was killed at its very end
         learn(stage, state)
@@ -62,7 +70,8 @@ def train(stage: Stage) -> TrainingState:
 
 def begun(stage: Stage) -> TrainingState:
     """Return the state of a training's beginning, saved at once."""
-    net = made_ready(stage.start(), stage.device)
+    net = stage.processes.led(stage.start, described, partial(_same_net, stage))
+    net = made_ready(net, stage.device)
     plan = make_plan(
         stage.recipe,
         stage.data.found,
@@ -83,9 +92,16 @@ def begun(stage: Stage) -> TrainingState:
     return state
 
 
+def _same_net(stage: Stage, told: dict[str, Any]) -> FCN:
+    """Build the net that another process described."""
+    net = saved_net(told, stage.data.info, stage.recipe)
+    net.load_state_dict(told["net"])
+    return net
+
+
 def resumed(stage: Stage) -> TrainingState:
     """Return the state that was saved last."""
-    saved = checkpoint.load(stage.last)
+    saved = stage.processes.first(partial(checkpoint.load, stage.last))
     net = made_ready(saved_net(saved, stage.data.info, stage.recipe), stage.device)
     plan = Plan.from_dict(saved["plan"])
     state = TrainingState.start(net, stage.recipe, plan, stage.clock)
@@ -107,23 +123,27 @@ def resumed(stage: Stage) -> TrainingState:
 
 def learn(stage: Stage, state: TrainingState) -> None:
     """Train ``state.net`` from ``state.step`` to the end of its plan; evaluators keep models."""
-    saved = stage.clock()
+    require_shareable(state.net, stage.recipe, stage.processes)
+    for line in about_sharing(state.net, stage.recipe, stage.processes):
+        stage.reporter.say(f"{stage.name}: {line}")
+    saved, size = stage.clock(), stage.recipe.step_images
     objective = stage.objective(state.net, state.plan)
-    with _bar(stage, state) as bar, _board(stage, state) as board:
+    forward = stage.processes.spread(objective)
+    with traffic_told(stage, state), _bar(stage, state) as bar, _board(stage, state) as board:
         for batch in stage.batches(state.net, state.plan, state.step):
             rate = stage.budget.rate * state.plan.learning_rate(stage.recipe, state.step)
             state.set_learning_rate(rate)
             try:
-                loss = take_step(objective, state.optimizer, batch)
+                loss = take_step(objective, state.optimizer, batch, forward)
             except FloatingPointError as error:
                 raise WorkFailedError(_why_stopped(stage, state, batch, error)) from error
             state.advance(loss)
-            bar.advance(len(batch.names), _note(loss, state.best))
+            bar.advance(size, _note(loss, state.best))
             ended = state.plan.ends_epoch(state.step)
             if ended:
                 _close_epoch(stage, state, bar, board)
             state.keep_in_time()
-            bar.total = state.plan.steps * len(batch.names)
+            bar.total = state.plan.steps * size
             finished = state.step >= state.plan.steps
             if finished or stage.clock() - saved >= _patience(stage.recipe, ended):
                 save(stage, state)
@@ -147,9 +167,14 @@ def save(stage: Stage, state: TrainingState) -> None:
     writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(state.rows)
-    with checkpoint.saving_in(stage.folder):
-        write_text(stage.folder / "log.csv", table.getvalue())
-        checkpoint.save(stage.last, {**state.to_dict(stage.device), "origin": dict(stage.origin)})
+
+    def write() -> None:
+        with checkpoint.saving_in(stage.folder):
+            write_text(stage.folder / "log.csv", table.getvalue())
+            values = {**state.to_dict(stage.device), "origin": dict(stage.origin)}
+            checkpoint.save(stage.last, values)
+
+    stage.processes.first(write)
 
 
 def _close_epoch(
@@ -185,7 +210,7 @@ def _close_epoch(
 
 def _announce(stage: Stage, net: FCN, plan: Plan, seconds: float) -> None:
     """Say what is about to be done and how long it will take."""
-    count = stage.recipe.batch_size * stage.recipe.accumulate
+    count = stage.recipe.step_images
     if plan.crop == "whole":
         images = "1 whole image" if count == 1 else f"{count} whole images"
     else:
@@ -219,9 +244,10 @@ def _why_stopped(stage: Stage, state: TrainingState, batch: Batch, error: Except
             f"{stage.name}: before step {state.step + 1} the net itself holds infinite numbers or "
             f"NaN ({name}): no image is to blame; {kept}; lower --set lr={stage.recipe.lr:g}"
         )
+    names = chain.from_iterable(stage.processes.gathered(batch.names))
     return (
         f"{stage.name}: the {error} of step {state.step + 1} is not finite; its images: "
-        f"{', '.join(dict.fromkeys(batch.names))}; {kept}; look at these images and masks, or "
+        f"{', '.join(dict.fromkeys(names))}; {kept}; look at these images and masks, or "
         f"lower --set lr={stage.recipe.lr:g}"
     )
 
@@ -231,7 +257,7 @@ def _note(loss: float, best: float | None) -> str:
 
 
 def _bar(stage: Stage, state: TrainingState) -> AbstractContextManager[Progress]:
-    size = stage.recipe.batch_size * stage.recipe.accumulate
+    size = stage.recipe.step_images
     return stage.reporter.bar(state.plan.steps * size, stage.name, done=state.step * size)
 
 
@@ -240,6 +266,8 @@ def _board(stage: Stage, state: TrainingState) -> SummaryWriter | AbstractContex
 
     Those past ``state.step``, of a run cut short, are withdrawn.
     """
+    if not stage.processes.leads:
+        return nullcontext()
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

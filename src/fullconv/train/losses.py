@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fullconv.base.processes import ALONE, Processes
 from fullconv.data.fingerprint import Fingerprint, LabelCounts
 from fullconv.data.info import HeadInfo
 from fullconv.geometry import SkipGeometry
@@ -102,7 +103,9 @@ def _balanced(counts: LabelCounts, classes: int) -> Tensor:
 # Of overlap ---------------------------------------------------------------------------------------
 
 
-def overlap_loss(net: FCN, coarse: Scores, labels: Tensor, recipe: Recipe) -> Tensor:
+def overlap_loss(
+    net: FCN, coarse: Scores, labels: Tensor, recipe: Recipe, sharing: Processes = ALONE
+) -> Tensor:
     """Return the losses of overlap of coarse scores, as the recipe weighs them; of heads the sum.
 
     Args:
@@ -110,6 +113,7 @@ def overlap_loss(net: FCN, coarse: Scores, labels: Tensor, recipe: Recipe) -> Te
         coarse: its scores N,C,h,w, of several heads by name.
         labels: N,K,H,W.
         recipe: its `lovasz` and `dice` are the weights.
+        sharing: processes whose images these are together; gradients go to this one's own scores.
 
     Returns:
         A float32 scalar, 0 or more; 0 where no cell is centred on a labelled pixel.
@@ -118,7 +122,8 @@ def overlap_loss(net: FCN, coarse: Scores, labels: Tensor, recipe: Recipe) -> Te
     for scores, truth in zip(net.by_head(coarse).values(), labels.unbind(1), strict=True):
         at_cells = cell_labels(net, truth, (scores.shape[2], scores.shape[3]))
         known = _sample(at_cells != net.ignore_index)
-        pixels, classes = scores.float().movedim(1, -1)[known], at_cells[known].long()
+        pixels = sharing.joined(scores.float().movedim(1, -1)[known])
+        classes = sharing.joined(at_cells[known].long())
         for loss, weight in ((lovasz_loss, recipe.lovasz), (dice_loss, recipe.dice)):
             if weight:
                 losses.append(weight * loss(pixels, classes))

@@ -343,8 +343,17 @@ def take_over(source: FCN, net: FCN, input_: str | None = None) -> None:
             expand_score(state, head, [known.get(label) for label in head.classes])
 
 
+def described(net: FCN) -> dict[str, Any]:
+    """Return what another process rebuilds a net from: plain values, and its weights."""
+    return {
+        "net": net.state_dict(),
+        "arguments": net.arguments.to_dict(),
+        "preprocessing": net.preprocessing.to_dict(),
+    }
+
+
 def saved_net(saved: dict[str, Any], info: DatasetInfo, recipe: Recipe) -> FCN:
-    """Build the net whose training state was `saved` (its weights are restored later)."""
+    """Build the net that was `described` (its weights are restored later)."""
     arguments = saved["arguments"]
     preprocessing = Preprocessing.from_dict(saved["preprocessing"])
     return _like(arguments, preprocessing, arguments["stride"], info, recipe)

@@ -148,7 +148,7 @@ def make_plan(
             f"batch_size=1 with crops of {shown[0]:g}x{shown[1]:g} leaves batch normalisation a "
             "single value to work on; --set batch_size=2 or more, or a larger crop"
         )
-    batch = recipe.batch_size * recipe.accumulate
+    batch = recipe.step_images
     per_epoch = steps_per_epoch(found.images, batch)
     whole = default_crop(height, width, reduce=reduce)
     share_of_image = min(math.prod(shown) / math.prod(whole), 1.0)

@@ -205,6 +205,11 @@ class Recipe(BaseModel):
         description="seed of weights, order and augmentation, a whole number",
     )
 
+    @property
+    def step_images(self) -> int:
+        """How many images make one step of the optimizer."""
+        return self.batch_size * self.accumulate
+
     @field_validator("steps")
     @classmethod
     def _in_place_of_epochs(cls, value: int | None, info: ValidationInfo) -> int | None:

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 import fullconv
 from fullconv.base.errors import FullconvError
 from fullconv.base.files import write_text
+from fullconv.base.processes import ALONE, Processes
 from fullconv.base.settings import first_mistake, read_yaml
 from fullconv.papers.blueprint import Blueprint
 from fullconv.train.checkpoint import saving_in
@@ -45,31 +46,44 @@ class Record:
             run has begun.
         fingerprint: of each split, as it was when the run began.
         lock: held from then on.
-        moved: whether the data, the device or the bound of pixels are others than in the file.
+        launch: names the command that began the run, which may start its processes anew.
+        moved: whether what of a run may change is other than in the file.
     """
 
     out: Path
     settings: Settings
     lock: RunLock
+    launch: str = ""
     nets: dict[str, dict[str, Any]] = field(default_factory=dict)
     fingerprint: dict[str, Any] = field(default_factory=dict)
     moved: bool = False
 
     @classmethod
-    def open(cls, out: Path, asked: Mapping[str, Any], lock: RunLock, *, resume: bool) -> Record:
+    def open(
+        cls,
+        out: Path,
+        asked: Mapping[str, Any],
+        lock: RunLock,
+        *,
+        resume: bool,
+        processes: Processes = ALONE,
+    ) -> Record:
         """Read the record of the run in `out`, or prepare one for a new run.
+
+        One that these processes began before they were started anew is continued, too.
 
         Raises:
             FullconvError: see `run`.
         """
         if (out / NAME).is_file():
-            if not resume:
+            again = processes.restarted and _launch(out / NAME) == processes.launch
+            if not (resume or again):
                 raise FullconvError(
                     f"{out}: holds a run already; continue it with --resume, or choose another "
                     "--out"
                 )
             lock.take()
-            return cls._continued(out, asked, lock)
+            return cls._continued(out, asked, lock, processes.launch)
         if out.exists() and not out.is_dir():
             raise FullconvError(f"{out}: is a file; --out names a folder")
         if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
@@ -79,10 +93,10 @@ class Record:
             raise FullconvError(f"{why}; --data DIR names the dataset folder to train on")
         settings = Settings(**{**asked, "data": Path(asked["data"]).absolute()})
         Blueprint.named(settings.model)
-        return cls(out, settings, lock)
+        return cls(out, settings, lock, processes.launch)
 
     @classmethod
-    def _continued(cls, out: Path, asked: Mapping[str, Any], lock: RunLock) -> Record:
+    def _continued(cls, out: Path, asked: Mapping[str, Any], lock: RunLock, launch: str) -> Record:
         path = out / NAME
         try:
             values = read_yaml(path.read_bytes())
@@ -107,13 +121,13 @@ class Record:
         changed = {key: asked[key] for key in MAY_CHANGE if key in asked}
         if "data" in changed:
             changed["data"] = Path(changed["data"]).absolute()
-        record = cls(out, settings.model_copy(update=changed), lock, nets)
+        record = cls(out, settings.model_copy(update=changed), lock, launch, nets)
         if not record.settings.data.is_dir():
             raise FullconvError(
                 f"{record.settings.data}: is no folder; if the run's data have moved, say where "
                 "they are: --resume --data DIR"
             )
-        record.moved = record.settings != settings
+        record.moved = record.settings != settings or values.get("launch", "") != launch
         record.fingerprint = dict(values.get("fingerprint") or {})  # those of old have none
         record.clear()
         return record
@@ -210,7 +224,7 @@ class Record:
             ) from error
 
     def note(self, name: str, state: TrainingState, finished: bool) -> None:
-        """Write down the plan of a net and, when its training has ended, the seconds it took."""
+        """Note the plan of a net and, when its training has ended, the seconds it took."""
         magnify, reduce = state.net.scale.as_integer_ratio()
         self.nets[name] = {
             "magnify": magnify,
@@ -219,6 +233,13 @@ class Record:
         }
         if finished:
             self.nets[name]["seconds"] = round(state.seconds, 2)
+
+    def save(self) -> None:
+        """Write recipe.yaml into a run folder that is there.
+
+        Raises:
+            WorkFailedError: it can't be written.
+        """
         with saving_in(self.out):
             self.write()
 
@@ -228,6 +249,7 @@ class Record:
             **self.settings.model_dump(mode="json"),
             "nets": self.nets,
             "fingerprint": self.fingerprint,
+            "launch": self.launch,
             **_circumstances(),
         }
         header = (
@@ -237,6 +259,13 @@ class Record:
             f"#   fullconv train --data DIR --out OTHER --recipe {self.out / NAME}\n"
         )
         write_text(self.out / NAME, header + yaml.safe_dump(values, sort_keys=False))
+
+
+def _launch(path: Path) -> str | None:
+    """Return which launch a recipe.yaml names; None if that can't be read."""
+    with suppress(ValueError, AttributeError):
+        return str(read_yaml(path.read_bytes()).get("launch", ""))
+    return None
 
 
 def _at(values: Sequence[float], stage: int) -> float:

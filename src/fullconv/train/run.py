@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 
 from fullconv.base.errors import FullconvError
+from fullconv.base.processes import ALONE, Processes
 from fullconv.base.progress import SILENT, Reporter
 from fullconv.base.runtime import pick_device
 from fullconv.data.check import check_folder, require_several_classes
@@ -35,8 +36,9 @@ from fullconv.train.origin import Origin, require_same_classes
 from fullconv.train.outcome import Outcome, Trained
 from fullconv.train.record import Record
 from fullconv.train.settings import Settings
+from fullconv.train.sharing import require_shareable
 from fullconv.train.stage import Budget, Stage, TrainingData
-from fullconv.train.state import Clock
+from fullconv.train.state import Clock, TrainingState
 from fullconv.train.summary import summarise
 
 
@@ -47,6 +49,7 @@ def run(
     resume: bool = False,
     reporter: Reporter = SILENT,
     clock: Clock = time.monotonic,
+    processes: Processes = ALONE,
 ) -> Outcome:
     """Train all nets of a run into the folder `out`, or what is left of them, and report.
 
@@ -57,17 +60,23 @@ def run(
         resume: whether to continue the run that is in `out`, if there is one.
         reporter: is told how it goes.
         clock: tells the time in seconds, by which a limited one is kept.
+        processes: train together. All get the outcome; the first alone uses `out`, `reporter` and
+            `clock`, and judges the data.
 
     Raises:
         FullconvError: the data or a setting is wrong, or `out` holds something already.
         WorkFailedError: see `train`.
+        ToldElsewhereError: another process failed.
     """
+    reporter, clock = processes.heard(reporter), processes.clock(clock)
     with RunLock(out) as lock:
-        whole = Run.open(out, asked, lock, resume=resume, reporter=reporter, clock=clock)
+        whole = Run.open(
+            out, asked, lock, resume=resume, reporter=reporter, clock=clock, processes=processes
+        )
         for stage in whole.stages():
             whole.trained[stage.name] = Trained.of(stage, train(stage))
             gc.collect()  # its net
-        return whole.concluded()
+        return processes.first(whole.concluded)
 
 
 @dataclass
@@ -77,25 +86,29 @@ class Run:
     Attributes:
         record: of the run folder.
         folder: the dataset.
+        found: the fingerprints of its splits.
         data: as the nets see it.
         device: where they are trained.
         target: the net that was asked for, as it is before its training, until the first stage has
             taken it; None in a run that is continued.
         begun: when the stage to come began.
         reporter: is told how it goes.
-        clock: tells the time.
+        clock: tells the time, to all processes the same.
+        processes: train together.
         trained: what the stages achieved, by name.
         anew: names of those whose best so far counts no longer, because val has changed.
     """
 
     record: Record
     folder: DatasetFolder
+    found: tuple[Fingerprint, ...]
     data: TrainingData
     device: torch.device
     target: FCN | None
     begun: float
     reporter: Reporter
     clock: Clock
+    processes: Processes = ALONE
     trained: dict[str, Trained] = field(default_factory=dict)
     anew: set[str] = field(default_factory=set)
 
@@ -109,16 +122,40 @@ class Run:
         resume: bool,
         reporter: Reporter,
         clock: Clock,
+        processes: Processes = ALONE,
     ) -> Self:
         """Judge data and settings and, if they are sound, begin the run or prepare to continue it.
+
+        Of several processes the first does so, and the others learn what it found.
 
         Raises:
             FullconvError: see `run`.
         """
         begun = clock()
-        record = Record.open(out, asked, lock, resume=resume)
+        mine: dict[str, Any] = {"reporter": reporter, "clock": clock, "processes": processes}
+        return processes.led(
+            lambda: cls._led(out, asked, lock, begun, resume=resume, **mine),
+            lambda led: (led.record, led.found, led.anew),
+            lambda told: cls._followed(*told, begun, **mine),
+        )
+
+    @classmethod
+    def _led(
+        cls,
+        out: Path,
+        asked: Mapping[str, Any],
+        lock: RunLock,
+        begun: float,
+        *,
+        resume: bool,
+        reporter: Reporter,
+        clock: Clock,
+        processes: Processes,
+    ) -> Self:
+        """Open a run in the first process, which tells the others."""
+        record = Record.open(out, asked, lock, resume=resume, processes=processes)
         settings, target = record.settings, None
-        device = pick_device(settings.device)
+        device = processes.device(pick_device(settings.device))
         folder, judge = DatasetFolder(settings.data, settings.reader), _Judge(settings, reporter)
         if not record.nets:
             require_several_classes(folder)  # before a net is built, which takes seconds
@@ -126,24 +163,46 @@ class Run:
             folder.require_inputs(target.inputs)
             record.settle(target, judge(folder, tuple(target.inputs)))
             _see_in_ranges(target, folder, record.settings)
-        seen = Preprocessing(ranges=record.settings.ranges or {})
-        folder = folder.with_reader(seen.reader(folder.reader))
-        data = _read_data(record.settings, folder, device, judge, fresh=target is not None)
+            require_shareable(target, settings.recipe, processes)
+        folder = _seen_in_ranges(folder, record.settings)
+        found = _fingerprints(record.settings, folder, judge, fresh=target is not None)
+        data = _read_data(record.settings, folder, device, found, processes)
         if target is not None:  # what is wrong was found before anything is written
-            for line in _about_ranges(data.found):
+            for line in (
+                *_about_ranges(data.found),
+                *hints(settings, target, folder, data.found),
+            ):
                 reporter.say(f"note: {line}")
-            for hint in hints(settings, target, folder, data.found):
-                reporter.say(f"note: {hint}")
             strides = [tap.stride for tap in target.taps] if settings.staged else [settings.stride]
-            found = judge.splits(record.inputs)
             record.fingerprint = {each.name: each.to_dict() for each in found}
             record.begin([f"fcn{stride}s" for stride in strides])
-        whole = cls(record, folder, data, device, target, begun, reporter, clock)
+        whole = cls(record, folder, found, data, device, target, begun, reporter, clock, processes)
         if target is None:
             whole.compare()
             if record.moved:
                 record.write()
         return whole
+
+    @classmethod
+    def _followed(
+        cls,
+        record: Record,
+        found: tuple[Fingerprint, ...],
+        anew: set[str],
+        begun: float,
+        *,
+        reporter: Reporter,
+        clock: Clock,
+        processes: Processes,
+    ) -> Self:
+        """Open a run in another process than the first, which has told the rest."""
+        settings = record.settings
+        device = processes.device(pick_device(settings.device))
+        folder = _seen_in_ranges(DatasetFolder(settings.data, settings.reader), settings)
+        data = _read_data(settings, folder, device, found, processes)
+        return cls(
+            record, folder, found, data, device, None, begun, reporter, clock, processes, anew=anew
+        )
 
     @property
     def origin(self) -> Origin:
@@ -206,11 +265,17 @@ class Run:
                 (Validation(), ValidationLoss(), Calibration()),
                 asdict(self.origin),
                 name in self.anew,
-                note=partial(self.record.note, name),
+                note=partial(self._note, name),
                 reporter=self.reporter,
                 clock=self.clock,
+                processes=self.processes,
             )
             self.begun = self.clock()
+
+    def _note(self, name: str, state: TrainingState, finished: bool) -> None:
+        """Note the plan of a net, and that its training has ended."""
+        self.record.note(name, state, finished)
+        self.processes.first(self.record.save)
 
     def concluded(self) -> Outcome:
         """Write cards and report of a run whose stages have all ended; return what it achieved."""
@@ -302,8 +367,37 @@ class _Judge:
         return train_
 
 
+def _seen_in_ranges(folder: DatasetFolder, settings: Settings) -> DatasetFolder:
+    """Return the dataset as it is read where inputs have a range of values of their own."""
+    seen = Preprocessing(ranges=settings.ranges or {})
+    return folder.with_reader(seen.reader(folder.reader))
+
+
+def _fingerprints(
+    settings: Settings, folder: DatasetFolder, judge: _Judge, fresh: bool
+) -> tuple[Fingerprint, ...]:
+    """Return the fingerprints of the splits, with masks where they are needed.
+
+    Args:
+        settings: of the run, settled.
+        folder: the dataset.
+        judge: tells whether it is sound, and its fingerprint.
+        fresh: whether masks are to be read for that in any case.
+    """
+    assert settings.inputs is not None
+    found = judge.splits(settings.inputs)
+    if fresh or settings.recipe.class_weights != "none":
+        judge(folder, settings.inputs)
+        found = judge.splits(settings.inputs)
+    return found
+
+
 def _read_data(
-    settings: Settings, folder: DatasetFolder, device: torch.device, judge: _Judge, fresh: bool
+    settings: Settings,
+    folder: DatasetFolder,
+    device: torch.device,
+    found: Sequence[Fingerprint],
+    processes: Processes,
 ) -> TrainingData:
     """Prepare to read what the nets see, and weigh the classes.
 
@@ -311,20 +405,16 @@ def _read_data(
         settings: of the run, settled.
         folder: the dataset.
         device: of the training.
-        judge: tells whether it is sound, and its fingerprint.
-        fresh: whether masks are to be read for that in any case.
+        found: the fingerprints of its splits.
+        processes: train together.
     """
     assert settings.inputs is not None
-    workers, kind = settings.recipe.workers, settings.recipe.class_weights
-    workers = default_workers(device) if workers is None else workers
-    found = judge.splits(settings.inputs)
+    workers, kind, sharing = settings.recipe.workers, settings.recipe.class_weights, processes.here
+    workers = default_workers(device, sharing) if workers is None else workers
     train_, val = (folder.split(name, settings.inputs) for name in ("train", "val"))
-    if fresh or kind != "none":
-        of_train = judge(folder, settings.inputs)
-    else:
-        of_train = next(each for each in found if each.name == "train")
+    of_train = next(each for each in found if each.name == "train")
     weights = None
     if kind != "none":
         weights = [each.to(device) for each in class_weights(of_train, train_.heads, kind)]
-    cached = cached_splits(train_, val, workers, found)
+    cached = cached_splits(train_, val, workers, found, sharing)
     return TrainingData(folder.info, *cached, of_train, weights, workers)

@@ -11,10 +11,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from fullconv.base.processes import ALONE, Processes
 from fullconv.base.progress import SILENT, Reporter
 from fullconv.data.fingerprint import Fingerprint
 from fullconv.data.info import DatasetInfo
-from fullconv.data.loading import Batch, Batches, CachedSplit, TrainingDataset, training_batches
+from fullconv.data.loading import (
+    Batch,
+    Batches,
+    CachedSplit,
+    Share,
+    TrainingDataset,
+    training_batches,
+)
 from fullconv.data.transforms import training_transform
 from fullconv.papers.patch_sampling import sampled_batches
 from fullconv.train.losses import ClassWeights
@@ -103,7 +111,8 @@ class Stage:
         anew: whether the best so far counts no longer, because val has changed.
         note: is called when the plan is made, and when all is done (True).
         reporter: is told how it goes.
-        clock: tells the time in seconds.
+        clock: tells the time in seconds, to all processes the same.
+        processes: train the net together.
     """
 
     name: str
@@ -119,6 +128,12 @@ class Stage:
     note: Callable[[TrainingState, bool], None] = lambda *_: None
     reporter: Reporter = SILENT
     clock: Clock = time.monotonic
+    processes: Processes = ALONE
+
+    @property
+    def share(self) -> Share:
+        """Which images of each step are this process's."""
+        return Share(self.recipe.batch_size, self.processes)
 
     @property
     def last(self) -> Path:
@@ -129,10 +144,12 @@ class Stage:
         """Return what learns from the batches of `plan`: crops are reduced when they are cut."""
         net.train()
         learner = net if plan.crop == "whole" else net.for_reduced()
-        return Objective(learner, self.recipe, plan.precision, self.data.class_weights).train()
+        return Objective(
+            learner, self.recipe, plan.precision, self.data.class_weights, self.processes
+        ).train()
 
     def batches(self, net: FCN, plan: Plan, start: int = 0) -> Generator[Batch]:
-        """Yield the batches of `plan` from step `start` on, without end."""
+        """Yield this process's batches of `plan` from step `start` on, without end."""
         recipe, whole = self.recipe, plan.crop == "whole"
         transform = training_transform(
             None if plan.crop == "whole" else plan.crop,
@@ -145,15 +162,16 @@ class Stage:
         )
         drawn = Batches(
             len(self.data.train),
-            recipe.batch_size * recipe.accumulate,
+            recipe.step_images,
             recipe.seed,
             start,
             replacement=recipe.sampling == "replacement",
+            share=self.share,
         )
         batches = training_batches(
             TrainingDataset(self.data.train, transform),
             drawn,
-            part=recipe.batch_size,
+            part=self.share.part,
             workers=plan.workers,
             device=self.device,
         )

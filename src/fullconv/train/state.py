@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from fullconv.net.upscore import Upscore
 from fullconv.train import checkpoint
+from fullconv.train.nets import described
 from fullconv.train.plan import Pace, Plan
 from fullconv.train.recipe import Recipe
 
@@ -114,12 +115,10 @@ class TrainingState:
     def to_dict(self, device: torch.device) -> dict[str, Any]:
         """Return tensors and plain values from which `restore` continues exactly."""
         return {
-            "net": self.net.state_dict(),
+            **described(self.net),
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "random": checkpoint.random_state(device),
-            "arguments": self.net.arguments.to_dict(),
-            "preprocessing": self.net.preprocessing.to_dict(),
             "plan": self.plan.to_dict(),
             "pace": astuple(self.pace),
             **{name: getattr(self, name) for name in _PLAIN},

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
+from fullconv.base.processes import ALONE, Processes
 from fullconv.base.runtime import LARGE, full_float32, keep_freed_memory
-from fullconv.data.loading import Batch
+from fullconv.data.loading import Batch, Share
 from fullconv.net.rewrites.quicker_layers import quicken
+from fullconv.train.batch_norm import shared_statistics
 from fullconv.train.losses import ClassWeights, image_losses, overlap_loss, valid_weights
 from fullconv.train.recipe import Recipe
 
@@ -27,8 +29,9 @@ class Sums(NamedTuple):
         losses: each image's cross entropy for each head, summed over its valid pixels, as their
             classes weigh: float32 N,K.
         weights: what those pixels weigh together, likewise; without class weights their number.
-        overlap: the losses of overlap of all the images, as the recipe weighs them, a scalar; 0
-            where it has none.
+        overlap: the losses of overlap of all the images (of several processes that share them, of
+            theirs too), as the recipe weighs them, times their number: a scalar; 0 where it has
+            none.
     """
 
     losses: Tensor
@@ -46,6 +49,7 @@ class Objective(nn.Module):
         recipe: names the losses, and whether normalisation is frozen.
         precision: of the net; losses are worked out in float32.
         class_weights: what a pixel counts by its class, of each head; None: all alike.
+        processes: make the steps together.
     """
 
     def __init__(
@@ -54,20 +58,27 @@ class Objective(nn.Module):
         recipe: Recipe,
         precision: Literal["fp32", "bf16"] = "fp32",
         class_weights: ClassWeights | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         super().__init__()
         self.net, self.recipe, self.precision = net, recipe, precision
-        self.class_weights = class_weights
+        self.class_weights, self.processes = class_weights, processes
+        sliced = Share(recipe.batch_size, processes).sliced
+        self.sharing = processes if sliced else ALONE  # those that have a part of each batch
 
     def forward(self, images: Tensor, labels: Tensor) -> Sums:
         """Sum the losses of images N,C,H,W as they are stored and labels N,K,H,W."""
         net, mixed = self.net, self.precision == "bf16"
         values = net.preprocessing(images).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=mixed):
+        with (
+            shared_statistics(self.sharing),
+            torch.autocast(images.device.type, torch.bfloat16, enabled=mixed),
+        ):
             coarse = net.coarse(values)
         losses = image_losses(net, coarse, labels, self.class_weights)
         if self.recipe.lovasz or self.recipe.dice:
-            overlap = overlap_loss(net, coarse, labels, self.recipe)
+            overlap = overlap_loss(net, coarse, labels, self.recipe, self.sharing)
+            overlap = overlap * self.sharing.total(losses.new_tensor(len(labels)))
         else:
             overlap = losses.new_zeros(())
         return Sums(losses, self.weights(labels), overlap)
@@ -100,39 +111,44 @@ def take_step(
 ) -> float:
     """Make one step of the optimizer, which lowers the recipe's loss, of several heads their sum.
 
-    The parts of the batch pass the net one after the other; their gradients add up to that of the
-    whole.
+    The parts of the batch pass the net one after the other, in each process its own; their
+    gradients add up to that of the whole.
 
     Args:
         objective: of the net that learns.
         optimizer: of its parameters.
-        batch: images and labels.
+        batch: this process's images and labels.
         forward: what is called in place of `objective`: it, compiled or distributed.
 
     Returns:
-        The mean cross entropy over the batch's valid pixels (of several heads the sum), whatever
-        the recipe's loss, so that trainings can be compared; 0 where every label is ignored.
+        The mean cross entropy over the valid pixels of all processes' batches (of several heads the
+        sum), whatever the recipe's loss, so that trainings can be compared; 0 where every label is
+        ignored.
 
     Raises:
         FloatingPointError: the loss or the gradient is infinite or NaN; no weight was changed.
     """
     recipe, device = objective.recipe, next(objective.parameters()).device
-    called = objective if forward is None else forward
+    processes, called = objective.processes, objective if forward is None else forward
     parts = [
         [each.to(device, non_blocking=True) for each in (part.images, part.labels)]
         for part in batch.parts
     ]
-    whole = torch.cat([objective.weights(labels) for _, labels in parts]).sum(0).clamp(min=1)
+    weights = torch.cat([objective.weights(labels) for _, labels in parts])
+    sizes = torch.cat([weights.sum(0), weights.new_tensor([len(weights)])])
+    whole, count = processes.total(sizes).clamp(min=1).tensor_split([-1])
     total = torch.zeros((), device=device)
     optimizer.zero_grad()
     with full_float32(enabled=objective.precision == "fp32"):
-        for images, labels in parts:
-            sums: Sums = called(images, labels)
-            loss = (sums.losses / _divisor(recipe, sums.weights, whole, len(batch.names))).sum()
-            if recipe.lovasz or recipe.dice:
-                loss = loss + len(labels) / len(batch.names) * sums.overlap
-            loss.backward()  # type: ignore[no-untyped-call]
+        for place, (images, labels) in enumerate(parts, start=1):
+            with processes.summing(called, last=place == len(parts)):
+                sums: Sums = called(images, labels)
+                loss = (sums.losses / _divisor(recipe, sums.weights, whole, count)).sum()
+                if recipe.lovasz or recipe.dice:
+                    loss = loss + (sums.overlap / count).sum()
+                loss.backward()  # type: ignore[no-untyped-call]
             total += (sums.losses.detach() / whole).sum()
+    total = processes.total(total)
     norm = clip_grad_norm_(objective.parameters(), recipe.clip or math.inf)
     if not (total + norm).isfinite():
         raise FloatingPointError("loss" if not total.isfinite() else "gradient")
@@ -140,14 +156,14 @@ def take_step(
     return float(total)
 
 
-def _divisor(recipe: Recipe, weights: Tensor, whole: Tensor, images: int) -> Tensor | int:
+def _divisor(recipe: Recipe, weights: Tensor, whole: Tensor, images: Tensor) -> Tensor:
     """Return what the losses of a part's images are divided by.
 
     Args:
         recipe: names the loss.
         weights: of the part's images, N,K.
         whole: of all images of the step, K.
-        images: how many those are.
+        images: how many those are, a tensor of one.
     """
     if recipe.loss == "mean":
         return whole

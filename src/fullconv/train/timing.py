@@ -62,13 +62,18 @@ def _step_times(stage: Stage, net: FCN, plan: Plan, most: int) -> list[float]:
     """
     trial = deepcopy(net)
     optimizer, objective = make_optimizer(trial, stage.recipe), stage.objective(trial, plan)
+    forward = stage.processes.spread(objective)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
 
     try:
         feed = stage.batches(trial, plan)
         return step_seconds(
-            feed, lambda batch: take_step(objective, optimizer, batch), plan, most, stage.clock
+            feed,
+            lambda batch: take_step(objective, optimizer, batch, forward),
+            plan,
+            most,
+            stage.clock,
         )
     except FloatingPointError:  # the training itself will say more about it
         return [math.inf]
@@ -105,9 +110,9 @@ def step_seconds(
 
 
 def _seconds_per_validation(stage: Stage, net: FCN) -> float:
-    """Time the labelling of one image and multiply."""
+    """Time the labelling of one image and multiply by how many a process labels."""
     image = stage.data.val[0].image
     net.label(image)  # warms up
     begun = stage.clock()
     net.label(image)
-    return (stage.clock() - begun) * len(stage.data.val)
+    return (stage.clock() - begun) * len(stage.data.val) / stage.processes.count
