@@ -1,21 +1,22 @@
 """Processes that work together, as torchrun would start them, without its seconds for each.
 
-They are forked from a server that has imported torch already.
+They are forked from a server that has imported torch already. Their store is this process's, as it
+is torchrun's otherwise.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+from torch.distributed import TCPStore
 
 from fullconv.base.errors import ToldElsewhereError
-from fullconv.base.processes import Processes, launched
+from fullconv.base.processes import launched
 
 PATIENCE = 120.0  # seconds; a test that hangs ends with an error
 LEFT = "left without a word"
@@ -30,13 +31,11 @@ def side_by_side(work: Callable[..., Any], *arguments: Any, count: int = 2) -> l
     Of one that raised, that is the error; of one that said nothing, `LEFT`. `work` is a function
     of a module.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     pipes, begun = [], []
     for rank in range(count):
         here, there = _context.Pipe(duplex=False)
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": store.port}
         process = _context.Process(target=_do, args=(there, place, work, arguments))
         process.start()
         there.close()
@@ -63,6 +62,7 @@ def _do(
 ) -> None:
     os.environ |= {name: str(value) for name, value in place.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     torch.set_num_threads(1)
     try:
         with launched() as processes:
@@ -85,6 +85,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items()}
     return value
-
-
-__all__ = ["LEFT", "Processes", "side_by_side"]

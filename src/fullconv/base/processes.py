@@ -301,25 +301,11 @@ def launched() -> Iterator[Processes]:
         ToldElsewhereError: another process has failed, and has said why.
         WorkFailedError: another process has ended without a word.
     """
-    told, count = os.environ.get, int(os.environ.get("WORLD_SIZE", "1"))
-    launch = told("TORCHELASTIC_RUN_ID", "")
-    processes = Processes(
-        rank=int(told("RANK", 0)) if count > 1 else 0,
-        count=count,
-        local=int(told("LOCAL_RANK", 0)),
-        here=int(told("LOCAL_WORLD_SIZE", count)),
-        launch=f"torchrun {os.getppid()}" if launch == "none" else launch,
-        restarted=int(told("TORCHELASTIC_RESTART_COUNT", 0)) > 0,
-    )
-    if count == 1:
+    processes = _placed()
+    if processes.count == 1:
         yield processes
         return
-    both = torch.cuda.is_available() and dist.is_nccl_available()
-    store, rank, _ = next(rendezvous("env://", timeout=PATIENCE_FOR_STORE))
-    # Started anew, they would find each other's former addresses in it.
-    store = PrefixStore(f"start {told('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    backend = "cpu:gloo,cuda:nccl" if both else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
+    store = _join()
     try:
         yield processes
     except ToldElsewhereError:
@@ -329,12 +315,37 @@ def launched() -> Iterator[Processes]:
             raise ToldElsewhereError(getattr(error, "exit_code", 1)) from error
         if _is_lost(error):
             raise WorkFailedError(
-                f"process {processes.rank + 1} of {count}: another one has ended before the work "
-                "was done; what was saved is whole: continue with --resume, and with as many "
-                "processes as you like"
+                f"process {processes.rank + 1} of {processes.count}: another one has ended before "
+                "the work was done; what was saved is whole: continue with --resume, and with as "
+                "many processes as you like"
             ) from error
         raise
     dist.destroy_process_group()
+
+
+def _placed() -> Processes:
+    """Return this process's place, as torchrun tells it."""
+    told, count = os.environ.get, int(os.environ.get("WORLD_SIZE", "1"))
+    launch = told("TORCHELASTIC_RUN_ID", "")
+    return Processes(
+        rank=int(told("RANK", 0)) if count > 1 else 0,
+        count=count,
+        local=int(told("LOCAL_RANK", 0)),
+        here=int(told("LOCAL_WORLD_SIZE", count)),
+        launch=f"torchrun {os.getppid()}" if launch == "none" else launch,
+        restarted=int(told("TORCHELASTIC_RESTART_COUNT", 0)) > 0,
+    )
+
+
+def _join() -> Store:
+    """Meet the others; return where they leave notes for each other."""
+    store, rank, count = next(rendezvous("env://", timeout=PATIENCE_FOR_STORE))
+    # Started anew, they would find each other's former addresses in it.
+    store = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    both = torch.cuda.is_available() and dist.is_nccl_available()
+    backend = "cpu:gloo,cuda:nccl" if both else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
+    return store
 
 
 def _tells_first(store: Store) -> bool:
