@@ -22,7 +22,7 @@ from fullconv.export.run import Settings, export
 
 SIZE = (360, 480)  # of the photo
 WINDOW = {"width": 1200, "height": 700}
-COLOURS = 256  # of the picture: enough to look at, and half of the bytes
+COLOURS = 256  # of the picture, small ones such as the legend's among them
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     given = parser.parse_args()
     picture = Image.open(io.BytesIO(taken(given.model, given.seed))).convert("RGB")
     with replacing(given.out) as temporary:
-        picture.quantize(COLOURS).save(temporary, "PNG", optimize=True)
+        picture.quantize(COLOURS, Image.Quantize.FASTOCTREE).save(temporary, "PNG", optimize=True)
 
 
 def taken(model: str, seed: int) -> bytes:
