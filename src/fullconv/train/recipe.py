@@ -51,7 +51,9 @@ class Recipe(BaseModel):
         "`epochs` to this machine, so that no two runs are quite alike; null: no limit",
     )
     batch_size: int = Field(
-        default=8, ge=1, description="number of crops that pass the net at once"
+        default=8,
+        ge=1,
+        description="number of crops that pass the net at once, through all processes together",
     )
     accumulate: int = Field(
         default=1,
@@ -196,7 +198,9 @@ class Recipe(BaseModel):
         "measurably faster",
     )
     workers: int | None = Field(
-        default=None, ge=0, description="processes that prepare images; null: from the machine"
+        default=None,
+        ge=0,
+        description="processes that prepare images, of each that trains; null: from the machine",
     )
     seed: int = Field(
         default=0,
