@@ -7,7 +7,6 @@ them. Medians of seconds a step, what a process hands the other in a step, and t
 time that this takes, waiting for each other included. On two cores two processes can't be quicker
 than one: what they cost more is what their exchange costs.
 
-Expected: two processes take at most 1.5 times as long as one for MobileNetV2.
 Results: benchmarks/results/processes.csv and processes-machine.json.
 """
 

@@ -35,8 +35,7 @@ TIES = ("val_pixel_accuracy", "val_mean_iu")  # pixels of two equal scores have 
 def write_textures(root: Path) -> Path:
     """Write 11 training and 3 val images without any flat ground.
 
-    Where features hardly vary, batch normalisation makes much of float errors: a process that gets
-    the images of its batches in another order then differs from itself, too.
+    Where features hardly vary, batch normalisation makes much of float errors.
     """
     write_yaml(root)
     for split, count in (("train", 11), ("val", 3)):
