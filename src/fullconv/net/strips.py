@@ -76,6 +76,9 @@ class _Part:
 class _Rows:
     """Those rows of a value that are at hand.
 
+    What outlives a strip is kept in a place of its own that is made once. Scattered among what the
+    layers of a strip take, it would leave gaps there that fit nothing of the next one.
+
     Attributes:
         first: the number of the first one.
         values: N x C x rows x w; None: there are none so far.
@@ -83,28 +86,61 @@ class _Rows:
 
     first: int = 0
     values: Tensor | None = None
+    _place: Tensor | None = None
+
+    @property
+    def count(self) -> int:
+        """How many are at hand."""
+        return 0 if self.values is None else self.values.shape[2]
 
     @property
     def stop(self) -> int:
         """How many there have been."""
-        return self.first + (0 if self.values is None else self.values.shape[2])
+        return self.first + self.count
 
     def add(self, rows: Tensor) -> None:
-        """Add the next ones."""
+        """Add the next ones, for one step."""
         self.values = rows if self.values is None else torch.cat((self.values, rows), 2)
 
-    def forget(self, before: int) -> None:
-        """Give up the first ones."""
-        if self.values is not None and before > self.first:
-            count = min(before, self.stop) - self.first
-            self.values = self.values[:, :, count:].clone(memory_format=torch.preserve_format)
-            self.first += count
+    def append(self, rows: Tensor) -> None:
+        """Add the next ones where the others are kept."""
+        stop = self.count + rows.shape[2]
+        if self._place is None or self._place.shape[2] < stop:
+            before, self._place = self.values, _room(rows, stop + stop // 2)
+            if before is not None:
+                self._place[:, :, : self.count] = before
+        self._place[:, :, self.count : stop] = rows
+        self.values = self._place[:, :, :stop]
+
+    def keep(self, first: int) -> None:
+        """Give up those before one, and keep the others."""
+        if self.values is None:
+            return
+        gone = min(max(first - self.first, 0), self.count)
+        rest, self.first = self.values[:, :, gone:], self.first + gone
+        if self._place is None or self._place.shape[2] < rest.shape[2]:
+            self._place = _room(rest, rest.shape[2])
+        self.values = self._place[:, :, : rest.shape[2]]
+        if rest.untyped_storage() is self._place.untyped_storage():
+            rest = rest.clone()
+        self.values.copy_(rest)
 
     def window(self, first: int, count: int) -> Tensor:
-        """Return some rows; zeros stand for those that have not come yet."""
+        """Return a copy of some rows; zeros stand for those that have not come yet."""
         assert self.values is not None and first >= self.first
         rows = self.values[:, :, first - self.first :][:, :, :count]
         return F.pad(rows, (0, 0, 0, count - rows.shape[2]))
+
+
+def _room(rows: Tensor, count: int) -> Tensor:
+    """Return room for so many rows like these."""
+    last = rows.is_contiguous(memory_format=torch.channels_last)
+    return torch.empty(
+        (*rows.shape[:2], count, rows.shape[3]),
+        dtype=rows.dtype,
+        device=rows.device,
+        memory_format=torch.channels_last if last else torch.contiguous_format,
+    )
 
 
 class Strips:
@@ -250,6 +286,7 @@ class Strip:
         enough = held.stop - held.first >= part.least
         worth = at_once or held.stop - self._stepped[index] >= part.worth
         if held.values is None or not (last or (enough and worth)):
+            held.keep(0)
             return None
         self._stepped[index] = held.stop
         totals = [self._total(index, end) for end in range(len(part.ends))]
@@ -258,6 +295,7 @@ class Strip:
             for end, total in zip(part.ends, totals, strict=True)
         ]
         if ready == given:
+            held.keep(0)
             return None
         passed = None
         for number, values in enumerate(part.layers(held.values)):
@@ -269,7 +307,7 @@ class Strip:
             elif made.shape[2]:
                 self._score(end.tap, made)
         given[:] = ready
-        held.forget(self._needed(part, given))
+        held.keep(self._needed(part, given))
         return passed
 
     def _total(self, index: int, end: int) -> int:
@@ -285,7 +323,7 @@ class Strip:
 
     def _score(self, tap: int, features: Tensor) -> None:
         for name, head in self.strips.net.heads.items():
-            self._scores[name][tap].add(head.scored(head.strides[tap], features))
+            self._scores[name][tap].append(head.scored(head.strides[tap], features))
 
     def coarse(self, rows: range, later: int) -> dict[str, Tensor]:
         """Return the coarse scores of a tile as wide as the image, 1 x C x h x w by head.
@@ -306,5 +344,5 @@ class Strip:
                 ]
                 found[name] = head.fused(windows)
                 for grid, held in scores:
-                    held.forget(later // grid.stride)
+                    held.keep(later // grid.stride)
         return found
