@@ -18,6 +18,7 @@ from PIL import Image
 from prediction import pixels_of
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
+from rasterio.env import get_gdal_config
 from rasterio.rpc import RPC
 from rasterio.windows import Window
 from rasters import PLACE, SIZE, TILED, labels_of, noise, small, write
@@ -31,7 +32,7 @@ from fullconv.net.strips import Strips
 from fullconv.predict import geotiff, windowed
 from fullconv.predict.journal import Journal
 from fullconv.predict.memory import Memory, NoRoomError, Tiling
-from fullconv.predict.rasters import RasterScene
+from fullconv.predict.rasters import CACHE, RasterScene, block_cache, in_passes
 from fullconv.predict.run import Settings, run
 
 
@@ -298,6 +299,29 @@ def test_photographs_are_read_from_the_top_on_as_pillow_does(tmp_path, name):
         found, expected = scene.read(rows, range(20, 243)), whole[rows.start : rows.stop, 20:]
         assert np.abs(found.astype(int) - expected).max() <= (name == "whole.jpg")
     scene.close()
+
+
+def test_what_is_decoded_all_at_once_has_no_windows(tmp_path):
+    image = Image.fromarray(np.moveaxis(noise(), 0, 2))
+    image.save(tmp_path / "plain.jpg")
+    image.save(tmp_path / "passes.jpg", progressive=True)
+    RasterScene(tmp_path / "plain.jpg", ImageReader()).close()
+    assert [in_passes(tmp_path / name) for name in ("plain.jpg", "passes.jpg")] == [False, True]
+    with pytest.raises(FullconvError, match=r"by windows \(its pixels come in several passes\)"):
+        RasterScene(tmp_path / "passes.jpg", ImageReader())
+
+
+def test_gdal_keeps_the_blocks_of_a_row_of_pixels(tmp_path, net):
+    one = write(tmp_path / "strip.tif", noise(), compress="deflate", blockysize=SIZE[0])
+    scene = RasterScene(one, ImageReader())
+    assert scene.cache == CACHE > 3 * SIZE[0] * SIZE[1]
+    before = get_gdal_config("GDAL_CACHEMAX")
+    with block_cache(scene.cache):
+        scene.read(range(9), range(9))
+        assert get_gdal_config("GDAL_CACHEMAX") == CACHE
+    assert get_gdal_config("GDAL_CACHEMAX") == before
+    with pytest.raises(NoRoomError, match="raise --memory"):
+        Memory(net, 1 << 30).windowed((20_000, 20_000), cache=3 * 20_000**2)
 
 
 def test_what_has_no_windows_is_told(tmp_path, net):
