@@ -18,7 +18,7 @@ from PIL import Image
 
 from fullconv.base.files import replacing
 from fullconv.demo.streets import draw_scene
-from fullconv.export.run import Settings, export
+from fullconv.export.run import ExportSettings, export
 
 SIZE = (360, 480)  # of the photo
 WINDOW = {"width": 1200, "height": 700}
@@ -45,7 +45,7 @@ def taken(model: str, seed: int) -> bytes:
         folder = Path(name)
         photo = folder / "street.png"
         Image.fromarray(draw_scene(seed, "test", 0, SIZE)[0]).save(photo)
-        site = export(Settings(model, "web", folder / "site")).path
+        site = export(ExportSettings(model, "web", folder / "site")).path
         with (
             served(site) as address,
             chromium() as browser,

@@ -24,7 +24,7 @@ from benchmarks.frame import Results, Row, arguments
 from fullconv.base.files import files_below
 from fullconv.base.images import IMAGE_SUFFIXES, ImageReader
 from fullconv.data.folder import evenly_chosen
-from fullconv.datasets.convert import Settings, convert
+from fullconv.datasets.convert import ConvertSettings, convert
 from fullconv.datasets.drafts import WRITERS, DraftSettings, Tool, regions
 from fullconv.datasets.formats.classes import IGNORED, ClassSettings
 from fullconv.datasets.formats.draft import Draft
@@ -79,7 +79,11 @@ def read_back(
         if tool in OWN_STORAGE:
             for path in labels:
                 shutil.copy(path, written)
-        convert(written, data, Settings(ClassSettings(classes=tuple(classes), background="ignore")))
+        convert(
+            written,
+            data,
+            ConvertSettings(ClassSettings(classes=tuple(classes), background="ignore")),
+        )
         masks = {path.stem: path for path in files_below(data / "masks")}
         gap = len(classes)  # counted as a class of its own, which is in no mean
         counts = ConfusionMatrix(gap + 1, [gap])

@@ -32,7 +32,7 @@ from fullconv.data.folder import DatasetFolder
 from fullconv.data.listing import Sample
 from fullconv.measure.evaluation import evaluate
 from fullconv.net.fcn import load
-from fullconv.predict.next import Settings, run
+from fullconv.predict.next import NextSettings, run
 from fullconv.train.recipe import read_recipe
 
 ARMS = ("next", "random")
@@ -124,7 +124,7 @@ class Loop:
         pool = [sample for sample in self.samples if sample.name not in set(labelled)]
         paths = {str(sample.images[0]): sample.name for sample in pool}
         data = self.labelled(f"ranking-{len(labelled)}", labelled)
-        settings = Settings(
+        settings = NextSettings(
             str(model), tuple(paths), self.given.out / "ranking", count=count, data=data
         )
         return [paths[str(each.job.source)] for each in run(settings, Reporter()).chosen]

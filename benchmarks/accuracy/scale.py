@@ -31,7 +31,7 @@ from fullconv.data.folder import DatasetFolder
 from fullconv.net.fcn import load
 from fullconv.train.recipe import read_recipe
 from fullconv.train.scale import scale_for
-from fullconv.train.settings import Settings
+from fullconv.train.settings import TrainSettings
 
 ENLARGED_CAMVID = "camvid-enlarged"
 ENLARGED, COUNTS = 4, {"train": 120, "val": 30, "test": 50}  # times, and of each split
@@ -109,7 +109,7 @@ def trained(given: argparse.Namespace, way: Way) -> Row:
     out = given.out / f"{way.dataset}-{way.name}".replace(",", "").replace(" ", "-")
     model = Model.trained(out, asked, out.name)
     metrics, net = model.on_test(), load(model.folder)
-    default = Settings(data=data, recipe=read_recipe("default"))
+    default = TrainSettings(data=data, recipe=read_recipe("default"))
     chosen = default.stride, scale_for(default, DatasetFolder(data))
     return {
         "minutes": model.minutes,

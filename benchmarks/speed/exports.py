@@ -32,7 +32,7 @@ from fullconv.base.progress import Reporter
 from fullconv.data.folder import DatasetFolder
 from fullconv.export.opened import OpenedExport
 from fullconv.export.openvino import core
-from fullconv.export.run import PRECISIONS, Settings, export
+from fullconv.export.run import PRECISIONS, ExportSettings, export
 from fullconv.measure.evaluation import evaluate_labels, split_for
 from fullconv.net.fcn import FCN, load
 
@@ -77,7 +77,7 @@ def main() -> None:
             for precision in PRECISIONS:
                 out = Path(folder) / f"{precision}{suffix}"
                 data = asked.data if precision == "int8" else None
-                ways += _exported(Settings(net, form, out, precision, data=data), images[0])
+                ways += _exported(ExportSettings(net, form, out, precision, data=data), images[0])
         times = _times(ways, images, asked.rounds)
         rows = [_row(way, times, images, net) for way in ways]
         for row, way in zip(rows, ways, strict=True):
@@ -95,7 +95,7 @@ def _by_torch(net: FCN, model: Path, first: Any) -> Way:
     return Way("torch fp32", net.for_inference().label, size, seconds)
 
 
-def _exported(settings: Settings, first: Any) -> list[Way]:
+def _exported(settings: ExportSettings, first: Any) -> list[Way]:
     """Return an export, and of a float32 one in OpenVINO also what it does in bfloat16."""
     form, precision, out = settings.format, settings.precision, settings.out
     done = export(settings, Reporter())

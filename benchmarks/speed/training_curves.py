@@ -40,7 +40,7 @@ from fullconv.measure.metrics import ConfusionMatrix
 from fullconv.train.nets import target_net
 from fullconv.train.plan import make_plan
 from fullconv.train.recipe import Recipe, read_recipe
-from fullconv.train.settings import Settings
+from fullconv.train.settings import TrainSettings
 from fullconv.train.stage import Stage, TrainingData
 from fullconv.train.state import make_optimizer
 from fullconv.train.step import made_ready, take_step
@@ -77,7 +77,7 @@ def train(variant: str, data: Path, weights: str, epochs: int) -> list[Row]:
     """Train one variant; return a row for each validation."""
     recipe = read_recipe("default", [f"epochs={epochs}"])
     folder = DatasetFolder(data)
-    net = target_net(Settings(data=data, weights=weights, recipe=recipe), folder)
+    net = target_net(TrainSettings(data=data, weights=weights, recipe=recipe), folder)
     workers = default_workers(CPU)
     inputs = tuple(net.inputs)
     split, val = cached_splits(folder.split("train", inputs), folder.split("val", inputs), workers)

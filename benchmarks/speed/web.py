@@ -34,7 +34,7 @@ from PIL import Image
 
 import fullconv
 from benchmarks.frame import Results, Row, arguments
-from fullconv.export.run import Settings, export
+from fullconv.export.run import ExportSettings, export
 from fullconv.export.web import GRAPH
 
 SIZE = (480, 640)
@@ -68,7 +68,9 @@ def main() -> None:
         for precision in given.precision:
             model = fullconv.load(given.model) if given.model else default_net()
             out = folder / precision
-            site = export(Settings(model, "web", out, precision=precision, data=given.data)).path
+            site = export(
+                ExportSettings(model, "web", out, precision=precision, data=given.data)
+            ).path
             with served(site) as address, chromium() as browser:
                 visits = [visit(browser, address, photo) for _ in range(given.rounds)]
                 equal = [*agreement(browser, address, given.photos, model)]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fullconv.base.images import ImageReader
-from fullconv.datasets.convert import Settings, convert
+from fullconv.datasets.convert import ConvertSettings, convert
 from fullconv.datasets.drafts import WRITERS, DraftSettings, regions
 from fullconv.datasets.formats.classes import ClassSettings
 from fullconv.datasets.formats.draft import Draft
@@ -50,7 +50,7 @@ def test_drafts_read_back(tool, tmp_path):
     dict(WRITERS)[tool]([Draft("x", photo, labels.shape, drafted)], CLASSES, drafts)
     if tool in ("cvat", "label-studio"):  # whose files name images of their own storage
         shutil.copy(photo, drafts)
-    settings = Settings(classes=ClassSettings(classes=CLASSES, background="ignore"))
+    settings = ConvertSettings(classes=ClassSettings(classes=CLASSES, background="ignore"))
     convert(drafts, tmp_path / "out", settings)
     (mask,) = (tmp_path / "out" / "masks").rglob("*.png")
     found = ImageReader().mask(mask)

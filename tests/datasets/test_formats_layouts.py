@@ -15,7 +15,7 @@ from PIL import Image
 from fullconv.base.errors import FullconvError
 from fullconv.base.images import ImageReader
 from fullconv.base.palette import palette_image, voc_palette
-from fullconv.datasets.convert import Settings, convert
+from fullconv.datasets.convert import ConvertSettings, convert
 from fullconv.datasets.formats.cityscapes import CLASSES as CITYSCAPES
 from fullconv.datasets.formats.classes import ClassSettings
 
@@ -41,7 +41,7 @@ def save_json(path, content):
 def converted(source, tmp_path, **settings):
     """Convert and return what it says, and the labels by SPLIT/NAME."""
     out = tmp_path / "out"
-    done = convert(source, out, Settings(**settings))
+    done = convert(source, out, ConvertSettings(**settings))
     masks = {
         path.relative_to(out / "masks").with_suffix("").as_posix(): ImageReader().mask(path)
         for path in sorted((out / "masks").rglob("*.png"))
@@ -271,7 +271,7 @@ def test_colours_that_are_discovered_or_listed(source, tmp_path):
     table = tmp_path / "colours.csv"
     table.write_text("name,r,g,b\nvoid,0,0,0\ncar,128,0,0\nroad,0,128,0\n")
     settings = ClassSettings(ignore=("void",))
-    again = convert(source, tmp_path / "two", Settings(table=table, classes=settings))
+    again = convert(source, tmp_path / "two", ConvertSettings(table=table, classes=settings))
     assert again.classes == ("car", "road")
     info = yaml.safe_load((tmp_path / "two" / "dataset.yaml").read_text())
     assert info["palette"] == [[128, 0, 0], [0, 128, 0]]
@@ -346,7 +346,7 @@ def test_dataset_folders_are_divided_anew(source, tmp_path):
         done.counts[split, int(labels[0, 0])] = done.counts.get((split, int(labels[0, 0])), 0) + 1
     assert all(len(splits) == 1 for splits in groups.values())
     assert done.counts["val", 0] == done.counts["val", 1] == 4
-    again = convert(source, tmp_path / "again", Settings(**settings))
+    again = convert(source, tmp_path / "again", ConvertSettings(**settings))
     assert again.counts == {"train": 24, "val": 8, "test": 8}
 
 
@@ -408,7 +408,11 @@ def test_names_are_mapped_and_the_background_ignored(coco_source, tmp_path):
     assert done.classes == ("thing",)
     assert set(np.unique(found["val/x"])) == {0, 255}
     with pytest.raises(FullconvError, match=r"--map cra: is no class of .*did you mean car"):
-        convert(coco_source, tmp_path / "b", Settings(classes=ClassSettings(mapping={"cra": "x"})))
+        convert(
+            coco_source,
+            tmp_path / "b",
+            ConvertSettings(classes=ClassSettings(mapping={"cra": "x"})),
+        )
 
 
 def test_a_folder_that_is_there_is_not_touched(coco_source, tmp_path):

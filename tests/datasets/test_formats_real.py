@@ -14,7 +14,7 @@ from fullconv.base.images import ImageReader
 from fullconv.base.shapes import run_lengths
 from fullconv.data.check import check_folder
 from fullconv.data.folder import DatasetFolder
-from fullconv.datasets.convert import Settings, convert
+from fullconv.datasets.convert import ConvertSettings, convert
 from fullconv.datasets.formats.classes import ClassSettings
 from fullconv.datasets.formats.pixels import coco_mask, coco_text
 
@@ -41,7 +41,7 @@ def truth(name):
 def test_the_labels_are_those_drawn(folder, tmp_path):
     # Supervisely's polygons were drawn from pixel to pixel.
     fill = None if folder == "supervisely" else "centres"
-    done = convert(FIXTURES / folder, tmp_path / "out", Settings(classes=CLASSES, fill=fill))
+    done = convert(FIXTURES / folder, tmp_path / "out", ConvertSettings(classes=CLASSES, fill=fill))
     assert (done.format, done.counts) == FOLDERS[folder]
     assert done.classes == ("background", "car", "road")
     masks = sorted((tmp_path / "out" / "masks").rglob("*.png"))
@@ -53,7 +53,7 @@ def test_the_labels_are_those_drawn(folder, tmp_path):
 
 
 def test_labelme_by_its_own_rule_covers_the_outline(tmp_path):
-    convert(FIXTURES / "labelme", tmp_path / "out", Settings(classes=CLASSES, fill=None))
+    convert(FIXTURES / "labelme", tmp_path / "out", ConvertSettings(classes=CLASSES, fill=None))
     found = ImageReader().mask(tmp_path / "out" / "masks" / "train" / "a.png")
     wanted = truth("a").copy()
     road = wanted[12:23, 2:31]
@@ -98,7 +98,7 @@ def test_masks_of_cvat_as_its_sdk(case, tmp_path):
         "</image></annotations>"
     )
     Image.new("RGB", (width, height)).save(tmp_path / "x.png")
-    convert(tmp_path, tmp_path / "out", Settings(classes=CLASSES))
+    convert(tmp_path, tmp_path / "out", ConvertSettings(classes=CLASSES))
     found = ImageReader().mask(tmp_path / "out" / "masks" / "train" / "x.png")
     np.testing.assert_array_equal(found == 1, pixels_of(case["pixels"]))
 

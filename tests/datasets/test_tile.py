@@ -18,7 +18,7 @@ from fullconv.base.errors import FullconvError
 from fullconv.base.images import ImageReader
 from fullconv.data.check import check_folder
 from fullconv.data.folder import DatasetFolder
-from fullconv.datasets.tile import Settings, tile
+from fullconv.datasets.tile import TileSettings, tile
 from fullconv.datasets.tile_grid import beside_others, splits_of, tiles_of
 
 ORIGIN = (500_000, 5_000_000)
@@ -79,7 +79,9 @@ def test_a_raster_and_its_mask_are_cut_pixel_for_pixel(tmp_path):
     labels[:3] = 255
     write(tmp_path / "a.tif", image, nodata=0, photometric="RGB", **PLACE)
     mask = masked(tmp_path / "m.tif", labels)
-    settings = Settings((tmp_path / "a.tif",), (mask,), classes=CLASSES, side=8, shares=ALL_TRAIN)
+    settings = TileSettings(
+        (tmp_path / "a.tif",), (mask,), classes=CLASSES, side=8, shares=ALL_TRAIN
+    )
     done = tile(settings, tmp_path / "out")
     expected = np.where((image == 0).all(0), 255, labels)
     seen = np.zeros((20, 30), bool)
@@ -104,7 +106,9 @@ def test_tiles_without_labels_are_left_out_and_counted(tmp_path):
     labels[2, 3] = 1
     write(tmp_path / "a.tif", values((16, 16)), **PLACE)
     mask = masked(tmp_path / "m.tif", labels)
-    settings = Settings((tmp_path / "a.tif",), (mask,), classes=CLASSES, side=8, shares=ALL_TRAIN)
+    settings = TileSettings(
+        (tmp_path / "a.tif",), (mask,), classes=CLASSES, side=8, shares=ALL_TRAIN
+    )
     done = tile(settings, tmp_path / "out")
     assert (done.counts, done.empty) == ({"train": 1}, 3)
 
@@ -116,7 +120,7 @@ def test_no_split_has_a_neighbour_in_another(tmp_path, overlap, seed):
     size = (90, 120)
     write(tmp_path / "a.tif", values(size), **PLACE)
     mask = masked(tmp_path / "m.tif", np.zeros(size, np.uint8) + (np.arange(120) % 3).astype("u1"))
-    settings = Settings(
+    settings = TileSettings(
         (tmp_path / "a.tif",), (mask,), classes=CLASSES, side=10, overlap=overlap, block=3,
         shares=(0.6, 0.2, 0.2), seed=seed,
     )  # fmt: skip
@@ -146,7 +150,7 @@ def test_rasters_that_lie_beside_each_other_are_neighbours(tmp_path):
         masked(tmp_path / f"m{at}.tif", np.full((20, 20), at % 2, np.uint8), **place)
     rasters = tuple(sorted(tmp_path.glob("r*.tif")))
     masks = tuple(sorted(tmp_path.glob("m*.tif")))
-    settings = Settings(
+    settings = TileSettings(
         rasters, masks, classes=CLASSES, side=10, block=2, shares=(0.5, 0.5, 0.0), seed=1
     )
     done = tile(settings, tmp_path / "out")
@@ -222,7 +226,7 @@ def test_polygons_are_filled_by_the_centres_of_pixels(tmp_path, kind):
     shapes = [shapely.transform(each, moved) for each in SHAPES]
     path = polygons(tmp_path / f"a.{kind.split()[0]}", shapes, ["wood", "field", "lake"], crs)
     write(tmp_path / "a.tif", values((30, 30)), **PLACE)
-    settings = Settings(
+    settings = TileSettings(
         (tmp_path / "a.tif",), (path,), class_field="kind", side=7, shares=ALL_TRAIN
     )
     done = tile(settings, tmp_path / "out")
@@ -231,7 +235,7 @@ def test_polygons_are_filled_by_the_centres_of_pixels(tmp_path, kind):
     assert (expected[:7, :10] == 3).all() and (expected[7:12, 7:15] == 1).all()
     for _, top, left, _, own in tiles_in(tmp_path / "out"):
         assert (own == expected[top : top + 7, left : left + 7]).all()
-    bare = Settings(
+    bare = TileSettings(
         (tmp_path / "a.tif",), (path,), class_field="kind", side=30, shares=ALL_TRAIN,
         classes=("lake", "wood", "field"), background="ignore",
     )  # fmt: skip
@@ -248,7 +252,7 @@ def test_bands_are_kept_with_their_names_and_gaps(tmp_path):
     with rasterio.open(path, "r+") as raster:
         raster.descriptions = ("blue", "green", "red", "edge", "nir")
     labels = np.ones((24, 24), np.uint8)
-    settings = Settings(
+    settings = TileSettings(
         (path,), (masked(tmp_path / "m.tif", labels),), classes=CLASSES, side=12,
         shares=ALL_TRAIN, show=(5, 3, 2),
     )  # fmt: skip
@@ -301,7 +305,7 @@ def test_mistakes_are_told_in_a_line(tmp_path):
         ([raster], [mask], {**named, "bands": ("a", "b")}, "--bands names 2, but"),
     ):
         with pytest.raises(FullconvError, match=told):
-            tile(Settings(tuple(rasters), tuple(masks), **options), tmp_path / "out")
+            tile(TileSettings(tuple(rasters), tuple(masks), **options), tmp_path / "out")
         assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))
 
 

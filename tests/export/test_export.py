@@ -17,7 +17,7 @@ from fullconv.base.errors import FullconvError, WorkFailedError
 from fullconv.export import formats, run
 from fullconv.export.metadata import ExportMetadata
 from fullconv.export.opened import OpenedExport, is_export
-from fullconv.export.run import Settings, export
+from fullconv.export.run import ExportSettings, export
 from fullconv.export.whole import WholeNet
 from fullconv.net.fcn import FCN
 from fullconv.net.preprocessing import Preprocessing
@@ -260,7 +260,7 @@ def test_what_there_isn_t_is_refused(options, said, tmp_path):
 
     asked = {"format": "onnx", "out": tmp_path / "a.onnx", **options}
     with pytest.raises(FullconvError, match=said):
-        export(Settings(FCN(NarrowVGG(), 32, 2), **{**asked, "out": Path(asked["out"])}))
+        export(ExportSettings(FCN(NarrowVGG(), 32, 2), **{**asked, "out": Path(asked["out"])}))
 
 
 def test_an_input_and_a_head_of_one_name_are_refused(tmp_path):

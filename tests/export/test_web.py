@@ -29,7 +29,7 @@ from fullconv.base.palette import palette_image
 from fullconv.export import int8, web_runtime
 from fullconv.export.formats import ONNX
 from fullconv.export.metadata import ExportMetadata
-from fullconv.export.run import Settings, export
+from fullconv.export.run import ExportSettings, export
 from fullconv.export.web import page_files, require_place, tile_of
 from fullconv.export.web_runtime import runtime_files, runtime_here
 from fullconv.export.whole import WholeNet
@@ -63,7 +63,7 @@ def test_the_page_names_no_other_host():
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_runtime")
 def test_all_that_the_page_asks_for_is_there(tmp_path):
-    done = export(Settings(scored_net(), "web", tmp_path / "site"))
+    done = export(ExportSettings(scored_net(), "web", tmp_path / "site"))
     there = {
         str(path.relative_to(done.path).as_posix())
         for path in done.path.rglob("*")
@@ -130,7 +130,7 @@ def test_what_is_no_site_is_not_replaced(tmp_path):
     require_place(tmp_path / "site")
     (tmp_path / "site" / "thesis.txt").write_text("")
     with pytest.raises(FullconvError, match="choose another folder"):
-        export(Settings(scored_net(), "web", tmp_path / "site"))
+        export(ExportSettings(scored_net(), "web", tmp_path / "site"))
     assert [*(tmp_path / "site").iterdir()] == [tmp_path / "site" / "thesis.txt"]
 
 
@@ -144,7 +144,7 @@ def test_what_is_no_site_is_not_replaced(tmp_path):
 @pytest.mark.usefixtures("no_runtime")
 def test_what_no_page_can_show_is_refused(net, options, told, tmp_path):
     with pytest.raises(FullconvError, match=told):
-        export(Settings(scored_net(**net), "web", tmp_path / "site", **options))
+        export(ExportSettings(scored_net(**net), "web", tmp_path / "site", **options))
     assert not [*tmp_path.iterdir()]
 
 
@@ -155,7 +155,7 @@ def test_a_site_whose_graph_is_another_net_is_not_written(tmp_path, monkeypatch)
 
     monkeypatch.setattr("fullconv.export.attempt.compare", disagrees)
     with pytest.raises(WorkFailedError) as caught:
-        export(Settings(scored_net(), "web", tmp_path / "site"))
+        export(ExportSettings(scored_net(), "web", tmp_path / "site"))
     assert str(caught.value) == f"{tmp_path / 'site'}: was not written: labels differ"
     assert not [*tmp_path.iterdir()]
 
@@ -169,7 +169,7 @@ def test_a_net_that_looks_at_the_whole_image_has_no_tiles():
 @pytest.mark.usefixtures("no_runtime")
 def test_the_default_net_is_small(tmp_path):
     net = scored_net("mobilenet_v2", classes=21, weights=None)
-    export(Settings(net, "web", tmp_path / "site", precision="fp16"))
+    export(ExportSettings(net, "web", tmp_path / "site", precision="fp16"))
     assert (tmp_path / "site" / "model.onnx").stat().st_size <= 4.8e6
 
 
@@ -206,7 +206,7 @@ def net():
 def address(browser, net, tmp_path_factory):
     """Of a site that is served."""
     place = tmp_path_factory.mktemp("web") / "site"
-    done = export(Settings(net, "web", place, precision="fp32"))
+    done = export(ExportSettings(net, "web", place, precision="fp32"))
     assert browser.is_connected()
     with served(done.path) as found:
         yield found
@@ -423,7 +423,7 @@ def test_another_photo_ends_the_work_on_a_large_one(page, net, tmp_path):
 
 @pytest.mark.slow
 def test_a_net_without_tiles_labels_large_photos_made_smaller(browser, net, tmp_path):
-    site = export(Settings(net, "web", tmp_path / "site")).path
+    site = export(ExportSettings(net, "web", tmp_path / "site")).path
     model = json.loads((site / "model.json").read_text())
     (site / "model.json").write_text(json.dumps({**model, "tile": None}))
     Image.fromarray(photo((1700, 1800))).save(tmp_path / "large.png")
@@ -451,7 +451,7 @@ def test_a_site_exported_anew_shows_at_once(browser, tmp_path):
     net = scored_net()
     for name in ("old", "new"):
         net.head.classes = (name, "b", "c", "d")
-        export(Settings(net, "web", tmp_path / name))
+        export(ExportSettings(net, "web", tmp_path / name))
     for path in (tmp_path / "new").rglob("*"):
         os.utime(path, (path.stat().st_mtime + 60,) * 2)
     with served(tmp_path / "old") as address, opened(browser, address) as page:
@@ -562,7 +562,7 @@ def test_on_a_phone_nothing_sticks_out(browser, address, scheme, tmp_path):
 @pytest.mark.slow
 def test_several_heads(browser, tmp_path):
     net = scored_net(heads={"sem": ("red", "green", "blue"), "geo": ("near", "far")})
-    done = export(Settings(net, "web", tmp_path / "site"))
+    done = export(ExportSettings(net, "web", tmp_path / "site"))
     path = jpeg(tmp_path / "a.jpg")
     with served(done.path) as address, opened(browser, address) as page:
         label(page, path)
@@ -642,7 +642,7 @@ def test_a_busy_server_is_asked_again_and_a_guarded_one_by_token(browser, tmp_pa
 
 @pytest.mark.slow
 def test_the_example_labels_with_nothing_of_the_page(browser, net, tmp_path):
-    folder = export(Settings(net, "web", tmp_path / "site")).path
+    folder = export(ExportSettings(net, "web", tmp_path / "site")).path
     example = Path(__file__).parents[2] / "docs" / "examples" / "onnxruntime_web.html"
     assert len(example.read_text().splitlines()) <= 28
     shutil.copy(example, folder)
@@ -674,7 +674,7 @@ def test_labels_of_six_photographs(precision, least, browser, tmp_path):
     """By random scores, of which many are nearly equal: harder than any net that is trained."""
     weights = Path(SHARED or "") / "weights" / "mobilenet_v2.safetensors"
     net = scored_net("mobilenet_v2", classes=21, weights=weights)
-    done = export(Settings(net, "web", tmp_path / "site", precision=precision))
+    done = export(ExportSettings(net, "web", tmp_path / "site", precision=precision))
     paths = sorted((Path(SHARED or "") / "data" / "photos").glob("*.jpg"))
     assert len(paths) == 6
     with served(done.path) as address, opened(browser, address) as page:

@@ -21,7 +21,7 @@ from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import CachedSplit
 from fullconv.measure.evaluation import Evaluation, check_same_classes, evaluate, split_for
 from fullconv.measure.metrics import ConfusionMatrix, Metrics
-from fullconv.measure.run import Settings, run
+from fullconv.measure.run import EvaluateSettings, run
 from fullconv.net.preprocessing import Preprocessing
 
 
@@ -404,7 +404,7 @@ def test_images_far_from_those_of_training_get_a_warning(folder, factor, warned)
         path.unlink()
     seen = Preprocessing(mean=(0.0,) * 3, std=(1.0,) * 3, ranges={"color": (0.0, 16 * 256.0)})
     heard = Heard()
-    measured = run(Settings(ColourNet(preprocessing=seen), folder), heard)
+    measured = run(EvaluateSettings(ColourNet(preprocessing=seen), folder), heard)
     assert measured.evaluation.images == 4
     assert len(heard.lines) == warned
     assert all("test/0.tif: its values (color) are far from 0..4096" in one for one in heard.lines)

@@ -30,7 +30,7 @@ from fullconv.train import checkpoint, loop
 from fullconv.train.advice import about_stages
 from fullconv.train.nets import grown_net, take_over
 from fullconv.train.recipe import Recipe, read_recipe, shipped_recipes
-from fullconv.train.settings import Settings
+from fullconv.train.settings import TrainSettings
 
 CLASSES = {"sem": ("bed", "chair", "lamp"), "geo": ("flat", "steep")}
 
@@ -319,7 +319,7 @@ def test_late_fusion_from_two_models_and_resumed(
 def test_advice_to_who_starts_with_a_later_stage(tmp_path: Path) -> None:
     def told(model: str, **options: Any) -> str | None:
         recipe = read_recipe(model if model in PAPER_NETS else "default")
-        return about_stages(Settings(data=tmp_path, model=model, recipe=recipe, **options))
+        return about_stages(TrainSettings(data=tmp_path, model=model, recipe=recipe, **options))
 
     assert "rate of a last stage (1e-14): start it from the coarser net" in str(told("voc-fcn8s"))
     assert told("voc-fcn8s", weights="none")

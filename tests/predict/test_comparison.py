@@ -15,8 +15,8 @@ from PIL import Image
 import fullconv
 from fullconv.base.errors import FullconvError
 from fullconv.export.evaluation import run as evaluate
-from fullconv.measure.run import Settings as OfOne
-from fullconv.predict.comparison import Settings, _names, run
+from fullconv.measure.run import EvaluateSettings as OfOne
+from fullconv.predict.comparison import CompareSettings, _names, run
 
 CLASSES = ["red", "green", "[blue]"]
 
@@ -53,7 +53,7 @@ def other_model(random_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_figures_are_those_of_evaluate(random_model: Path, other_model: Path, data: Path) -> None:
     models = (str(random_model), str(other_model))
-    found = run(Settings(models, data))
+    found = run(CompareSettings(models, data))
     for model, net, contender in zip(models, found.report.nets, found.contenders, strict=True):
         assert net.metrics == evaluate(OfOne(model, data)).to_dict()
         span = contender.intervals["labels"]["mean_iu"]
@@ -70,7 +70,7 @@ def test_figures_are_those_of_evaluate(random_model: Path, other_model: Path, da
 def test_images_on_which_they_differ_most_come_first(
     random_model: Path, other_model: Path, data: Path
 ) -> None:
-    found = run(Settings((str(random_model), str(other_model)), data))
+    found = run(CompareSettings((str(random_model), str(other_model)), data))
     one, other = map(fullconv.load, (random_model, other_model))
     shares = {}
     for index in range(8):
@@ -128,7 +128,7 @@ def test_the_page_needs_nothing_from_elsewhere(
 
 
 def test_one_model_alone_shows_where_it_errs(random_model: Path, data: Path) -> None:
-    found = run(Settings((str(random_model),), data))
+    found = run(CompareSettings((str(random_model),), data))
     assert found.report.examples[0].caption.startswith("errs on")
 
 
@@ -136,7 +136,7 @@ def test_models_that_do_not_fit(random_model: Path, data: Path, tmp_path: Path) 
     net = fullconv.FCN("squeezenet1_1", 16, 2)
     net.save_pretrained(tmp_path / "two")
     with pytest.raises(FullconvError, match="2 classes"):
-        run(Settings((str(random_model), str(tmp_path / "two")), data))
+        run(CompareSettings((str(random_model), str(tmp_path / "two")), data))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from PIL import Image
 import fullconv
 from fullconv.base.errors import FullconvError
 from fullconv.net.head import UNSURE
-from fullconv.predict.next import Settings, run
+from fullconv.predict.next import NextSettings, run
 from fullconv.report.figures import WRONG
 
 
@@ -59,7 +59,7 @@ def names(found):
 
 
 def test_no_image_is_chosen_twice_before_all_others(random_model, photos, tmp_path):
-    found = run(Settings(str(random_model), (str(photos),), tmp_path))
+    found = run(NextSettings(str(random_model), (str(photos),), tmp_path))
     assert len(names(found)) == 8
     assert len({name[0] for name in names(found)[:6]}) == 6
     assert [each.choice.distance for each in found.chosen[6:]] == [0, 0]
@@ -69,7 +69,7 @@ def test_no_image_is_chosen_twice_before_all_others(random_model, photos, tmp_pa
 
 
 def test_figures_are_those_of_the_net(random_model, photos, tmp_path):
-    found = run(Settings(str(random_model), (str(photos),), tmp_path))
+    found = run(NextSettings(str(random_model), (str(photos),), tmp_path))
     net = fullconv.load(random_model)
     first = found.chosen[0]
     image = noise(int(first.job.name[0]))
@@ -90,7 +90,7 @@ def test_figures_are_those_of_the_net(random_model, photos, tmp_path):
 
 
 def test_what_is_labelled_already_is_left_out(random_model, photos, data, tmp_path):
-    found = run(Settings(str(random_model), (str(photos),), tmp_path, data=data))
+    found = run(NextSettings(str(random_model), (str(photos),), tmp_path, data=data))
     assert (found.images, found.labelled, found.known) == (8, 2, 1)
     assert len(names(found)) == 7
     assert "2" not in names(found)
@@ -103,11 +103,11 @@ def test_a_run_knows_its_last_net_and_its_data(random_model, photos, data, tmp_p
     (folder / "fcn16s").symlink_to(random_model)
     record = {"data": str(data), "nets": {"fcn32s": {}, "fcn16s": {}, "fcn8s": {}}}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(record))
-    found = run(Settings(str(folder), (str(photos),), tmp_path / "out"))
+    found = run(NextSettings(str(folder), (str(photos),), tmp_path / "out"))
     assert found.labelled == 2
     (folder / "fcn16s").unlink()
     with pytest.raises(FullconvError, match="has no model yet"):
-        run(Settings(str(folder), (str(photos),), tmp_path / "out"))
+        run(NextSettings(str(folder), (str(photos),), tmp_path / "out"))
 
 
 def test_the_list_and_the_page(random_model, photos, tmp_path, command_line, capsys):
@@ -146,7 +146,7 @@ def test_the_list_and_the_page(random_model, photos, tmp_path, command_line, cap
 
 def test_unsure_pixels_are_orange(random_model, photos, tmp_path):
     out = tmp_path / "out"
-    run(Settings(str(random_model), (str(photos / "4.png"),), out, count=1))
+    run(NextSettings(str(random_model), (str(photos / "4.png"),), out, count=1))
     encoded = re.findall(r'src="data:[^,]*,([^"]*)"', (out / "next.html").read_text())[2]
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded)))).astype(int)
     net = fullconv.load(random_model)

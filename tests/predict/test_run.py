@@ -18,7 +18,7 @@ from fullconv.export import int8
 from fullconv.export.verification import REFERENCE, Notes, Verification
 from fullconv.net import rehearsal
 from fullconv.predict.engines import configs, is_installed
-from fullconv.predict.run import Settings, run
+from fullconv.predict.run import PredictSettings, run
 
 
 def test_predict_agrees_with_python(tmp_path, capsys, command_line, random_model):
@@ -293,7 +293,7 @@ def test_a_run_folder_is_no_model_but_names_one(tmp_path, capsys, command_line, 
 
 def test_the_foreman_returns_what_came_of_the_run(tmp_path, random_model):
     spoil(tmp_path / "in")
-    settings = Settings(random_model, (str(tmp_path / "in"),), tmp_path / "out", scores=True)
+    settings = PredictSettings(random_model, (str(tmp_path / "in"),), tmp_path / "out", scores=True)
     prediction = run(settings)
     assert (prediction.done, prediction.summary.images) == (2, 6)
     assert {each.source.name for each in prediction.failures} == {
@@ -305,7 +305,7 @@ def test_the_foreman_returns_what_came_of_the_run(tmp_path, random_model):
         *("good.npy", "zgood.npy")
     ]
     net = fullconv.load(random_model)
-    again = run(Settings(net, settings.inputs, tmp_path / "again"))
+    again = run(PredictSettings(net, settings.inputs, tmp_path / "again"))
     assert again.summary.pixels["labels"].tolist() == prediction.summary.pixels["labels"].tolist()
     assert again.places.scores is None
 

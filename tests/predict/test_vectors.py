@@ -23,7 +23,7 @@ from fullconv.predict.jobs import Results
 from fullconv.predict.memory import Tiling
 from fullconv.predict.rasters import Place
 from fullconv.predict.regions import regions_of
-from fullconv.predict.run import Settings
+from fullconv.predict.run import PredictSettings
 from fullconv.predict.vector_files import features_of
 from fullconv.predict.vectors import VectorSettings, predict_vectors, write_vectors
 
@@ -207,7 +207,7 @@ def test_predict_writes_polygons_and_how_sure_they_are(tmp_path, net, tta):
     values = noise()
     values[:, 50:120, 30:200] = 7
     source = write(tmp_path / "a.tif", values, nodata=7, **PLACE, **TILED)
-    settings = Settings(
+    settings = PredictSettings(
         net, (str(source),), tmp_path / "out", engine="torch", precision="fp32",
         tiling=Tiling((97, 110)), tta=tta,
     )  # fmt: skip
@@ -217,7 +217,7 @@ def test_predict_writes_polygons_and_how_sure_they_are(tmp_path, net, tta):
     _, outlines, columns = read_vectors(tmp_path / "out/vectors/a.gpkg")
     assert (painted(outlines, columns["label"], SIZE, PLACE["transform"]) == labels).all()
     assert len(outlines) == found.polygons
-    whole = Settings(
+    whole = PredictSettings(
         net, (str(source),), tmp_path / "whole", engine="torch", precision="fp32", scores=True,
         tta=tta,
     )  # fmt: skip
@@ -239,7 +239,9 @@ def test_predict_writes_polygons_and_how_sure_they_are(tmp_path, net, tta):
 def test_photographs_and_several_heads(tmp_path):
     net = small(heads={"a": 3, "b": 5})
     Image.fromarray(np.moveaxis(noise((70, 90)), 0, 2)).save(tmp_path / "photo.png")
-    settings = Settings(net, (str(tmp_path / "photo.png"),), tmp_path / "out", engine="torch")
+    settings = PredictSettings(
+        net, (str(tmp_path / "photo.png"),), tmp_path / "out", engine="torch"
+    )
     found = predict_vectors(settings, VectorSettings("geojson", least=4, simplify=1))
     assert found.folders == (tmp_path / "out/a/vectors", tmp_path / "out/b/vectors")
     content = json.loads((tmp_path / "out/a/vectors/photo.geojson").read_text())

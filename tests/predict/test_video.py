@@ -15,7 +15,7 @@ from fullconv.base.errors import FullconvError
 from fullconv.predict import video
 from fullconv.predict.labeller import workers
 from fullconv.predict.memory import Memory
-from fullconv.predict.run import Settings, run
+from fullconv.predict.run import PredictSettings, run
 from fullconv.predict.video import label_films, plan_films
 
 RED, GREEN, BLUE = range(3)
@@ -211,5 +211,5 @@ def test_what_cannot_be_is_refused_in_a_line(tmp_path, monkeypatch):
 
 def test_python_labels_films_by_the_same_way(tmp_path, random_model):
     source = film(tmp_path / "a.mp4", times=range(2))
-    found = run(Settings(random_model, (str(source),), tmp_path / "out", engine="torch"))
+    found = run(PredictSettings(random_model, (str(source),), tmp_path / "out", engine="torch"))
     assert (found.done, found.films, found.failures) == (2, 1, ())

@@ -33,7 +33,7 @@ from fullconv.predict import geotiff, windowed
 from fullconv.predict.journal import Journal
 from fullconv.predict.memory import Memory, NoRoomError, Tiling
 from fullconv.predict.rasters import CACHE, RasterScene, block_cache, in_passes
-from fullconv.predict.run import Settings, run
+from fullconv.predict.run import PredictSettings, run
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def net():
 
 
 def predicted(net, source, out, *, tile=None, **options):
-    settings = Settings(
+    settings = PredictSettings(
         net, (str(source),), out, engine="torch", precision="fp32", tiling=Tiling(tile), **options
     )
     prediction = run(settings)
@@ -331,11 +331,11 @@ def test_what_has_no_windows_is_told(tmp_path, net):
     turned.save(tmp_path / "turned.jpg", exif=exif)
     with pytest.raises(FullconvError, match=r"turned.jpg: can't be read by windows"):
         RasterScene(tmp_path / "turned.jpg", ImageReader())
-    settings = Settings(net, (str(tmp_path),), tmp_path / "out", format="tif")
+    settings = PredictSettings(net, (str(tmp_path),), tmp_path / "out", format="tif")
     (failure,) = run(settings).failures
     assert "turned.jpg: can't be read by windows" in failure.reason
     with pytest.raises(FullconvError, match="format 'gif' is none of png, tif"):
-        run(Settings(net, (str(tmp_path),), tmp_path / "out", format="gif"))
+        run(PredictSettings(net, (str(tmp_path),), tmp_path / "out", format="gif"))
 
 
 def test_a_damaged_raster_is_named_and_the_others_are_done(tmp_path, net):
@@ -345,7 +345,7 @@ def test_a_damaged_raster_is_named_and_the_others_are_done(tmp_path, net):
     middle = len(data) // 2
     data[middle : middle + 4000] = bytes(4000)
     bad.write_bytes(data)
-    settings = Settings(
+    settings = PredictSettings(
         net, (str(tmp_path / "in"),), tmp_path / "out", engine="torch", format="tif"
     )
     prediction = run(settings)
@@ -360,7 +360,7 @@ class Killed(BaseException):
 
 def test_a_row_of_tiles_that_is_done_is_not_labelled_again(tmp_path, net, monkeypatch, capsys):
     source = write(tmp_path / "a.tif", noise((400, 243)), **TILED)
-    settings = Settings(
+    settings = PredictSettings(
         net, (str(source),), tmp_path / "out", engine="torch", precision="fp32", format="tif",
         tiling=Tiling((97, 110)), tta=True,
     )  # fmt: skip
@@ -449,9 +449,9 @@ def test_a_run_that_was_killed_is_gone_on_with(tmp_path, net):
 def test_what_memory_can_t_hold_becomes_a_raster_by_itself(tmp_path, net, capsys):
     write(tmp_path / "in/large.tif", noise((2200, 1500)), **PLACE, **TILED)
     write(tmp_path / "in/small.tif", noise(), **PLACE, **TILED)
-    settings = Settings(net, (str(tmp_path / "in"),), tmp_path / "out", engine="torch")
+    settings = PredictSettings(net, (str(tmp_path / "in"),), tmp_path / "out", engine="torch")
     reader = ImageReader(max_pixels=2_000_000)
-    prediction = run(Settings(**{**vars(settings), "reader": reader}))
+    prediction = run(PredictSettings(**{**vars(settings), "reader": reader}))
     assert not prediction.failures
     assert (tmp_path / "out/large.tif").exists() and (tmp_path / "out/small.png").exists()
     assert "small.tif: its georeference is not kept in a PNG: --format tif keeps it" in (
@@ -532,7 +532,7 @@ def test_the_bar_counts_tiles(tmp_path, net):
             return super().bar(total, what, unit=unit, done=done)
 
     source, tiling = write(tmp_path / "a.tif", noise(), **TILED), Tiling((97, 110))
-    settings = Settings(net, (str(source),), tmp_path / "out", format="tif", tiling=tiling)
+    settings = PredictSettings(net, (str(source),), tmp_path / "out", format="tif", tiling=tiling)
     run(settings, Told(quiet=True))
     tiles = Memory(net, 1 << 30, tiling=Tiling((97, 110))).windowed(SIZE).tiles
     assert (len(tiles), "tiles") in heard

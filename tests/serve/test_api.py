@@ -15,7 +15,7 @@ from service import colour_model, encoded, local, pixels_in, until
 from fullconv.base.errors import FullconvError
 from fullconv.base.images import ImageReader
 from fullconv.serve.model import open_model
-from fullconv.serve.settings import Limits, Settings, read_token
+from fullconv.serve.settings import Limits, ServeSettings, read_token
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -56,7 +56,7 @@ def agrees_with_predict(settings, photos, words, out, command_line):
 
 
 def test_answers_are_the_files_of_predict(random_model, photos, tmp_path, command_line):
-    settings = Settings(random_model, engine="torch", precision="fp32")
+    settings = ServeSettings(random_model, engine="torch", precision="fp32")
     words = [random_model, *photos, "--engine", "torch", "--precision", "fp32"]
     agrees_with_predict(settings, photos, words, tmp_path / "out", command_line)
 
@@ -65,7 +65,9 @@ def test_answers_are_the_files_of_predict(random_model, photos, tmp_path, comman
 @pytest.mark.parametrize("form", FORMATS)
 def test_so_are_those_of_an_export(form, photos, tmp_path, command_line):
     path = exported(scored_net(), tmp_path / "e", form).path
-    agrees_with_predict(Settings(path), photos, [path, *photos], tmp_path / "out", command_line)
+    agrees_with_predict(
+        ServeSettings(path), photos, [path, *photos], tmp_path / "out", command_line
+    )
 
 
 def test_photos_of_one_size_are_worked_out_together():
@@ -92,7 +94,7 @@ def test_photos_of_one_size_are_worked_out_together():
 
 def test_the_first_head_is_given_unless_another_is_asked_for(two_headed_model):
     with pytest.raises(FullconvError, match=r"takes models of one input.*color, depth"):
-        open_model(Settings(two_headed_model, engine="torch", precision="fp32"))
+        open_model(ServeSettings(two_headed_model, engine="torch", precision="fp32"))
     far = FarColourNet()
     net = ColourNet({"sem": far.heads["sem"], "inverse": far.heads["geo"]})
     net.coarse = lambda images: {"sem": images, "inverse": -images[:, :2]}
@@ -204,7 +206,7 @@ def test_a_token_is_needed_for_all_but_the_page_and_health():
         for path in ("/", "/model.json", "/health/live", "/health/ready", "/docs"):
             assert served.ask("GET", path).status_code == 200
         assert "s3cret" not in served.ask("GET", "/openapi.json").text
-    assert "s3cret" not in repr(Settings("model", token="s3cret"))
+    assert "s3cret" not in repr(ServeSettings("model", token="s3cret"))
 
 
 def test_tokens_are_read_from_a_file_or_the_environment(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import torch
 from nets import NarrowVGG
 from torch import nn
 
-from fullconv.export.run import Settings, export
+from fullconv.export.run import ExportSettings, export
 from fullconv.net.fcn import FCN
 from fullconv.predict.engines import is_installed
 
@@ -75,4 +75,4 @@ def by_hand(net, images):
 
 
 def exported(net, out, form, **options):
-    return export(Settings(net, form, out / f"net{SUFFIX[form]}", **options))
+    return export(ExportSettings(net, form, out / f"net{SUFFIX[form]}", **options))

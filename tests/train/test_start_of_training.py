@@ -24,7 +24,7 @@ from fullconv.train.advice import about_details, about_magnification, hints
 from fullconv.train.nets import target_net
 from fullconv.train.recipe import Recipe, read_recipe
 from fullconv.train.scale import judged
-from fullconv.train.settings import Settings
+from fullconv.train.settings import TrainSettings
 from fullconv.train.state import make_optimizer
 from fullconv.train.step import Objective, take_step
 
@@ -77,7 +77,7 @@ def test_what_is_too_thin_for_the_cells_is_magnified(
     tmp_path: Path, side: int, width: int, model: str, overrides: tuple[str, ...], factor: int
 ) -> None:
     data = write_stripes(tmp_path, width, (side, side))
-    settings = Settings(**asked(data, *overrides, model=model))
+    settings = TrainSettings(**asked(data, *overrides, model=model))
     assert target_net(settings, DatasetFolder(data)).arguments.magnify == factor
 
 
@@ -86,13 +86,13 @@ def test_a_model_s_magnification_lasts_unless_another_is_asked_for(tmp_path: Pat
     data = write_scenes(tmp_path / "data", train=2, val=1, size=(40, 60))
     first = trained(tmp_path / "first", asked(data, "magnify=2"))
     for overrides, factor in (((), 2), (("magnify=4",), 4)):
-        settings = Settings(**asked(data, *overrides, weights=str(first), backbone=None))
+        settings = TrainSettings(**asked(data, *overrides, weights=str(first), backbone=None))
         assert target_net(settings, DatasetFolder(data)).arguments.magnify == factor
 
 
 def test_the_paper_s_nets_see_images_as_they_are(tmp_path: Path) -> None:
     data = write_scenes(tmp_path / "data", train=2, val=1)
-    settings = Settings(**asked(data, "magnify=2", model="voc-fcn8s", backbone=None))
+    settings = TrainSettings(**asked(data, "magnify=2", model="voc-fcn8s", backbone=None))
     with pytest.raises(FullconvError, match="voc-fcn8s sees images as they are"):
         target_net(settings, DatasetFolder(data))
 
@@ -138,7 +138,7 @@ def test_who_did_not_ask_for_magnified_images_is_told(
     tmp_path: Path, overrides: tuple[str, ...], told: str | None
 ) -> None:
     data = write_scenes(tmp_path / "data", train=2, val=1, size=(40, 60))
-    settings = Settings(**asked(data, *overrides))
+    settings = TrainSettings(**asked(data, *overrides))
     hint = about_magnification(settings, target_net(settings, DatasetFolder(data)))
     assert (told in hint and "16 times as long" in hint) if told else hint is None
 
@@ -170,7 +170,7 @@ def test_what_cells_are_too_coarse_for_is_told(
     tmp_path: Path, width: int, overrides: tuple[str, ...], model: str, told: str | None
 ) -> None:
     data = write_stripes(tmp_path, width)
-    settings, folder = Settings(**asked(data, *overrides, model=model)), DatasetFolder(data)
+    settings, folder = TrainSettings(**asked(data, *overrides, model=model)), DatasetFolder(data)
     net = target_net(settings, folder)
     of_train = judged(folder, ("color",))
     found = list(about_details(settings, net, folder, of_train))

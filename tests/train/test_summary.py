@@ -21,7 +21,7 @@ from fullconv.report.page import render
 from fullconv.train import summary
 from fullconv.train.outcome import Outcome, Trained, read_log
 from fullconv.train.plan import Plan
-from fullconv.train.settings import Settings
+from fullconv.train.settings import TrainSettings
 from fullconv.train.summary import _title, summarise
 
 HEADS = {"sem": ("red", "green", "blue"), "geo": ("near", "far")}
@@ -65,7 +65,7 @@ def an_outcome(folder, data, metrics=None, names=("fcn16s",)):
     plan, rows = Plan(6, 2, 1, "whole"), read_log(folder / "log.csv")
     return Outcome(
         folder.parent,
-        Settings(data=data, weights="none", inputs=("color", "depth")),
+        TrainSettings(data=data, weights="none", inputs=("color", "depth")),
         DatasetFolder(data).splits,
         tuple(
             Trained(name, folder.parent / name, plan, 9.0, rows, metrics or {}, ())

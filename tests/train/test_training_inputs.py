@@ -26,7 +26,7 @@ from fullconv.train import run as run_module
 from fullconv.train.advice import about_unseen
 from fullconv.train.nets import joined_preprocessing, preprocessing_for, target_net
 from fullconv.train.recipe import read_recipe
-from fullconv.train.settings import Settings
+from fullconv.train.settings import TrainSettings
 
 BACKBONE = "squeezenet1_1"
 SETTINGS = ("epochs=1", "batch_size=2", "crop=64", "workers=0", "precision=fp32")
@@ -41,9 +41,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_rich(tmp_path_factory.mktemp("scenes") / "data")
 
 
-def settings(data: Path, **options: Any) -> Settings:
+def settings(data: Path, **options: Any) -> TrainSettings:
     usual: dict[str, Any] = {"model": "fcn16s", "backbone": BACKBONE, "weights": "none"}
-    return Settings(data=data, **{**usual, **options})
+    return TrainSettings(data=data, **{**usual, **options})
 
 
 def built(data: Path, **options: Any) -> FCN:

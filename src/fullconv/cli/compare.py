@@ -40,10 +40,10 @@ def command(
     files, and the images on which the models differ most, side by side with the truth.
     """
     from fullconv.base.progress import Reporter
-    from fullconv.predict.comparison import Settings, run
+    from fullconv.predict.comparison import CompareSettings, run
     from fullconv.report.comparison import write_comparison
 
-    settings = Settings(tuple(models), data, split, device, reader_of(max_pixels), trust)
+    settings = CompareSettings(tuple(models), data, split, device, reader_of(max_pixels), trust)
     compared = run(settings, Reporter(quiet))
     write_comparison(out, compared)
     for head in compared.report.heads:

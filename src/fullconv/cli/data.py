@@ -256,11 +256,11 @@ def convert_annotations(
     MMSegmentation, and pairs of images and masks. See docs/annotation-tools.md.
     """
     from fullconv.base.progress import Reporter
-    from fullconv.datasets.convert import Settings, convert
+    from fullconv.datasets.convert import ConvertSettings, convert
     from fullconv.datasets.formats.classes import ClassSettings
     from fullconv.datasets.formats.splitting import parse_shares
 
-    settings = Settings(
+    settings = ConvertSettings(
         classes=ClassSettings(
             classes=_words(classes) or None,
             mapping=_pairs(mapping),
@@ -294,10 +294,10 @@ def split_folder(
 ) -> None:
     """Divide a dataset folder anew, so that each split has its share of each class."""
     from fullconv.base.progress import Reporter
-    from fullconv.datasets.convert import Settings, convert
+    from fullconv.datasets.convert import ConvertSettings, convert
     from fullconv.datasets.formats.splitting import parse_shares
 
-    settings = Settings(shares=parse_shares(shares), group_by=group_by, seed=seed)
+    settings = ConvertSettings(shares=parse_shares(shares), group_by=group_by, seed=seed)
     _show_converted(out, convert(folder, out, settings, Reporter(quiet)))
 
 
@@ -337,10 +337,10 @@ def choose_next(
     from fullconv.base.errors import WorkFailedError
     from fullconv.base.progress import Reporter
     from fullconv.datasets.converted import dataset_of
-    from fullconv.predict.next import Settings, run
+    from fullconv.predict.next import NextSettings, run
 
     reporter = Reporter(quiet)
-    settings = Settings(
+    settings = NextSettings(
         model=model,
         inputs=tuple(images),
         out=out,
@@ -454,9 +454,9 @@ def tile_rasters(
     """
     from fullconv.base.progress import Reporter
     from fullconv.datasets.formats.splitting import parse_shares
-    from fullconv.datasets.tile import Settings, tile
+    from fullconv.datasets.tile import TileSettings, tile
 
-    settings = Settings(
+    settings = TileSettings(
         rasters=tuple(rasters),
         masks=tuple(masks),
         class_field=class_field,

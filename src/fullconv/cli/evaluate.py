@@ -44,11 +44,11 @@ def command(
     from fullconv.base.progress import Reporter
     from fullconv.datasets.converted import dataset_of
     from fullconv.export.evaluation import run
-    from fullconv.measure.run import Settings
+    from fullconv.measure.run import EvaluateSettings
 
     reporter = Reporter(quiet)
     folder = dataset_of(data, reporter)
-    settings = Settings(model, folder, split, device, tta, reader_of(max_pixels), trust)
+    settings = EvaluateSettings(model, folder, split, device, tta, reader_of(max_pixels), trust)
     measured = run(settings, reporter)
     for name, head in measured.net.heads.items():
         title = f"{split}: {measured.evaluation.images} images{', with mirrors' * tta}"

@@ -67,10 +67,10 @@ def command(
     browser of who visits it, and sends them nowhere. To try it: python -m http.server -d OUT
     """
     from fullconv.base.progress import Reporter
-    from fullconv.export.run import Settings, export
+    from fullconv.export.run import ExportSettings, export
 
     asked: Any = {"precision": precision, "output": output}
-    settings = Settings(
+    settings = ExportSettings(
         model,
         format_,
         out,

@@ -56,10 +56,10 @@ def command(
 
     Example: fullconv heatmap mobilenet_v2 photo.jpg --class "tabby" --class "cat" --out cat.png
     """
-    from fullconv.predict.heatmap import Settings, run
+    from fullconv.predict.heatmap import HeatmapSettings, run
 
     found = run(
-        Settings(
+        HeatmapSettings(
             model=model,
             image=image,
             classes=tuple(classes),

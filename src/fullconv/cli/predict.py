@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fullconv.base.progress import Reporter
     from fullconv.datasets.drafts import DraftSettings
     from fullconv.net.described import DescribedHead
-    from fullconv.predict.run import Prediction, Settings
+    from fullconv.predict.run import Prediction, PredictSettings
     from fullconv.predict.stream import Summary
     from fullconv.predict.vectors import VectorSettings
 
@@ -146,9 +146,9 @@ def command(
     """
     from fullconv.base.progress import Reporter
     from fullconv.predict.memory import Tiling
-    from fullconv.predict.run import Settings
+    from fullconv.predict.run import PredictSettings
 
-    settings = Settings(
+    settings = PredictSettings(
         model=model,
         inputs=tuple(inputs),
         out=out,
@@ -172,7 +172,7 @@ def command(
         _predict(settings, _drafting(draft, min_area, tolerance), reporter)
 
 
-def _predict(settings: Settings, drafting: DraftSettings | None, reporter: Reporter) -> None:
+def _predict(settings: PredictSettings, drafting: DraftSettings | None, reporter: Reporter) -> None:
     """Label images, and draft the labels if they are to be drafted."""
     from fullconv.datasets.drafts import predict_drafts
     from fullconv.predict.run import run
@@ -190,7 +190,9 @@ def _predict(settings: Settings, drafting: DraftSettings | None, reporter: Repor
     _require_all(prediction)
 
 
-def _predict_vectors(settings: Settings, vectors: VectorSettings, reporter: Reporter) -> None:
+def _predict_vectors(
+    settings: PredictSettings, vectors: VectorSettings, reporter: Reporter
+) -> None:
     """Label images as rasters, and write their labels as polygons."""
     from fullconv.base.errors import WorkFailedError
     from fullconv.predict.vectors import predict_vectors

@@ -58,9 +58,9 @@ def command(
     from fullconv.base.images import ImageReader
     from fullconv.base.progress import Reporter
     from fullconv.serve.run import serve
-    from fullconv.serve.settings import Limits, Settings, read_token
+    from fullconv.serve.settings import Limits, ServeSettings, read_token
 
-    settings = Settings(
+    settings = ServeSettings(
         model=model,
         host=host,
         port=port,

@@ -39,7 +39,7 @@ _UNDIVIDED = "undivided"  # a folder of images whose split is not known yet
 
 
 @dataclass(frozen=True)
-class Settings:
+class ConvertSettings:
     """What to convert, and how.
 
     Attributes:
@@ -67,7 +67,7 @@ class Settings:
     reader: ImageReader = ImageReader()
 
 
-DEFAULTS = Settings()
+DEFAULTS = ConvertSettings()
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class _Troubles:
 
 
 def convert(
-    source: Path, out: Path, settings: Settings = DEFAULTS, reporter: Reporter = SILENT
+    source: Path, out: Path, settings: ConvertSettings = DEFAULTS, reporter: Reporter = SILENT
 ) -> Converted:
     """Make a dataset folder of annotations.
 
@@ -160,7 +160,7 @@ class _Work:
 
     source: Source
     plan: ClassPlan
-    settings: Settings
+    settings: ConvertSettings
     folder: Path
     present: dict[str, frozenset[int]] = field(default_factory=dict)
     troubles: _Troubles = field(default_factory=_Troubles)

@@ -17,7 +17,7 @@ from fullconv.base.progress import SILENT, Progress, Reporter
 from fullconv.datasets.formats import coco, cvat, label_studio, labelme, ultralytics
 from fullconv.datasets.formats.draft import Draft, DraftedRegion, DraftWriter
 from fullconv.predict.jobs import Job, Results, plan
-from fullconv.predict.run import Prediction, Settings, run
+from fullconv.predict.run import Prediction, PredictSettings, run
 
 Tool = Literal["labelme", "cvat", "label-studio", "coco", "ultralytics"]
 WRITERS: tuple[tuple[Tool, DraftWriter], ...] = (
@@ -60,7 +60,7 @@ class Drafted:
 
 
 def predict_drafts(
-    settings: Settings, drafting: DraftSettings, reporter: Reporter = SILENT
+    settings: PredictSettings, drafting: DraftSettings, reporter: Reporter = SILENT
 ) -> Drafted:
     """Label images (see `fullconv.predict.run.run`), and draft the labels for a tool.
 

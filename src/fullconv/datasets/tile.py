@@ -46,7 +46,7 @@ _COLOURS = ("red", "green", "blue")
 
 
 @dataclass(frozen=True)
-class Settings:
+class TileSettings:
     """What to cut, and how.
 
     Attributes:
@@ -99,7 +99,7 @@ class Tiled:
     guarded: int
 
 
-def tile(settings: Settings, out: Path, reporter: Reporter = SILENT) -> Tiled:
+def tile(settings: TileSettings, out: Path, reporter: Reporter = SILENT) -> Tiled:
     """Cut rasters into tiles, with masks, split by blocks.
 
     Rasters are read by windows, so that they may be of any size. The folder is filled under
@@ -133,7 +133,7 @@ def tile(settings: Settings, out: Path, reporter: Reporter = SILENT) -> Tiled:
 class _Cut:
     """Cuts rasters that are open."""
 
-    settings: Settings
+    settings: TileSettings
     rasters: tuple[tuple[Path, DatasetReader], ...]
     truth: Truth
     info: DatasetInfo
@@ -255,7 +255,9 @@ class _Mask:
         return np.frombuffer(zlib.decompress(self.packed), np.uint8).reshape(size)
 
 
-def _truth(settings: Settings, rasters: Mapping[Path, DatasetReader], stack: ExitStack) -> Truth:
+def _truth(
+    settings: TileSettings, rasters: Mapping[Path, DatasetReader], stack: ExitStack
+) -> Truth:
     vectors = [path.suffix.lower() in VECTORS for path in settings.masks]
     if not any(vectors):
         return RasterTruth.of(settings.masks, rasters, settings.classes, stack)
@@ -272,7 +274,7 @@ def _truth(settings: Settings, rasters: Mapping[Path, DatasetReader], stack: Exi
     )
 
 
-def _info(settings: Settings, raster: DatasetReader, truth: Truth, name: str) -> DatasetInfo:
+def _info(settings: TileSettings, raster: DatasetReader, truth: Truth, name: str) -> DatasetInfo:
     """Return what dataset.yaml is to say."""
     from pydantic import ValidationError
 

@@ -9,11 +9,11 @@ from fullconv.base.progress import SILENT, Reporter
 from fullconv.data.folder import DatasetFolder
 from fullconv.export.opened import OpenedExport, is_export
 from fullconv.measure import run as of_model
-from fullconv.measure.run import Measured, Settings, measured
+from fullconv.measure.run import EvaluateSettings, Measured, measured
 from fullconv.net.fcn import FCN
 
 
-def run(settings: Settings, reporter: Reporter = SILENT) -> Measured:
+def run(settings: EvaluateSettings, reporter: Reporter = SILENT) -> Measured:
     """Measure a model, or an export by its own runtime, on a split of a dataset.
 
     Args:

@@ -28,7 +28,7 @@ OUTPUTS: tuple[Output, ...] = get_args(Output)
 
 
 @dataclass(frozen=True)
-class Settings:
+class ExportSettings:
     """What to export, and how.
 
     Attributes:
@@ -78,7 +78,7 @@ class ExportedFile:
     size: int
 
 
-def export(settings: Settings, reporter: Reporter = SILENT) -> ExportedFile:
+def export(settings: ExportSettings, reporter: Reporter = SILENT) -> ExportedFile:
     """Write a model as a file that runs without fullconv, once it is known to be the same net.
 
     It is run by its own runtime, and compared with the net in torch and float32.
@@ -118,7 +118,7 @@ def export(settings: Settings, reporter: Reporter = SILENT) -> ExportedFile:
     return done
 
 
-def _export_site(settings: Settings, reporter: Reporter) -> ExportedFile:
+def _export_site(settings: ExportSettings, reporter: Reporter) -> ExportedFile:
     """Write a folder with the net's labels as ONNX, and the page that shows them."""
     if settings.output != "labels":
         raise FullconvError(f"format web is a page of labels, not of {settings.output}")
@@ -144,7 +144,7 @@ def _export_site(settings: Settings, reporter: Reporter) -> ExportedFile:
     return ExportedFile(settings.out, (), about, size)
 
 
-def _checked(settings: Settings) -> Format:
+def _checked(settings: ExportSettings) -> Format:
     """Refuse what can't be asked for, before any work."""
     asked = (
         ("format", settings.format, (*FORMATS, WEB)),
@@ -166,12 +166,12 @@ def _checked(settings: Settings) -> Format:
     return form
 
 
-def _loaded(settings: Settings) -> FCN:
+def _loaded(settings: ExportSettings) -> FCN:
     assert not isinstance(settings.model, FCN)
     return load(settings.model, trust=settings.trust)
 
 
-def _data(net: FCN, settings: Settings) -> Data | None:
+def _data(net: FCN, settings: ExportSettings) -> Data | None:
     """Return the images of a dataset, those for each purpose, if one was given."""
     if settings.data is None:
         return None

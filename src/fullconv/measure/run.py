@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Settings:
+class EvaluateSettings:
     """What to measure, on what, and how.
 
     Attributes:
@@ -64,7 +64,7 @@ class Measured:
         return self.evaluation.to_dict(self.net)
 
 
-def run(settings: Settings, reporter: Reporter = SILENT) -> Measured:
+def run(settings: EvaluateSettings, reporter: Reporter = SILENT) -> Measured:
     """Measure a model on a split of a dataset, in float32.
 
     Args:

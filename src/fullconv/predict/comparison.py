@@ -38,7 +38,7 @@ SHOWN = 6  # images
 
 
 @dataclass(frozen=True)
-class Settings:
+class CompareSettings:
     """What to compare, on what.
 
     Attributes:
@@ -59,7 +59,7 @@ class Settings:
     trust: bool = False
 
 
-def run(settings: Settings, reporter: Reporter = SILENT) -> Comparison:
+def run(settings: CompareSettings, reporter: Reporter = SILENT) -> Comparison:
     """Measure models on the same images, and find the images on which they differ most.
 
     Args:
@@ -100,7 +100,7 @@ class _Runner:
     seconds: list[float] = field(default_factory=list)
 
     @classmethod
-    def of(cls, name: str, folder: DatasetFolder, settings: Settings) -> _Runner:
+    def of(cls, name: str, folder: DatasetFolder, settings: CompareSettings) -> _Runner:
         net, label, kind, size = _opened(name, settings)
         split = split_for(net, folder, settings.split)
         made = cls(name, net, label, split, kind, size)
@@ -139,7 +139,7 @@ class _Runner:
         return NetResult(name, (), whole.to_dict(self.net), 0.0, 0, borders)
 
 
-def _opened(name: str, settings: Settings) -> tuple[Described, Label, str, int]:
+def _opened(name: str, settings: CompareSettings) -> tuple[Described, Label, str, int]:
     """Return what labels images, how, and of what kind and size in bytes its files are."""
     if is_export(name):
         export = OpenedExport(Path(name))
@@ -191,7 +191,10 @@ def _compared(runners: Sequence[_Runner], index: int) -> tuple[float, Example]:
 
 
 def _summed(
-    settings: Settings, folder: DatasetFolder, runners: Sequence[_Runner], shown: Sequence[Example]
+    settings: CompareSettings,
+    folder: DatasetFolder,
+    runners: Sequence[_Runner],
+    shown: Sequence[Example],
 ) -> Comparison:
     first, names = runners[0], _names(settings.models)
     splits = first.split.heads.values()

@@ -33,7 +33,7 @@ ARRAY = ".npy"
 
 
 @dataclass(frozen=True)
-class Settings:
+class HeatmapSettings:
     """What to look for, in what, and by what.
 
     Attributes:
@@ -78,7 +78,7 @@ class Heatmap:
         return float(self.heat[row, column]), int(row), int(column)
 
 
-def run(settings: Settings) -> Heatmap:
+def run(settings: HeatmapSettings) -> Heatmap:
     """Draw where in an image some classes are.
 
     Args:
@@ -107,7 +107,7 @@ def _is_model(model: str) -> bool:
     return is_export(model) or Path(model).exists() or "/" in model
 
 
-def _of_classifier(settings: Settings) -> tuple[Heatmap, NDArray[np.uint8]]:
+def _of_classifier(settings: HeatmapSettings) -> tuple[Heatmap, NDArray[np.uint8]]:
     classifier, preprocessing = build_classifier(settings.model, settings.weights)
     dense = DenseClassifier(classifier, preprocessing)
     names = (
@@ -121,7 +121,7 @@ def _of_classifier(settings: Settings) -> tuple[Heatmap, NDArray[np.uint8]]:
     return Heatmap(tuple(names[label] for label in chosen), heat), image
 
 
-def _of_model(settings: Settings) -> tuple[Heatmap, NDArray[np.uint8]]:
+def _of_model(settings: HeatmapSettings) -> tuple[Heatmap, NDArray[np.uint8]]:
     if is_export(settings.model):
         raise FullconvError(
             f"{settings.model}: an export; give the model folder or a classifier's name"

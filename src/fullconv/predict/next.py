@@ -39,7 +39,7 @@ READ_AHEAD = 2  # images
 
 
 @dataclass(frozen=True)
-class Settings:
+class NextSettings:
     """What to choose from, and by what.
 
     Attributes:
@@ -104,7 +104,7 @@ class Ranking:
     page: Path
 
 
-def run(settings: Settings, reporter: Reporter = SILENT) -> Ranking:
+def run(settings: NextSettings, reporter: Reporter = SILENT) -> Ranking:
     """Rank images by what labelling them would teach a net, and write the list and the page.
 
     All images pass once; of each a vector of features is kept. Those that are chosen are read
@@ -150,7 +150,7 @@ def run(settings: Settings, reporter: Reporter = SILENT) -> Ranking:
     return found
 
 
-def _found(settings: Settings) -> tuple[str, Path | None]:
+def _found(settings: NextSettings) -> tuple[str, Path | None]:
     """Return the model, of a run the last of its nets, and what is labelled already."""
     folder = Path(settings.model)
     if is_export(settings.model):

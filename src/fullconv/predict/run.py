@@ -38,7 +38,7 @@ FORMATS = ("png", "tif")
 
 
 @dataclass(frozen=True)
-class Settings:
+class PredictSettings:
     """What to label, by what, and how.
 
     Attributes:
@@ -123,7 +123,7 @@ class Prediction:
         return self.summary.failures
 
 
-def run(settings: Settings, reporter: Reporter = SILENT) -> Prediction:
+def run(settings: PredictSettings, reporter: Reporter = SILENT) -> Prediction:
     """Label images, and write labels, overlays and what else was asked for.
 
     Inputs that can't be read, labelled or written are told in a line each, and are among the
@@ -185,7 +185,7 @@ def run(settings: Settings, reporter: Reporter = SILENT) -> Prediction:
     return _prediction(settings, net, summary, choice.config, choice.verification)
 
 
-def _by_export(settings: Settings, reporter: Reporter) -> Prediction:
+def _by_export(settings: PredictSettings, reporter: Reporter) -> Prediction:
     """Do the same by an exported file."""
     assert not isinstance(settings.model, FCN)
     path = Path(settings.model)
@@ -214,7 +214,7 @@ def _by_export(settings: Settings, reporter: Reporter) -> Prediction:
     return _prediction(settings, export, summary, config, None)
 
 
-def _check_format(settings: Settings) -> None:
+def _check_format(settings: PredictSettings) -> None:
     if settings.format not in FORMATS:
         raise FullconvError(f"format {settings.format!r} is none of {', '.join(FORMATS)}")
     if settings.format == "tif":
@@ -232,7 +232,7 @@ def _apart(jobs: tuple[Job, ...] | Films) -> tuple[tuple[Job, ...] | Films, tupl
 
 
 def _planned(
-    settings: Settings,
+    settings: PredictSettings,
     net: Described,
     reporter: Reporter,
     is_raster: Callable[[Path], bool] = lambda _: False,
@@ -262,7 +262,7 @@ def _planned(
 
 
 def _labelled(
-    settings: Settings,
+    settings: PredictSettings,
     label: AnyLabeller,
     jobs: tuple[Job, ...] | Films,
     memory: Room,
@@ -281,7 +281,7 @@ def _labelled(
 
 
 def _prediction(
-    settings: Settings,
+    settings: PredictSettings,
     net: Described,
     summary: Summary,
     config: EngineConfig,
@@ -316,7 +316,7 @@ def folder_of(model: str | Path | FCN) -> Path | None:
     return None if isinstance(model, FCN) or not Path(model).is_dir() else Path(model)
 
 
-def _places(settings: Settings, heads: tuple[str, ...], *, unsure: bool) -> Places:
+def _places(settings: PredictSettings, heads: tuple[str, ...], *, unsure: bool) -> Places:
     below = settings.out / f"{{{','.join(heads)}}}" if heads else settings.out
     scores = below / "scores" if settings.scores else None
     return Places(below, below / "overlay", below / "unsure.csv" if unsure else None, scores)

@@ -15,7 +15,7 @@ from fullconv.predict.jobs import Job, Results, plan
 from fullconv.predict.memory import SHARE
 from fullconv.predict.rasters import block_cache, opened, place_of, quiet_gdal
 from fullconv.predict.regions import PIXEL, bytes_for, regions_of
-from fullconv.predict.run import Prediction, Settings, run
+from fullconv.predict.run import Prediction, PredictSettings, run
 from fullconv.predict.stream import Failure
 from fullconv.predict.vector_files import (
     Features,
@@ -65,7 +65,7 @@ class Vectored:
 
 
 def predict_vectors(
-    settings: Settings, vectors: VectorSettings, reporter: Reporter = SILENT
+    settings: PredictSettings, vectors: VectorSettings, reporter: Reporter = SILENT
 ) -> Vectored:
     """Label images as rasters (see `fullconv.predict.run.run`), and write the labels as polygons.
 
@@ -147,7 +147,7 @@ def require_packages() -> None:
         )
 
 
-def _planned(settings: Settings, heads: tuple[str, ...]) -> tuple[Job, ...]:
+def _planned(settings: PredictSettings, heads: tuple[str, ...]) -> tuple[Job, ...]:
     return plan(
         settings.inputs,
         settings.out,

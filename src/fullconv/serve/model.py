@@ -18,7 +18,7 @@ from fullconv.predict.exports import ExportLabeller, opened_for, require_of_expo
 from fullconv.predict.labeller import AnyLabeller, Labeller
 from fullconv.predict.memory import ExportMemory, Memory, Room
 from fullconv.predict.run import folder_of, loaded
-from fullconv.serve.settings import Settings
+from fullconv.serve.settings import ServeSettings
 
 MANY = 500  # photos; for so many it pays to measure engines
 SIZE = (480, 640)  # of what they are measured on: nobody knows yet what will come
@@ -41,7 +41,7 @@ class Model:
     engine: str
 
 
-def open_model(settings: Settings, reporter: Reporter = SILENT) -> Model:
+def open_model(settings: ServeSettings, reporter: Reporter = SILENT) -> Model:
     """Make a model ready to label many photos, by the engine that `predict` would choose.
 
     Raises:
@@ -63,7 +63,7 @@ def _warm_up(label: AnyLabeller) -> None:
     label.labels(label.views(noise(label.net, SIZE, 0)), SIZE)
 
 
-def _export(settings: Settings) -> Model:
+def _export(settings: ServeSettings) -> Model:
     assert not isinstance(settings.model, FCN)
     known = OpenedExport(Path(settings.model))
     require_of_export(
@@ -79,7 +79,7 @@ def _export(settings: Settings) -> Model:
     return Model(ExportLabeller(export), ExportMemory(export.about), export.about, engine)
 
 
-def _net(settings: Settings, reporter: Reporter) -> Model:
+def _net(settings: ServeSettings, reporter: Reporter) -> Model:
     check(settings.engine, settings.precision, settings.device)
     net = loaded(settings.model, settings.engine, settings.device, trust=settings.trust)
 

@@ -11,12 +11,12 @@ from fullconv.base.errors import FullconvError
 from fullconv.base.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
-    from fullconv.serve.settings import Settings
+    from fullconv.serve.settings import ServeSettings
 
 PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 
 
-def serve(settings: Settings, reporter: Reporter = SILENT) -> None:
+def serve(settings: ServeSettings, reporter: Reporter = SILENT) -> None:
     """Serve a model until SIGTERM or SIGINT; then finish what is in hand. A second one ends it.
 
     Args:

@@ -36,7 +36,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServeSettings:
     """What to serve, where and for whom.
 
     Attributes:

@@ -12,10 +12,12 @@ from fullconv.net.arguments import most_magnification
 from fullconv.net.fcn import FCN
 from fullconv.train.nets import is_model, models_by_input, unseen_inputs
 from fullconv.train.scale import DRAWN_WELL
-from fullconv.train.settings import Settings
+from fullconv.train.settings import TrainSettings
 
 
-def hints(settings: Settings, net: FCN, folder: DatasetFolder, found: Fingerprint) -> Iterator[str]:
+def hints(
+    settings: TrainSettings, net: FCN, folder: DatasetFolder, found: Fingerprint
+) -> Iterator[str]:
     """Yield what is worth knowing of a net that is about to be trained on a sound dataset.
 
     Args:
@@ -34,7 +36,7 @@ def hints(settings: Settings, net: FCN, folder: DatasetFolder, found: Fingerprin
     yield from about_details(settings, net, folder, found)
 
 
-def about_stages(settings: Settings) -> str | None:
+def about_stages(settings: TrainSettings) -> str | None:
     """Return what to tell who trains a later stage by itself, from a classifier; None mostly."""
     rates = settings.recipe.stage_lr
     if not settings.blueprint.fixed or settings.staged or rates[0] == rates[-1]:
@@ -47,7 +49,7 @@ def about_stages(settings: Settings) -> str | None:
     )
 
 
-def about_unseen(settings: Settings, net: FCN, folder: DatasetFolder) -> str | None:
+def about_unseen(settings: TrainSettings, net: FCN, folder: DatasetFolder) -> str | None:
     """Return what to tell who trains on a dataset with inputs that the net doesn't see."""
     unseen = unseen_inputs(net.inputs, folder)
     if not unseen:
@@ -58,7 +60,7 @@ def about_unseen(settings: Settings, net: FCN, folder: DatasetFolder) -> str | N
     return f"{told}; --inputs {','.join((*net.inputs, *unseen))} lets it"
 
 
-def about_magnification(settings: Settings, net: FCN) -> str | None:
+def about_magnification(settings: TrainSettings, net: FCN) -> str | None:
     """Return what to tell whose images are seen larger than they are without being asked for."""
     magnify = net.scale.numerator
     if magnify == 1 or settings.recipe.magnify or is_model(settings.weights):
@@ -70,7 +72,7 @@ def about_magnification(settings: Settings, net: FCN) -> str | None:
 
 
 def about_details(
-    settings: Settings, net: FCN, folder: DatasetFolder, found: Fingerprint
+    settings: TrainSettings, net: FCN, folder: DatasetFolder, found: Fingerprint
 ) -> Iterator[str]:
     """Yield, by head, what a net cannot draw of the masks because its cells are too coarse.
 

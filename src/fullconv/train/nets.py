@@ -31,14 +31,14 @@ from fullconv.net.weights.torch_file import TORCH_FILES
 from fullconv.papers.blueprint import NYUD_LOG_DEPTH, Blueprint
 from fullconv.train.recipe import Recipe
 from fullconv.train.scale import Judge, judged, scale_for
-from fullconv.train.settings import Settings
+from fullconv.train.settings import TrainSettings
 
 CLASSIFIER_FILES = (".safetensors", ".caffemodel", *TORCH_FILES)
 SPREAD_OF_LOG_DISTANCE = 0.5  # standard deviation of millimetres' logarithm, indoors and outdoors
 SPREAD_OF_BYTES = 58.0  # of photographs' colours: torchvision's std times 255
 
 
-def target_net(settings: Settings, folder: DatasetFolder, judge: Judge = judged) -> FCN:
+def target_net(settings: TrainSettings, folder: DatasetFolder, judge: Judge = judged) -> FCN:
     """Build the net that was asked for, as it is before any training.
 
     Args:
@@ -74,7 +74,7 @@ def not_finite(net: FCN) -> str:
     return next((name for name, value in tensors if not value.isfinite().all()), "")
 
 
-def _target_net(settings: Settings, folder: DatasetFolder, judge: Judge) -> FCN:
+def _target_net(settings: TrainSettings, folder: DatasetFolder, judge: Judge) -> FCN:
     torch.manual_seed(settings.recipe.seed)
     weights, fixed = settings.weights, settings.blueprint.fixed
     if fixed:
@@ -135,7 +135,7 @@ def models_by_input(weights: str) -> dict[str, str]:
 
 
 def _net_on_classifier(
-    settings: Settings, folder: DatasetFolder, judge: Judge, weights: str | None
+    settings: TrainSettings, folder: DatasetFolder, judge: Judge, weights: str | None
 ) -> FCN:
     first = next(iter(folder.info.inputs))
     named = settings.inputs or ((first,) if folder.info.has_bands else None)
@@ -165,7 +165,7 @@ def _show_colours(net: FCN, first: Input) -> None:
 
 
 def _joined_net(
-    settings: Settings, folder: DatasetFolder, judge: Judge, by_input: Mapping[str, str]
+    settings: TrainSettings, folder: DatasetFolder, judge: Judge, by_input: Mapping[str, str]
 ) -> FCN:
     """Build a net of several trunks, each from a model of its own (late fusion)."""
     net = _net_on_classifier(settings, folder, judge, None)
@@ -197,7 +197,7 @@ def _of(model: str) -> Iterator[None]:
         raise FullconvError(f"{model}: {error}") from error
 
 
-def _require_own(settings: Settings) -> None:
+def _require_own(settings: TrainSettings) -> None:
     """Refuse for a net whose parts are fixed, as the paper's are, what would change them."""
     net, recipe = settings.blueprint, settings.recipe
     for key, asked in (("magnify", recipe.magnify), ("reduce", recipe.reduce)):

@@ -11,7 +11,7 @@ from typing import Any, Self
 from fullconv.base.errors import FullconvError
 from fullconv.base.progress import Reporter
 from fullconv.data.info import DatasetInfo
-from fullconv.train.settings import MAY_CHANGE, Settings
+from fullconv.train.settings import MAY_CHANGE, TrainSettings
 
 NAMED = 3  # of many images that came or went
 
@@ -41,7 +41,7 @@ class Origin:
     @classmethod
     def of(
         cls,
-        settings: Settings,
+        settings: TrainSettings,
         info: DatasetInfo,
         channels: Mapping[str, int],
         images: Mapping[str, Sequence[str]],

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from fullconv.net.folder import METRICS
 from fullconv.train import checkpoint
 from fullconv.train.plan import Plan
-from fullconv.train.settings import Settings
+from fullconv.train.settings import TrainSettings
 from fullconv.train.state import Row
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Outcome:
     """
 
     out: Path
-    settings: Settings
+    settings: TrainSettings
     splits: tuple[str, ...]
     stages: tuple[Trained, ...]
 

@@ -24,7 +24,7 @@ from fullconv.base.settings import first_mistake, read_yaml
 from fullconv.papers.blueprint import Blueprint
 from fullconv.train.checkpoint import saving_in
 from fullconv.train.lock import RunLock
-from fullconv.train.settings import MAY_CHANGE, Settings
+from fullconv.train.settings import MAY_CHANGE, TrainSettings
 from fullconv.train.state import TrainingState
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Record:
     """
 
     out: Path
-    settings: Settings
+    settings: TrainSettings
     lock: RunLock
     launch: str = ""
     nets: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -91,7 +91,7 @@ class Record:
         if "data" not in asked:
             why = f"{out}: holds no run to resume" if resume else "no data given"
             raise FullconvError(f"{why}; --data DIR names the dataset folder to train on")
-        settings = Settings(**{**asked, "data": Path(asked["data"]).absolute()})
+        settings = TrainSettings(**{**asked, "data": Path(asked["data"]).absolute()})
         Blueprint.named(settings.model)
         return cls(out, settings, lock, processes.launch)
 
@@ -102,7 +102,9 @@ class Record:
             values = read_yaml(path.read_bytes())
             # Runs of old: none measured ranges or bands, and none was asked for trust.
             values = {"ranges": {}, "spreads": {}, "trust": False, **values}
-            settings = Settings.model_validate({k: values[k] for k in Settings.model_fields})
+            settings = TrainSettings.model_validate(
+                {k: values[k] for k in TrainSettings.model_fields}
+            )
             nets = {str(name): dict(net or {}) for name, net in values["nets"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             problem = first_mistake(error) if isinstance(error, ValidationError) else error
@@ -192,7 +194,7 @@ class Record:
 
         Args:
             target: that net, as it is before training.
-            measured: of the training images (see `Settings`).
+            measured: of the training images (see `TrainSettings`).
         """
         decided = {
             "inputs": tuple(target.inputs),

@@ -35,7 +35,7 @@ from fullconv.train.nets import grown_net, in_bands, in_ranges, require_finite, 
 from fullconv.train.origin import Origin, require_same_classes
 from fullconv.train.outcome import Outcome, Trained
 from fullconv.train.record import Record
-from fullconv.train.settings import Settings
+from fullconv.train.settings import TrainSettings
 from fullconv.train.sharing import require_shareable
 from fullconv.train.stage import Budget, Stage, TrainingData
 from fullconv.train.state import Clock, TrainingState
@@ -55,8 +55,8 @@ def run(
 
     Args:
         out: the run folder.
-        asked: the fields of `Settings` that the user gave; those not given are the defaults or,
-            when a run is continued, its own.
+        asked: the fields of `TrainSettings` that the user gave; those not given are the defaults
+            or, when a run is continued, its own.
         resume: whether to continue the run that is in `out`, if there is one.
         reporter: is told how it goes.
         clock: tells the time in seconds, by which a limited one is kept.
@@ -314,7 +314,7 @@ class Run:
         return start
 
 
-def _see_in_ranges(net: FCN, folder: DatasetFolder, settings: Settings) -> None:
+def _see_in_ranges(net: FCN, folder: DatasetFolder, settings: TrainSettings) -> None:
     """Let a net expect the values that its inputs have, where they have a range of their own."""
     inputs = {name: folder.input(name) for name in net.inputs}
     net.preprocessing = in_bands(net.preprocessing, inputs, settings.spreads or {})
@@ -333,7 +333,7 @@ def _about_ranges(found: Fingerprint) -> Iterator[str]:
 class _Judge:
     """Judges a dataset once, by its headers, and then its training masks; keeps what it found."""
 
-    settings: Settings
+    settings: TrainSettings
     reporter: Reporter
     found: dict[tuple[str, ...], tuple[Fingerprint, ...]] = field(default_factory=dict)
 
@@ -367,14 +367,14 @@ class _Judge:
         return train_
 
 
-def _seen_in_ranges(folder: DatasetFolder, settings: Settings) -> DatasetFolder:
+def _seen_in_ranges(folder: DatasetFolder, settings: TrainSettings) -> DatasetFolder:
     """Return the dataset as it is read where inputs have a range of values of their own."""
     seen = Preprocessing(ranges=settings.ranges or {})
     return folder.with_reader(seen.reader(folder.reader))
 
 
 def _fingerprints(
-    settings: Settings, folder: DatasetFolder, judge: _Judge, fresh: bool
+    settings: TrainSettings, folder: DatasetFolder, judge: _Judge, fresh: bool
 ) -> tuple[Fingerprint, ...]:
     """Return the fingerprints of the splits, with masks where they are needed.
 
@@ -393,7 +393,7 @@ def _fingerprints(
 
 
 def _read_data(
-    settings: Settings,
+    settings: TrainSettings,
     folder: DatasetFolder,
     device: torch.device,
     found: Sequence[Fingerprint],

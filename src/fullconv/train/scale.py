@@ -10,7 +10,7 @@ from fullconv.data.fingerprint import Fingerprint
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.transforms import default_magnification, default_reductions
 from fullconv.net.arguments import COLOR_ONLY, most_magnification
-from fullconv.train.settings import Settings
+from fullconv.train.settings import TrainSettings
 
 DRAWN_WELL = 0.85  # the mean IU below which a net's cells are too coarse for the masks
 DRAWN_POORLY = 0.77  # that below which finer cells are worth four times the work
@@ -33,7 +33,7 @@ def told(scale: Fraction) -> str:
     return f"magnified x{scale}" if scale > 1 else f"reduced to {scale}"
 
 
-def scale_for(settings: Settings, folder: DatasetFolder, judge: Judge = judged) -> Fraction:
+def scale_for(settings: TrainSettings, folder: DatasetFolder, judge: Judge = judged) -> Fraction:
     """Return how large a new net is to see images: as the recipe says, else as suits them.
 
     Args:

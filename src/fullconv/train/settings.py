@@ -15,7 +15,7 @@ from fullconv.train.recipe import Recipe
 MAY_CHANGE = ("data", "device", "max_pixels", "trust")
 
 
-class Settings(BaseModel):
+class TrainSettings(BaseModel):
     """What a run was asked for.
 
     Attributes:
