@@ -36,6 +36,7 @@ from fullconv.net.fcn import FCN
 SIDE, BLOCK, PHOTO, PHOTOS = 40_000, 512, 1024, 24
 CLASSES = 21
 MEMORY = "1.2GB"
+RUN = "--run"  # a process of its own does
 
 
 def main() -> None:
@@ -45,11 +46,10 @@ def main() -> None:
     parser.add_argument("--engine", default="torch")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--memory", default=MEMORY)
-    parser.add_argument("--run", nargs="*", help="a process of its own does")
-    asked, words = parser.parse_known_args()
-    if asked.run is not None:
-        print(json.dumps(taken(asked.run + words)))
+    if sys.argv[1:2] == [RUN]:  # whose options are fullconv's
+        print(json.dumps(taken(sys.argv[2:])))
         return
+    asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = measured(Path(folder), asked.side, asked.engine, asked.precision, asked.memory)
     identity = {"side": str(asked.side), "engine": asked.engine, "precision": asked.precision}
@@ -72,7 +72,7 @@ def measured(folder: Path, side: int, engine: str, precision: str, memory: str) 
     def run(source: str, *more: str) -> dict[str, float]:
         words = ("predict", str(folder / "model"), str(folder / source))
         out = ("--out", str(folder / "out" / source), "--quiet")
-        line = in_own_process(__spec__.name, "--run", *words, *out, *options, *more)
+        line = in_own_process(__spec__.name, RUN, *words, *out, *options, *more)
         return dict(json.loads(line))
 
     ready = run("small.tif", "--format", "tif")["seconds"]
