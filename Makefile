@@ -12,10 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # A worker a core, with a thread each: two threads on a busy core cost far more than they give.
-# Memory that a test frees is kept for the next one (glibc's names): a tenth of the time was page
-# faults.
-KEEP := MALLOC_TOP_PAD_=67108864 MALLOC_TRIM_THRESHOLD_=268435456 MALLOC_MMAP_THRESHOLD_=268435456
-PYTEST := OMP_NUM_THREADS=1 $(KEEP) $(BIN)/python -m pytest -n auto
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 .PHONY: demo setup check test bench docs docs-pictures web-runtime clean
 

@@ -40,6 +40,7 @@ def exchanged(processes: Processes) -> list[object]:
     ]
 
 
+@pytest.mark.slow
 def test_what_processes_exchange() -> None:
     results = side_by_side(exchanged, count=3)
     own_gradients = [[1.0], [2.0, 3.0], [4.0, 5.0, 6.0]]

@@ -75,6 +75,7 @@ def by_strips(net, image, height):
     return strip.coarse(range(len(image)), len(image))
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(
     name=st.sampled_from(sorted(SMALL)),

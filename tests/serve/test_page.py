@@ -14,6 +14,7 @@ from service import encoded, listening
 
 from fullconv.base.images import ImageReader
 
+pytestmark = pytest.mark.slow
 PHONE = {"width": 390, "height": 780}
 
 

@@ -135,6 +135,7 @@ def steps(processes: Processes, recipe: Recipe, weights: list[float] | None) -> 
 FROZEN = {"batch_norm": "frozen"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "weights"),
     [
