@@ -105,14 +105,24 @@ def in_own_process(module: str, *words: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
-def in_turns(runs: Mapping[str, Callable[[], object]], count: int, rounds: int) -> dict[str, float]:
+def in_turns(
+    runs: Mapping[str, Callable[[], object]], count: int, rounds: int, *, pause: float = 0.0
+) -> dict[str, float]:
     """Return the median time of each run in milliseconds an image, of `count` images.
 
     One round goes ahead that is not counted.
+
+    Args:
+        runs: by name.
+        count: images of each.
+        rounds: that are counted.
+        pause: seconds before each run. Threads of a runtime spin for a while when they have
+            nothing to do, in the way of the next one's.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds + 1):
         for name, run in runs.items():
+            time.sleep(pause)
             begun = time.perf_counter()
             run()
             times[name].append((time.perf_counter() - begun) / count * 1e3)

@@ -39,6 +39,7 @@ from fullconv.net.fcn import FCN, load
 Labels = Mapping[str, NDArray[np.uint8]]
 Label = Callable[[Any], Labels]
 BEGIN, END = "<!-- exports.csv -->", "<!-- end -->"
+PAUSE = 1.0  # seconds in which threads of other runtimes fall asleep
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml"}
 
 
@@ -132,7 +133,8 @@ def _times(ways: Sequence[Way], images: Sequence[Any], rounds: int) -> dict[str,
         for image in images:
             way.label(image)
 
-    return in_turns({way.name: partial(all_by, way) for way in ways}, len(images), rounds)
+    runs = {way.name: partial(all_by, way) for way in ways}
+    return in_turns(runs, len(images), rounds, pause=PAUSE)
 
 
 def _row(way: Way, times: Mapping[str, float], images: Sequence[Any], net: FCN) -> Row:

@@ -66,6 +66,36 @@ def test_equals_interpolate_where_cells_cover_the_pixels_evenly(factor):
     assert step(scores[:, :, :1, :1], (factor, factor)).allclose(scores[:, :, :1, :1])
 
 
+@given(
+    st.sampled_from((2, 4, 8, 16)),
+    st.integers(1, 40),
+    st.integers(0, 19),
+    st.integers(1, 60),
+    st.integers(1, 60),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_resize_gives_the_same(factor, window, padding, height, width):
+    """Wherever layers put the cells, aligned with the pixels or half a cell off; in float64."""
+    grid = Grid().through(Window(window, factor, min(padding, window // 2)))
+    step = upscore(grid)
+    cells = [max(1, -(-length // factor)) + 2 for length in (height, width)]
+    scores = torch.randn(1, 2, *cells, dtype=torch.double)
+    expected = step(scores, (height, width))
+    assert step.fade is not None
+    found = step.cropped(step.resized(scores), (height, width), step.fade)
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found, expected, **CLOSE)
+
+
+def test_what_no_resize_gives():
+    grid = Grid().through(Window(8, 8))
+    assert upscore(grid, edge="zero").fade is None
+    assert upscore(grid, Grid().through(Window(1, 8))).fade is None  # axes that align differently
+    learnt = upscore(grid)
+    learnt.weight.data[0, 0, 0, 0] += 1
+    assert learnt.fade is None
+
+
 @pytest.mark.parametrize("factor", FACTORS)
 def test_equals_numpy_where_the_grids_align(factor):
     """Cell i lies on pixel factor * i: an odd kernel of 2 * factor - 1."""

@@ -84,7 +84,8 @@ class Attempt:
     def graph(self, net: FCN, output: Output | None = None) -> Any:
         """Return the graph of a net in the format that was asked for."""
         try:
-            return self._form.convert(WholeNet(net, output or self._about.output, self._form.best))
+            form, asked = self._form, output or self._about.output
+            return form.convert(WholeNet(net, asked, form.best, resizes=form.resizes))
         except Exception as error:  # converters raise what they like
             raise WorkFailedError(
                 f"this net can't be written as {self._form.name}: {one_line(error)}"

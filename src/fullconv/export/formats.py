@@ -27,6 +27,7 @@ class Format:
         packages: that write and run it.
         extra: of fullconv, which installs those.
         best: gives the class of each pixel, as its runtime does it soonest.
+        resizes: whether that resizes scores sooner than it convolves them.
         convert: returns a module's graph, in float32.
         layers: names those of a graph.
         save: writes it with what it says of itself.
@@ -38,6 +39,7 @@ class Format:
     packages: tuple[str, ...]
     extra: str
     best: Best
+    resizes: bool
     convert: Callable[[Exported], Any]
     layers: Callable[[Any], Layers]
     save: Callable[[Any, ExportMetadata, Path], None]
@@ -67,6 +69,7 @@ ONNX = Format(
     ("onnx", "onnxruntime"),
     "onnx",
     highest,
+    True,
     to_onnx,
     onnx_layers,
     save_onnx,
@@ -78,6 +81,7 @@ OPENVINO = Format(
     ("openvino",),
     "openvino",
     highest_by_comparison,
+    False,
     to_whole_openvino,
     openvino_layers,
     save_openvino,

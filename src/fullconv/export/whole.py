@@ -11,7 +11,7 @@ from fullconv.data.info import COLOR
 from fullconv.export.coarse import ODD
 from fullconv.export.metadata import Output, input_names, output_names
 from fullconv.net.fcn import FCN
-from fullconv.net.head import Features, Head, probabilities
+from fullconv.net.head import Features, probabilities
 from fullconv.net.surgery import inference_twin
 
 Best = Callable[[Tensor], Tensor]
@@ -66,24 +66,38 @@ class WholeNet(Exported):
             x H x W).
     """
 
-    def __init__(self, net: FCN, output: Output, best: Best = highest) -> None:
-        """Prepare the net; `best` gives the class of each pixel of scores N x classes x H x W."""
+    def __init__(
+        self, net: FCN, output: Output, best: Best = highest, *, resizes: bool = False
+    ) -> None:
+        """Prepare the net.
+
+        Args:
+            net: see the class.
+            output: likewise.
+            best: gives the class of each pixel of scores N x classes x H x W.
+            resizes: whether scores are enlarged by a resize, where that gives the same.
+        """
         super().__init__(net)
         self.output, self._best = output, best
         self.output_names = output_names(net.heads, output)
+        # Looked up here, since no weight can be looked at while a graph is traced.
+        self._fades = {
+            name: head.last_upscore.fade if resizes else None
+            for name, head in self.net.heads.items()
+        }
 
     def forward(self, *images: Tensor) -> tuple[Tensor, ...]:
         """Return the output of each head, in the net's order."""
         coarse, size = self.coarse(images), size_of(images)
-        return tuple(
-            self._output(head, coarse[name], size) for name, head in self.net.heads.items()
-        )
+        return tuple(self._output(name, coarse[name], size) for name in self.net.heads)
 
-    def _output(self, head: Head, coarse: Tensor, size: tuple[int, int]) -> Tensor:
+    def _output(self, name: str, coarse: Tensor, size: tuple[int, int]) -> Tensor:
+        head, fade = self.net.heads[name], self._fades[name]
+        upscore = head.last_upscore
+        scores = upscore.enlarged(coarse) if fade is None else upscore.resized(coarse)
         if self.output == "labels":  # of less data than scores, to be cropped
-            upscore = head.last_upscore
-            return upscore.cropped(self._best(upscore.enlarged(coarse)), size)
-        scores = head.upsample(coarse, size)
+            return upscore.cropped(self._best(scores), size, fade or 0)
+        scores = upscore.cropped(scores, size, fade or 0)
         return probabilities(scores, head.temperature) if self.output != "scores" else scores
 
 

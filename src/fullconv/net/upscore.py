@@ -87,11 +87,17 @@ class Upscore(nn.Module):
         """Enlarge to `size` (H, W): cells of the finer grid, whose first is the image's first."""
         return self.cropped(self.enlarged(scores), size)
 
-    def cropped(self, enlarged: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return `size` (H, W) cells of an enlarged map, of those that lie on the image."""
-        v, h = self.vertical, self.horizontal
+    def cropped(self, enlarged: Tensor, size: tuple[int, int], fade: int = 0) -> Tensor:
+        """Return `size` (H, W) cells of an enlarged map, of those that lie on the image.
+
+        Args:
+            enlarged: see there; its last two axes are H and W.
+            size: of the image.
+            fade: how many cells it lacks at each side.
+        """
+        top, left = self.vertical.crop - fade, self.horizontal.crop - fade
         height, width = size
-        return enlarged[..., v.crop : v.crop + height, h.crop : h.crop + width]
+        return enlarged[..., top : top + height, left : left + width]
 
     def fuse(self, scores: Tensor, skip: Tensor) -> Tensor:
         """Enlarge and add a skip's scores; where the enlarged map is the smaller, crop the skip."""
@@ -112,13 +118,40 @@ class Upscore(nn.Module):
         """
         v, h = self.vertical, self.horizontal
         with torch.autocast(scores.device.type, enabled=False):
-            scores = scores.to(self.weight.dtype)
-            if v.before or v.after or h.before or h.after:
-                edges = (h.before, h.after, v.before, v.after)
-                scores = F.pad(scores, edges, mode="replicate")
             return F.conv_transpose2d(
-                scores, self.weight, stride=(v.factor, h.factor), groups=self.num_classes
+                self._extended(scores.to(self.weight.dtype)),
+                self.weight,
+                stride=(v.factor, h.factor),
+                groups=self.num_classes,
             )
+
+    @property
+    def fade(self) -> int | None:
+        """How many cells at each side of the enlarged map have but one neighbour to lie between.
+
+        None where the rest is not what `resized` gives: weights that are learnt, edges of zeros, or
+        axes whose grids align differently.
+        """
+        v, h = self.vertical, self.horizontal
+        even = v.kernel % 2 == 0
+        if v.kernel != h.kernel or self.edge != "replicate" or (even and self.factor % 2):
+            return None
+        return (self.factor // 2 if even else self.factor - 1) if self._is_bilinear() else None
+
+    def resized(self, scores: Tensor) -> Tensor:
+        """Return `enlarged` without the `fade` at its sides, by a resize."""
+        scores = self._extended(scores)
+        if self.vertical.kernel % 2 == 0:
+            return F.interpolate(scores, scale_factor=float(self.factor), mode="bilinear")
+        size = [(length - 1) * self.factor + 1 for length in scores.shape[-2:]]
+        return F.interpolate(scores, size, mode="bilinear", align_corners=True)
+
+    def _extended(self, scores: Tensor) -> Tensor:
+        """Repeat edge cells, as far as pixels lie beyond them."""
+        v, h = self.vertical, self.horizontal
+        if not (v.before or v.after or h.before or h.after):
+            return scores
+        return F.pad(scores, (h.before, h.after, v.before, v.after), mode="replicate")
 
     def extra_repr(self) -> str:
         """Show what geometry derived."""
