@@ -81,6 +81,7 @@ def test_any_text_is_read_or_refused_in_a_line(content: str) -> None:
         assert len(str(error).splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_many_values_are_read() -> None:
     content = yaml.safe_dump({"a": list(range(20_000))})
     assert read_yaml(content) == {"a": list(range(20_000))}

@@ -270,6 +270,7 @@ def test_a_file_of_another_type_than_the_first_is_read_rightly(tmp_path: Path) -
         np.testing.assert_array_equal(kept[1].image[..., 3], heights)
 
 
+@pytest.mark.slow
 def test_max_pixels_of_the_folder_holds_for_what_is_kept(tmp_path: Path) -> None:
     root = write_dataset(tmp_path)
     split = DatasetFolder(root, ImageReader(79)).split("train")

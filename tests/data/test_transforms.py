@@ -29,6 +29,7 @@ def ramp(height: int = 60, width: int = 100) -> np.ndarray:
     return np.tile(np.arange(width, dtype=np.uint8), (height, 1))
 
 
+@pytest.mark.slow
 @given(
     height=st.integers(1, 40),
     width=st.integers(1, 40),

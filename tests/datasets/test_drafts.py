@@ -59,6 +59,7 @@ def test_drafts_read_back(tool, tmp_path):
     assert found[5, 5] == 2  # a speck
 
 
+@pytest.mark.slow
 def test_predict_drafts_with_confidence(command_line, random_model, tmp_path, capsys):
     photo = tmp_path / "photos" / "x.png"
     photo.parent.mkdir()

@@ -248,6 +248,7 @@ def test_a_member_of_negative_size(tmp_path, wanted):
     assert "a member of -1,024 bytes" in refused(tmp_path / "a.tar", tmp_path, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
 )

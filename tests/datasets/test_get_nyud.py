@@ -160,6 +160,7 @@ def authors(folder, *, lists=True):
     return packed.write_files(folder, files), pictures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lists", [True, False])
 def test_the_authors_layout(tmp_path, nyud, command_line, lists):
     given, pictures = authors(tmp_path / "own", lists=lists)

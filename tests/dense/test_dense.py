@@ -87,6 +87,7 @@ RANDOM_WHILE_TRAINING = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode_of_conversion", ["train", "eval"])
 @pytest.mark.parametrize(
     ("name", "arguments"),

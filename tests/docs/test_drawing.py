@@ -152,6 +152,7 @@ def test_another_suffix_is_refused(tmp_path: Path) -> None:
         save(Figure(), tmp_path / "net.txt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("squeezenet1_0", "--net", "fcn16s"), ("voc-fcn-alexnet",)])
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
     path = tmp_path / "net.svg"

@@ -169,6 +169,7 @@ def test_half_the_size_in_float16(form, tmp_path):
     assert (opened.label(image)["labels"] == net.predict(image)).mean() > 0.99
 
 
+@pytest.mark.slow
 def test_float16_is_stored_and_float32_computed(tmp_path):
     onnx = pytest.importorskip("onnx")
     net = scored_net()
@@ -183,6 +184,7 @@ def test_float16_is_stored_and_float32_computed(tmp_path):
     assert np.isfinite(OpenedExport(path).outputs(photo((40, 40))[None])["labels"]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_an_untrained_net_is_verified_with_random_scores(form, tmp_path):
     torch.manual_seed(0)
@@ -290,6 +292,7 @@ def test_damaged_and_missing_files_are_refused(name, tmp_path):
         OpenedExport(tmp_path / name)
 
 
+@pytest.mark.slow
 def test_a_strange_graph_says_nothing_of_its_classes(tmp_path):
     onnx = pytest.importorskip("onnx")
     path = exported(scored_net(), tmp_path, "onnx").path

@@ -156,6 +156,7 @@ def test_int8_needs_data(net, tmp_path):
         exported(net, tmp_path, "onnx", precision="int8")
 
 
+@pytest.mark.slow
 @needs_nncf
 def test_an_untrained_net_is_not_quantised(tmp_path):
     pytest.importorskip("onnxruntime")

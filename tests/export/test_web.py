@@ -160,6 +160,7 @@ def test_a_site_whose_graph_is_another_net_is_not_written(tmp_path, monkeypatch)
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.slow
 def test_a_net_that_looks_at_the_whole_image_has_no_tiles():
     assert tile_of(fullconv.FCN("mobilenet_v3_small", 16, 2, weights=None)) is None
     assert tile_of(scored_net())["align"] == 32
@@ -280,6 +281,7 @@ def test_the_legend_has_each_class_and_its_share(page, net, tmp_path):
     assert net.head.classes[order[0]] in page.inner_text("#spoken")
 
 
+@pytest.mark.slow
 def test_pointing_and_clicking_read_the_class(page, net, tmp_path):
     path = jpeg(tmp_path / "a.jpg", (96, 128))
     label(page, path)

@@ -50,6 +50,7 @@ def assert_labels(labels, scores, factor, size, offset, edge):
 SHAPES = st.tuples(st.integers(1, 2), st.integers(1, 7), st.integers(1, 6), st.integers(1, 6))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     shape=SHAPES,

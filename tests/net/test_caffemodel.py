@@ -148,6 +148,7 @@ def test_reads_what_another_encoder_wrote(tmp_path):
             np.testing.assert_array_equal(read.values, expected)
 
 
+@pytest.mark.slow
 def test_values_are_views_on_the_file(tmp_path):
     tracemalloc.start()
     path = written(tmp_path, CAFFE["NetParameter"](layer=[layer("fc6", weights(2048, 512))]))
@@ -397,6 +398,7 @@ def read_within_bounds(folder: Path, contents: bytes) -> list[WeightedLayer] | N
     return layers
 
 
+@pytest.mark.slow
 @given(
     edits=st.lists(
         st.tuples(st.integers(0, len(SMALL) - 1), st.binary(max_size=12), st.integers(0, 12)),

@@ -34,6 +34,7 @@ def test_vgg16_as_in_the_paper() -> None:
     assert seen.multiply_adds == trunk + score + upscore
 
 
+@pytest.mark.slow
 def test_describing_leaves_the_net_as_it_was() -> None:
     net = FCN("mobilenet_v2", 8, 5).train()
     describe(net, (33, 65))

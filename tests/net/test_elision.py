@@ -398,6 +398,7 @@ def narrow_float_net():
     return net, elided(net, (40, 51)).eval(), images_for(net, (40, 51))
 
 
+@pytest.mark.slow
 def test_it_exports():
     net, faster, images = narrow_float_net()
     with torch.no_grad():

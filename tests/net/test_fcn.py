@@ -246,6 +246,7 @@ def test_so_does_a_pixel_of_a_magnified_image(name, magnify):
     assert_sees_exactly_what_is_derived(quick_net(name, 8, magnify=magnify), 8 // magnify)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "reduce"), [("narrow vgg", 2), ("squeezenet1_0", 3)])
 def test_and_a_pixel_of_a_reduced_image(name, reduce):
     assert_sees_exactly_what_is_derived(quick_net(name, 8, reduce=reduce), 8 * reduce)

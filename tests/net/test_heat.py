@@ -91,6 +91,7 @@ def test_images_of_any_size(red: DenseClassifier, size: tuple[int, int]) -> None
     assert heat.min() > 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["alexnet", "squeezenet1_1", "mobilenet_v3_small"])
 def test_torchvisions_classifiers(name: str) -> None:
     """Dense layers, a convolution that scores, and squeeze-and-excitation."""

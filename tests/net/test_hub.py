@@ -52,6 +52,7 @@ def same_labels(one: fullconv.FCN, other: fullconv.FCN) -> bool:
     return np.array_equal(one.predict(pixels), other.predict(pixels))
 
 
+@pytest.mark.slow
 def test_a_net_comes_back_from_the_hub(hub: FakeHub, random_model: Path) -> None:
     net = fullconv.load(random_model)
     address = net.push_to_hub(NAME, commit_message="The first", private=True, licence="mit")
@@ -118,6 +119,7 @@ def test_private_models_are_for_those_who_may(
     fullconv.load(NAME, token=TOKEN)
 
 
+@pytest.mark.slow
 def test_what_is_in_the_cache_needs_no_network(
     hub: FakeHub, random_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +193,7 @@ def test_only_model_folders_are_pushed(hub: FakeHub, tmp_path: Path) -> None:
     assert not hub.requests
 
 
+@pytest.mark.slow
 def test_the_commands_take_a_hub_id(
     hub: FakeHub,
     random_model: Path,

@@ -133,6 +133,7 @@ def test_weights_of_another_precision_become_float32(tmp_path):
     assert_same_net(loaded, net.float())
 
 
+@pytest.mark.slow
 def test_everything_that_is_said_of_a_net_comes_back(tmp_path):
     net = named_net(
         "mobilenet_v2",
@@ -736,6 +737,7 @@ def test_what_costs_too_much_must_be_trusted(saved, monkeypatch):
     load(folder, trust=True)
 
 
+@pytest.mark.slow
 def test_weights_of_another_net(saved, tmp_path):
     _, folder = saved
     named_net("mobilenet_v2", 8).save_pretrained(tmp_path / "other")

@@ -93,6 +93,7 @@ def test_what_is_learnt_is_shared() -> None:
     torch.testing.assert_close(plain.eval()(image), inner.eval()(image))
 
 
+@pytest.mark.slow
 def test_it_is_kept_in_the_model_folder(tmp_path: Path) -> None:
     net = reduced_net("mobilenet_v2", 2)
     net.save_pretrained(tmp_path)

@@ -61,6 +61,7 @@ def flat(result):
 STORED = (*TORCHVISION, TIMM[2])  # timm's other nets have layers of timm's own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", marked(STORED))
 def test_a_classifiers_trunk_comes_back(name):
     made = Trunk(classifier(name), 16, 224, {})

@@ -199,6 +199,7 @@ SLOW = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trunk", QUICK + SLOW)
 def test_zero_skips_add_exactly_nothing(trunk):
     """Each new stage equals, to the bit, its own upscores applied to the stage's before."""

@@ -113,6 +113,7 @@ def test_a_relu6_gives_the_same_bits_and_keeps_nothing_twice(dtype):
     assert ours[2] == {ours[0].untyped_storage().data_ptr()}
 
 
+@pytest.mark.slow
 def test_a_whole_net_learns_the_same_with_its_layers_exchanged():
     torch.manual_seed(0)
     plain = FCN("mobilenet_v2", 8, 3)

@@ -100,6 +100,7 @@ def test_convert_writes_a_model_folder(tmp_path, command_line, capsys):
     assert "exists already" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_refusals_are_one_line_and_leave_nothing(tmp_path, command_line, capsys):
     classifier, _ = googlenet(tmp_path)
     prototxt = tmp_path / "deploy.prototxt"

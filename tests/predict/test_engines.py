@@ -215,6 +215,7 @@ def test_many_threads_may_ask_at_once(config, at_once):
         assert one.equal(other["labels"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", engines("fp32"))
 def test_arrays_of_any_layout_are_read(mobile, config):
     engine = build(mobile, config)
@@ -226,6 +227,7 @@ def test_arrays_of_any_layout_are_read(mobile, config):
     assert difference(engine(image)["labels"], expected(mobile, image.copy())) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", engines("fp32"))
 def test_labels_need_no_full_resolution_scores(mobile, config, monkeypatch):
     image = photo((96, 130))

@@ -91,6 +91,7 @@ def test_what_an_export_can_t_do_is_refused(words, said, images, tmp_path, comma
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_images_too_large_for_the_memory_are_refused_with_what_they_take(tmp_path):
     pytest.importorskip("onnxruntime")
     about = exported(scored_net(), tmp_path, "onnx").about

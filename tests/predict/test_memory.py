@@ -29,6 +29,7 @@ def mobile():
     return random_scores(FCN(classifier("mobilenet_v2"), 8, 21)).eval()
 
 
+@pytest.mark.slow
 def test_layers_are_counted_without_data(mobile):
     """Most are alive in the second block, whose expansion has 96 channels at stride 2."""
     bytes_a_pixel = layer_bytes(mobile, (512, 512)) / 512**2

@@ -69,6 +69,7 @@ def test_predict_with_mirrors_and_a_temperature(tmp_path, command_line, random_m
     assert (pixels_of(tmp_path / "out/a.png") != pixels_of(tmp_path / "both/a.png")).any()
 
 
+@pytest.mark.slow
 def test_predict_names_the_most_unsure_images(tmp_path, capsys, command_line, random_model):
     words = ["predict", random_model, tmp_path / "in", "--out", tmp_path / "out", "--quiet"]
     net = fullconv.load(random_model)

@@ -238,6 +238,7 @@ def test_tiles_of_what_depends_on_the_whole_image_are_approximate_and_asked_for(
     assert "of a part of 200 x 200 pixels, labelled whole as well, that changes " in said
 
 
+@pytest.mark.slow
 def test_a_margin_is_less_than_what_is_seen_only_if_it_is_asked_for(small_nets):
     net, size = small_nets["odd"], (300, 200)
     full, less = (Tiles.sized(net, size, (90, 90), Reach(margin)) for margin in (None, 8))

@@ -498,6 +498,7 @@ def highest_memory():
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_height(net):
     memory = Memory(net, 400 << 20)
     needs = [memory.windowed((height, 5000)).need for height in (5000, 50_000)]

@@ -337,6 +337,7 @@ def test_stays_small_even_for_noise(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").stat().st_size < 4_900_000
 
 
+@pytest.mark.slow
 def test_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     write_report(path, a_report())
@@ -352,6 +353,7 @@ def test_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "report.html"]
 
 
+@pytest.mark.slow
 def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
     first = written(tmp_path, a_report()).source
     assert written(tmp_path, a_report()).source == first

@@ -73,6 +73,7 @@ def test_a_client_that_left_is_not_worked_for():
         assert answered(served)[0] == 200
 
 
+@pytest.mark.slow
 def test_a_head_that_does_not_come_is_not_waited_for():
     with listening(limits=Limits(timeout=0.1)) as served:
         for begun in (b"", b"POST /v1/seg", b"GET /health/live HTTP/1.1\r\nHost: here\r\n"):

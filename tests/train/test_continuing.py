@@ -204,6 +204,7 @@ def test_an_edited_recipe_is_refused(root: Path, name: str, was: str, is_: str, 
     assert str(caught.value).startswith(f"{record}: {told}")
 
 
+@pytest.mark.slow
 def test_data_moved_then_a_finished_run_resumed(
     root: Path, command_line: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:

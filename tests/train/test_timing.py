@@ -81,6 +81,7 @@ def test_without_a_limit_the_plan_stays(net: FCN) -> None:
     assert state.plan == Plan(50, 10, 2, (8, 8))
 
 
+@pytest.mark.slow
 def test_calibration_changes_neither_net_nor_generators(net: FCN, tmp_path: Path) -> None:
     stage = stage_on(write_scenes(tmp_path), tmp_path / "out", recipe=Recipe(lr=1.0))
     plan = Plan(1000, 1, 50, (16, 24))
@@ -96,6 +97,7 @@ def test_calibration_changes_neither_net_nor_generators(net: FCN, tmp_path: Path
     assert fitted_to_machine(stage, net, limited)[0].steps != 1000
 
 
+@pytest.mark.slow
 def test_precision_is_chosen_by_measurement(
     net: FCN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
