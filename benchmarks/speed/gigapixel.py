@@ -3,7 +3,7 @@
     python -m benchmarks.speed.gigapixel [--side 40000] [--engine openvino --precision bf16]
 
 The raster is drawn as it is written, block by block: an RGB GeoTIFF. A MobileNetV2 FCN-8s of 21
-classes (random weights) labels it in a process of its own, with --memory 1.2GB; in another goes
+classes (random weights) labels it in a process of its own, with --memory 0.9GB; in another goes
 a folder of photographs of 1,024 x 1,024, cut from it, as PNGs. Each process is measured from its
 start to its end, the time of getting ready (that of a raster of 64 x 64) taken off.
 
@@ -35,7 +35,7 @@ from fullconv.net.fcn import FCN
 
 SIDE, BLOCK, PHOTO, PHOTOS = 40_000, 512, 1024, 24
 CLASSES = 21
-MEMORY = "1.2GB"
+MEMORY = "0.9GB"
 RUN = "--run"  # a process of its own does
 
 
