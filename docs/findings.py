@@ -5,9 +5,10 @@ from __future__ import annotations
 from itertools import takewhile
 from pathlib import Path
 
+from filling import filled
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/findings.md"
-START, END = "<!-- findings -->\n", "<!-- end -->"
 
 
 def told(script: Path) -> str:
@@ -18,12 +19,11 @@ def told(script: Path) -> str:
 
 def with_list(page: str) -> str:
     """Return the page with the list as the scripts have it."""
-    before, _, rest = page.partition(START)
     parts = [
         f"- **[{script.stem}](../findings/{script.name})** {told(script)}\n"
         for script in sorted((ROOT / "findings").glob("*.sh"))
     ]
-    return f"{before}{START}\n{''.join(parts)}\n{END}{rest.partition(END)[2]}"
+    return filled(page, "findings", "".join(parts))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import yaml
 
+from filling import filled
 from fullconv.train.recipe import Recipe, read_recipe
 
 PAGE = Path(__file__).with_suffix(".md")
-START, END = "<!-- settings -->\n", "<!-- end -->"
 
 
 def table() -> str:
@@ -25,8 +25,7 @@ def table() -> str:
 
 def with_table(page: str) -> str:
     """Return the page with the table as it is now."""
-    before, _, rest = page.partition(START)
-    return f"{before}{START}\n{table()}\n{END}{rest.partition(END)[2]}"
+    return filled(page, "settings", table())
 
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from filling import filled
 from fullconv.net.description import describe
 from fullconv.papers.blueprint import net_of
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/choosing-a-trunk.md"
-START, END = "<!-- trunks -->\n", "<!-- end -->"
 SIZE = (360, 480)
 TRUNKS = (
     "squeezenet1_1",
@@ -48,8 +48,7 @@ def table() -> str:
 
 def with_table(page: str) -> str:
     """Return the page with the table as it is now."""
-    before, _, rest = page.partition(START)
-    return f"{before}{START}\n{table()}\n{END}{rest.partition(END)[2]}"
+    return filled(page, "trunks", table())
 
 
 if __name__ == "__main__":

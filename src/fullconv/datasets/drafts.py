@@ -10,14 +10,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fullconv.base.errors import FullconvError
 from fullconv.base.fill import covered
 from fullconv.base.images import ImageReader
 from fullconv.base.outlines import outlines, without_specks
 from fullconv.base.progress import SILENT, Progress, Reporter
 from fullconv.datasets.formats import coco, cvat, label_studio, labelme, ultralytics
 from fullconv.datasets.formats.draft import Draft, DraftedRegion, DraftWriter
-from fullconv.predict.jobs import Job, Results, plan
+from fullconv.predict.jobs import Job, Results
 from fullconv.predict.run import Prediction, PredictSettings, run
+from fullconv.predict.video import is_film
 
 Tool = Literal["labelme", "cvat", "label-studio", "coco", "ultralytics"]
 WRITERS: tuple[tuple[Tool, DraftWriter], ...] = (
@@ -68,22 +70,13 @@ def predict_drafts(
     and, where probabilities were written too, its confidence: their mean.
 
     Raises:
-        FullconvError: as `run`.
+        FullconvError: as `run`; or an input is a film, of which there are no drafts.
         OSError: a draft can't be written.
     """
+    if any(map(is_film, settings.inputs)):
+        raise FullconvError(f"films have no --format {drafting.tool}; leave it out")
     prediction = run(settings, reporter)
-    failed = {failure.source for failure in prediction.failures}
-    heads = tuple(prediction.heads)
-    jobs = [
-        job
-        for job in plan(
-            settings.inputs,
-            settings.out,
-            scores=settings.scores,
-            heads=heads if len(heads) > 1 else (),
-        )
-        if job.source not in failed
-    ]
+    jobs, heads = prediction.jobs, tuple(prediction.heads)
     write = dict(WRITERS)[drafting.tool]
     folders = []
     with reporter.bar(len(jobs) * len(heads), f"draft for {drafting.tool}") as bar:

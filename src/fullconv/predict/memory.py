@@ -78,6 +78,17 @@ class Tiling:
     margin: int | None = None
 
 
+def granted(asked: int | None) -> int | None:
+    """Return the bytes that images may take: as asked, else half of what is free.
+
+    That is what the system and the process's control groups leave; None where nobody knows.
+    """
+    if asked is not None:
+        return asked
+    found = available_memory()
+    return None if found is None else int(SHARE * found)
+
+
 class Room(ABC):
     """Memory that is divided among the images that are in hand; any thread may ask.
 
@@ -92,8 +103,7 @@ class Room(ABC):
             budget: bytes for images; None: half of what the system and the process's control
                 groups leave.
         """
-        found = available_memory() if budget is None else None
-        self.free = budget if found is None else int(SHARE * found)
+        self.free = granted(budget)
         self._taken, self._changed = 0, threading.Condition()
 
     @abstractmethod

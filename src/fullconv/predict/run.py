@@ -102,6 +102,7 @@ class Prediction:
         config: the engine that worked.
         verification: what it is worth; None if it was taken unmeasured.
         places: where the results are.
+        jobs: of the images that were labelled, in order; of films, which have none, empty.
         films: how many inputs were films; the summary's images are their frames then.
     """
 
@@ -110,6 +111,7 @@ class Prediction:
     config: EngineConfig
     verification: Verification | None
     places: Places
+    jobs: tuple[Job, ...] = ()
     films: int = 0
 
     @property
@@ -150,7 +152,8 @@ def run(settings: PredictSettings, reporter: Reporter = SILENT) -> Prediction:
         asked = settings.format == "tif"
         return asked or needs_windows(path, net.inputs, memory, reader)
 
-    jobs, rasters = _apart(_planned(settings, net, reporter, is_raster))
+    planned = _planned(settings, net, reporter, is_raster)
+    jobs, rasters = _apart(planned)
 
     def first(count: int) -> list[Pixels]:
         if isinstance(jobs, Films):
@@ -182,7 +185,9 @@ def run(settings: PredictSettings, reporter: Reporter = SILENT) -> Prediction:
         summary += gathered(rasters, results, net, reporter.warn)
         if summary.failed < summary.images:
             write_unsure(summary, settings.out)
-    return _prediction(settings, net, summary, choice.config, choice.verification)
+    return _prediction(
+        settings, net, planned, summary, choice.config, verification=choice.verification
+    )
 
 
 def _by_export(settings: PredictSettings, reporter: Reporter) -> Prediction:
@@ -211,7 +216,7 @@ def _by_export(settings: PredictSettings, reporter: Reporter) -> Prediction:
     memory = ExportMemory(export.about, settings.memory)
     summary = _labelled(settings, ExportLabeller(export), jobs, memory, reporter)
     config = EngineConfig(SUFFIXES[path.suffix.lower()], export.about.precision)
-    return _prediction(settings, export, summary, config, None)
+    return _prediction(settings, export, jobs, summary, config)
 
 
 def _check_format(settings: PredictSettings) -> None:
@@ -283,13 +288,18 @@ def _labelled(
 def _prediction(
     settings: PredictSettings,
     net: Described,
+    planned: tuple[Job, ...] | Films,
     summary: Summary,
     config: EngineConfig,
-    verification: Verification | None,
+    *,
+    verification: Verification | None = None,
 ) -> Prediction:
     places = _places(settings, _several(net), unsure=bool(summary.unsure))
+    failed = {failure.source for failure in summary.failures}
+    photos = () if isinstance(planned, Films) else planned
+    jobs = tuple(job for job in photos if job.source not in failed)
     films = sum(map(is_film, settings.inputs))
-    return Prediction(summary, dict(net.heads.items()), config, verification, places, films)
+    return Prediction(summary, dict(net.heads.items()), config, verification, places, jobs, films)
 
 
 def _count(jobs: tuple[Job, ...] | Films) -> int:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from fullconv.base.errors import FullconvError
-from fullconv.base.memory import available_memory
 from fullconv.base.progress import SILENT, Progress, Reporter
-from fullconv.predict.jobs import Job, Results, plan
-from fullconv.predict.memory import SHARE
+from fullconv.predict.jobs import Job, Results
+from fullconv.predict.memory import granted
 from fullconv.predict.rasters import block_cache, opened, place_of, quiet_gdal
 from fullconv.predict.regions import PIXEL, bytes_for, regions_of
 from fullconv.predict.run import Prediction, PredictSettings, run
@@ -77,11 +76,7 @@ def predict_vectors(
     require_packages()
     settings = replace(settings, format="tif", scores=True)
     prediction = run(settings, reporter)
-    failed = {failure.source for failure in prediction.failures}
-    heads = tuple(prediction.heads)
-    jobs = [job for job in _planned(settings, heads) if job.source not in failed]
-    free = settings.memory or available_memory()
-    room = None if free is None else int(free if settings.memory else SHARE * free)
+    jobs, heads, room = prediction.jobs, tuple(prediction.heads), granted(settings.memory)
     folders, polygons, failures = list[Path](), 0, list[Failure]()
     with reporter.bar(len(jobs) * len(heads), f"write {vectors.format}") as bar:
         for at, (name, head) in enumerate(prediction.heads.items()):
@@ -145,16 +140,6 @@ def require_packages() -> None:
         raise FullconvError(
             f"polygons are made by {' and '.join(missing)}: pip install 'fullconv[geo]'"
         )
-
-
-def _planned(settings: PredictSettings, heads: tuple[str, ...]) -> tuple[Job, ...]:
-    return plan(
-        settings.inputs,
-        settings.out,
-        scores=True,
-        heads=heads if len(heads) > 1 else (),
-        is_raster=lambda _: True,
-    )
 
 
 def _require_room(need: int, room: int | None, path: Path) -> None:

@@ -500,10 +500,8 @@ def in_ranges(
     """
     mean, std, logarithmic = list(own.mean), list(own.std), set(own.logarithmic)
     colour = sum(own.mean[:3]) / len(own.mean[:3]), sum(own.std[:3]) / len(own.std[:3])
-    start = 0
-    for name, each in inputs.items():
-        places = range(start, start + each.channels)
-        start = places.stop
+    for name, places in _places(inputs).items():
+        each = inputs[name]
         distances = each.channels == 1 and each.kind != "f4"
         if name in own.bands:
             continue
@@ -539,17 +537,16 @@ def in_bands(
         spreads: by those names, the means and the deviations that were measured.
     """
     mean, std, logarithmic = list(own.mean), list(own.std), set(own.logarithmic)
-    bands, show, start = dict(own.bands), own.show, 0
-    for name, each in inputs.items():
-        places = slice(start, start + each.channels)
-        start = places.stop
+    bands, show = dict(own.bands), own.show
+    for name, places in _places(inputs).items():
         if name in own.bands or name not in spreads:
             continue
         means, deviations = spreads[name]
-        mean[places] = [value * own.scale for value in means]
-        std[places] = [value * own.scale for value in deviations]
-        logarithmic -= set(range(places.start, places.stop))
-        bands[name], show = each.bands, each.show
+        own_channels = slice(places.start, places.stop)
+        mean[own_channels] = [value * own.scale for value in means]
+        std[own_channels] = [value * own.scale for value in deviations]
+        logarithmic -= set(places)
+        bands[name], show = inputs[name].bands, inputs[name].show
     return replace(
         own,
         mean=tuple(mean),
@@ -558,6 +555,15 @@ def in_bands(
         bands=bands,
         show=show,
     )
+
+
+def _places(inputs: Mapping[str, Input]) -> dict[str, range]:
+    """Return which of a net's channels each input has, by its name; all follow each other."""
+    ends = accumulate(each.channels for each in inputs.values())
+    return {
+        name: range(end - each.channels, end)
+        for (name, each), end in zip(inputs.items(), ends, strict=True)
+    }
 
 
 def joined_preprocessing(parts: Mapping[str, Preprocessing]) -> Preprocessing:
