@@ -20,7 +20,7 @@ from fullconv.base.errors import FullconvError
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import Batch, Part
 from fullconv.net.fcn import FCN
-from fullconv.train.advice import about_details, about_magnification, hints
+from fullconv.train.advice import about_details, about_magnification, about_precision, hints
 from fullconv.train.nets import target_net
 from fullconv.train.recipe import Recipe, read_recipe
 from fullconv.train.scale import judged
@@ -143,6 +143,17 @@ def test_who_did_not_ask_for_magnified_images_is_told(
     assert (told in hint and "16 times as long" in hint) if told else hint is None
 
 
+def test_who_asks_for_emulated_bf16_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, asked = torch.device("cpu"), Recipe(precision="bf16")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
+    told = about_precision(asked, cpu)
+    assert told is not None
+    assert "precision=auto" in told
+    assert about_precision(Recipe(precision="fp32"), cpu) is None
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": True})
+    assert about_precision(asked, cpu) is None
+
+
 def write_stripes(root: Path, width: int, size: tuple[int, int] = (64, 96)) -> Path:
     """Write a dataset folder whose masks are vertical stripes of `width` pixels."""
     write_dataset(root)
@@ -174,7 +185,7 @@ def test_what_cells_are_too_coarse_for_is_told(
     net = target_net(settings, folder)
     of_train = judged(folder, ("color",))
     found = list(about_details(settings, net, folder, of_train))
-    assert list(hints(settings, net, folder, of_train)) == found
+    assert list(hints(settings, net, folder, of_train, torch.device("cpu"))) == found
     assert (told in found[0]) if told else not found
 
 

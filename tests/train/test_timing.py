@@ -102,17 +102,28 @@ def test_precision_is_chosen_by_measurement(
     net: FCN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slower, clock = {"fp32": 0.03, "bf16": 0.02}, SimulatedClock()
+    taken: set[str] = set()
 
     def step(objective: Objective, *_: Any) -> float:
+        taken.add(objective.precision)
         clock.pass_(slower[objective.precision])
         return 0.0
 
+    def able(bf16: bool) -> None:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": bf16})
+
     monkeypatch.setattr("fullconv.train.timing.take_step", step)
+    able(True)
     root = write_scenes(tmp_path)
     auto = stage_on(root, tmp_path / "out", clock=clock)
     plan = Plan(1000, 1, 50, (16, 24))
     assert fitted_to_machine(auto, net, plan)[0].precision == "bf16"
     assert fitted_to_machine(auto, net, Plan(20, 1, 50, (16, 24)))[0].precision == "fp32"
+    taken.clear()
+    able(False)  # what is emulated is not even timed
+    assert fitted_to_machine(auto, net, plan)[0].precision == "fp32"
+    assert taken == {"fp32"}
+    able(True)
     slower["bf16"] = 0.029  # faster, but not worth it
     assert fitted_to_machine(auto, net, plan)[0].precision == "fp32"
     fixed = stage_on(root, tmp_path / "out", recipe=Recipe(precision="bf16"), clock=clock)

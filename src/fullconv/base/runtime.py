@@ -49,6 +49,20 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Tell whether a device computes in bfloat16, rather than only stores it.
+
+    A CPU without such instructions takes up to hundreds of times as long for a convolution in
+    bfloat16 as in float32.
+    """
+    import torch
+
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    able = torch.cpu.get_capabilities()
+    return device.type == "cpu" and any(there and "bf16" in each for each, there in able.items())
+
+
 class _Float32:
     """Counts who wants all 24 bits: of several threads, the last one gives the settings back."""
 

@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 
+from fullconv.base.runtime import has_bf16
 from fullconv.data.fingerprint import SIDES, Fingerprint
 from fullconv.data.folder import DatasetFolder
 from fullconv.net.arguments import most_magnification
 from fullconv.net.fcn import FCN
 from fullconv.train.nets import is_model, models_by_input, unseen_inputs
+from fullconv.train.recipe import Recipe
 from fullconv.train.scale import DRAWN_WELL
 from fullconv.train.settings import TrainSettings
 
 
 def hints(
-    settings: TrainSettings, net: FCN, folder: DatasetFolder, found: Fingerprint
+    settings: TrainSettings,
+    net: FCN,
+    folder: DatasetFolder,
+    found: Fingerprint,
+    device: torch.device,
 ) -> Iterator[str]:
     """Yield what is worth knowing of a net that is about to be trained on a sound dataset.
 
@@ -25,11 +32,13 @@ def hints(
         net: as it is before its training.
         folder: the dataset.
         found: the fingerprint of its training images, with what is in their masks.
+        device: where it will be trained.
     """
     for hint in (
         about_stages(settings),
         about_unseen(settings, net, folder),
         about_magnification(settings, net),
+        about_precision(settings.recipe, device),
     ):
         if hint:
             yield hint
@@ -68,6 +77,16 @@ def about_magnification(settings: TrainSettings, net: FCN) -> str | None:
     return (
         f"the net sees images {magnify} times as large, for what is small or thin in them; labels "
         f"take about {magnify**2} times as long (--set magnify=1: quicker, and coarser)"
+    )
+
+
+def about_precision(recipe: Recipe, device: torch.device) -> str | None:
+    """Return what to tell who asks for bfloat16 where it is emulated; None elsewhere."""
+    if recipe.precision != "bf16" or has_bf16(device):
+        return None
+    return (
+        f"this {device.type} has no instructions for bfloat16: steps may take many times as "
+        "long as in float32 (--set precision=auto takes what is quicker)"
     )
 
 

@@ -170,7 +170,7 @@ class Run:
         if target is not None:  # what is wrong was found before anything is written
             for line in (
                 *_about_ranges(data.found),
-                *hints(settings, target, folder, data.found),
+                *hints(settings, target, folder, data.found, device),
             ):
                 reporter.say(f"note: {line}")
             strides = [tap.stride for tap in target.taps] if settings.staged else [settings.stride]

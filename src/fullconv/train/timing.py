@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fullconv.base.runtime import has_bf16
 from fullconv.data.loading import Batch
 from fullconv.train.plan import Pace, Plan
 from fullconv.train.stage import Stage
@@ -45,7 +46,8 @@ def fitted_to_machine(stage: Stage, net: FCN, plan: Plan, spent: float = 0.0) ->
     plan = replace(plan, precision="bf16" if stage.recipe.precision == "bf16" else "fp32")
     with torch.random.fork_rng(devices=[stage.device] if stage.device.type == "cuda" else []):
         times = _step_times(stage, net, plan, most)
-        worth_it = stage.device.type != "mps" and (hurried or plan.steps >= SHORT)
+        # Where bfloat16 is emulated, the steps that would find it slow take minutes.
+        worth_it = has_bf16(stage.device) and (hurried or plan.steps >= SHORT)
         if stage.recipe.precision == "auto" and worth_it:
             mixed = replace(plan, precision="bf16")
             others = _step_times(stage, net, mixed, most)

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fullconv.base.errors import FullconvError, nearest, one_line
+from fullconv.base.runtime import has_bf16
 from fullconv.export import int8
 from fullconv.export.verification import EngineConfig
 from fullconv.predict.engines.errors import EngineError
@@ -99,7 +100,7 @@ def configs(engine: str, precision: str, device: torch.device) -> list[EngineCon
         found = [config for config in found if not config.compiled]
     if not int8.is_installed():
         found = [config for config in found if config.precision != "int8"]
-    if precision == "auto" and not _has_bf16(device):
+    if precision == "auto" and not has_bf16(device):
         found = [config for config in found if config.precision != "bf16"]
     return [
         config
@@ -159,16 +160,6 @@ def _engine(net: FCN, config: EngineConfig, samples: Sequence[Pixels], at_once: 
 
         runtime = ONNXRuntime()
     return Engine(tuple(net.heads), TwinBySize(net), runtime, at_once)
-
-
-def _has_bf16(device: torch.device) -> bool:
-    """Tell whether a device computes in bfloat16, rather than only stores it."""
-    import torch
-
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    able = torch.cpu.get_capabilities()
-    return device.type == "cpu" and any(there and "bf16" in each for each, there in able.items())
 
 
 def _require(what: str, name: str, known: tuple[str, ...]) -> None:
