@@ -82,9 +82,9 @@ def test_each_header_and_each_mask_is_read_once(tmp_path: Path, monkeypatch) -> 
     opened: list[Path] = []
     original = ImageReader._opened
 
-    def noted(self: ImageReader, path: Path):
+    def noted(self: ImageReader, path: Path, **how: bool):
         opened.append(path)
-        return original(self, path)
+        return original(self, path, **how)
 
     monkeypatch.setattr(ImageReader, "_opened", noted)
     train = DatasetFolder(root).split("train")

@@ -32,6 +32,7 @@ PHOTOS = ("photo.jpg", "photos/1.jpg", "photos/2.jpg", "holiday/1.jpg", "pool/1.
 NEEDS = {  # of the packages that `dev` has
     "large-images.md": ["rasterio"],
     "rasters.md": ["rasterio", "shapely", "pyogrio"],
+    "scaling.md": ["webdataset"],
     "exports.md": ["onnxruntime", "openvino", "nncf"],
 }
 RUN = ("bash", "python")

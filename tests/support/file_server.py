@@ -46,36 +46,37 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(state, state.files[self.path], asked)
 
     def _send(self, state: FileServer, body: bytes, asked: str | None) -> None:
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+        first, _, last = (asked or "bytes=0-").removeprefix("bytes=").partition("-")
+        start, end = int(first), min(int(last) + 1 if last else len(body), len(body))
         condition = self.headers.get("If-Range")
         if not state.ranges or (condition and condition not in (state.etag, state.last_modified)):
-            start, asked = 0, None
+            start, end, asked = 0, len(body), None
         if start >= len(body) > 0:
             self._refuse(416, f"bytes */{len(body)}")
             return
         self.send_response(206 if asked else 200)
         if asked:
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(body)}")
         if state.etag:
             self.send_header("ETag", state.etag)
         if state.last_modified:
             self.send_header("Last-Modified", state.last_modified)
         self.send_header("Content-Type", state.content_type)
         if state.lengths:
-            self.send_header("Content-Length", str(len(body) - start))
+            self.send_header("Content-Length", str(end - start))
         elif state.chunked:
             self.send_header("Transfer-Encoding", "chunked")
         else:  # the end of the connection is that of the file
             self.send_header("Connection", "close")
         self.end_headers()
-        stop = start + state.breaks.pop(0) if state.breaks else len(body)
+        stop = start + state.breaks.pop(0) if state.breaks else end
         if state.chunked:
             self.wfile.write(f"{stop - start:x}\r\n".encode())
         self.wfile.write(body[start:stop])
-        if state.chunked and stop == len(body):
+        if state.chunked and stop == end:
             self.wfile.write(b"\r\n0\r\n\r\n")
         state.sent += len(body[start:stop])
-        if stop < len(body):
+        if stop < end:
             self.close_connection = True
 
     def _refuse(self, status: int, content_range: str = "") -> None:

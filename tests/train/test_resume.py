@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from coloured_scenes import write_scenes
+from packed import pack, uploaded
 from safetensors.torch import load_file
 from training import trained
 
@@ -63,7 +64,7 @@ def assert_same_result(one: Path, other: Path) -> None:
     assert_same(*states)
 
 
-def asked(data: Path, *settings: str, **options: Any) -> dict[str, Any]:
+def asked(data: str | Path, *settings: str, **options: Any) -> dict[str, Any]:
     return {
         "data": data,
         "weights": "none",
@@ -144,6 +145,27 @@ def test_resumed_within_an_epoch(
     assert state["plan"]["steps_per_epoch"] in (1, 3)
     resumed = trained(tmp_path / "cut", {}, resume=True)
     assert_same_result(whole, resumed)
+
+
+@pytest.mark.slow
+def test_of_shards_at_an_address(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They train as their folder does, to the last digit, with workers, cut short and continued."""
+    pack(data, tmp_path / "shards", count=5)
+    wanted = asked(data, "epochs=2", backbone="squeezenet1_1", model="fcn16s")
+    whole = trained(tmp_path / "whole", wanted)
+    address = uploaded(tmp_path / "shards", "resumed")
+    again = asked(address, "epochs=2", "workers=1", "save_minutes=0.000001")
+    again |= {"backbone": "squeezenet1_1", "model": "fcn16s"}
+    with monkeypatch.context() as patch:
+        stop_at(4, patch)
+        with pytest.raises(StopError):
+            trained(tmp_path / "cut", again)
+    assert f"data: {address}" in (tmp_path / "cut" / "recipe.yaml").read_text()
+    resumed = trained(tmp_path / "cut", {}, resume=True)
+    assert_same(load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors"))
+    assert (resumed / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
 
 
 @pytest.mark.slow

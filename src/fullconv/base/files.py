@@ -1,15 +1,16 @@
-"""Writing files so that a reader never sees half of one, whatever happens meanwhile."""
+"""Files: found, read, and written so that a reader never sees half of one, whatever happens."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import stat
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 from fullconv.base.errors import FullconvError
 
@@ -53,6 +54,53 @@ def files_below(folder: Path, again: list[Path] | None = None) -> Iterator[Path]
                 (links if path.is_symlink() else folders).append(path)
             else:
                 yield path
+
+
+class Files(Protocol):
+    """Where files are read: a disk, or what stands for one."""
+
+    def is_folder(self, path: Path) -> bool:
+        """Tell whether there is a folder."""
+        ...
+
+    def below(self, folder: Path, again: list[Path] | None = None) -> Iterator[Path]:
+        """Yield what `files_below` would."""
+        ...
+
+    def opened(self, path: Path, *, whole: bool = True) -> AbstractContextManager[IO[bytes]]:
+        """Open a file in which any place can be sought, of which the `whole` is to be read or not.
+
+        Raises:
+            FullconvError: what is there is no file.
+            OSError: there is none, or it can't be read.
+        """
+        ...
+
+
+class Disk:
+    """The files of this system (`Files`)."""
+
+    def is_folder(self, path: Path) -> bool:
+        """Tell whether there is a folder."""
+        return path.is_dir()
+
+    def below(self, folder: Path, again: list[Path] | None = None) -> Iterator[Path]:
+        """Yield what lies below a folder (see `files_below`)."""
+        return files_below(folder, again)
+
+    def opened(self, path: Path, *, whole: bool = True) -> IO[bytes]:  # noqa: ARG002
+        """Open a regular file; opening anything else might wait for ever.
+
+        Raises:
+            FullconvError: it is a folder, or a pipe, a socket or a device.
+            OSError: there is none, or it can't be read.
+        """
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise FullconvError(f"{path}: is a folder, not an image")
+        if not stat.S_ISREG(mode):
+            raise FullconvError(f"{path}: is a pipe, a socket or a device, not a file; remove it")
+        return path.open("rb")
 
 
 def cache_folder() -> Path | None:

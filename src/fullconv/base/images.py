@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import re
-import stat
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +29,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from fullconv.base.errors import FullconvError
+from fullconv.base.files import Disk, Files
 from fullconv.base.stored import (
     ALPHA,
     CMYK,
@@ -129,11 +129,13 @@ class ImageReader:
             colours the high byte is kept.
         every_band: whether each band of a further input is a measurement: alpha, too, and colours,
             with their values kept. Values of no data are NaN then.
+        files: where paths lead.
     """
 
     max_pixels: int = MAX_PIXELS
     span: ValueRange | None = None
     every_band: bool = False
+    files: Files = Disk()
 
     def image(self, path: File) -> NDArray[np.uint8]:
         """Read a JPEG, PNG, BMP, WebP or TIFF file as 8-bit RGB, upright as its EXIF data says.
@@ -210,7 +212,7 @@ class ImageReader:
         Raises:
             FullconvError: see the class.
         """
-        with self._opened(path) as source:
+        with self._opened(path, whole=False) as source:
             return Header(source.stored, tuple(source.notes()))
 
     def describe(self, path: File) -> Stored:
@@ -219,7 +221,7 @@ class ImageReader:
         Raises:
             FullconvError: see the class.
         """
-        with self._opened(path) as source:
+        with self._opened(path, whole=False) as source:
             return source.stored
 
     def remarks(self, path: File, *, as_image: bool = True) -> tuple[str, ...]:
@@ -263,9 +265,9 @@ class ImageReader:
         return self.describe(path).orientation != 1
 
     @contextmanager
-    def _opened(self, path: File) -> Iterator[Source]:
+    def _opened(self, path: File, *, whole: bool = True) -> Iterator[Source]:
         """Open an image whose size is allowed; whatever fails, then or in the body, is one line."""
-        with _failing_in_a_line(path), _open(path) as file:
+        with _failing_in_a_line(path), self._open(path, whole) as file:
             source = _identify(path, file)
             if self.every_band:
                 source.stored = replace(source.stored, every_band=True)
@@ -278,6 +280,17 @@ class ImageReader:
                     f"{self.max_pixels:,} allowed; raise --max-pixels if the file is to be trusted"
                 )
             yield source
+
+    @contextmanager
+    def _open(self, path: File, whole: bool) -> Iterator[IO[bytes]]:
+        """Open a file; of what lies on no disk begin anew."""
+        if isinstance(path, Encoded):
+            path.content.seek(0)
+            yield path.content
+            return
+        where = Path(path) if isinstance(path, str) else path
+        with self.files.opened(where, whole=whole) as file:
+            yield file
 
 
 def to_rgb(image: Image.Image, reader: ImageReader = ImageReader()) -> NDArray[np.uint8]:
@@ -402,27 +415,6 @@ def _png_exif(file: IO[bytes]) -> dict[str | tuple[int, int], bytes]:
             return {"exif": b"Exif\0\0" + file.read(length)}
         file.seek(length + 4, os.SEEK_CUR)
     return {}
-
-
-@contextmanager
-def _open(path: File) -> Iterator[IO[bytes]]:
-    """Open a regular file; of what lies on no disk begin anew."""
-    if isinstance(path, Encoded):
-        path.content.seek(0)
-        yield path.content
-        return
-    with _regular(path).open("rb") as file:
-        yield file
-
-
-def _regular(path: str | Path) -> Path:
-    """Return the path of a regular file; opening anything else might wait for ever."""
-    mode = Path(path).stat().st_mode
-    if stat.S_ISDIR(mode):
-        raise FullconvError(f"{path}: is a folder, not an image")
-    if not stat.S_ISREG(mode):
-        raise FullconvError(f"{path}: is a pipe, a socket or a device, not a file; remove it")
-    return Path(path)
 
 
 class _Listener(logging.Filter):

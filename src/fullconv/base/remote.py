@@ -7,9 +7,12 @@ this one asks anew, since connections don't survive that.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path, PosixPath
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from pydantic import BeforeValidator
 
 from fullconv.base.errors import FullconvError, one_line
 
@@ -70,3 +73,58 @@ def read(address: str, start: int | None = None, end: int | None = None) -> byte
     with failing_in_a_line(address):
         content: bytes = system.cat_file(path, start=start, end=end)
         return content
+
+
+def sizes(addresses: Sequence[str]) -> list[int | None]:
+    """Return how many bytes files have, all asked for at once; None where a server doesn't tell.
+
+    Args:
+        addresses: of one scheme and one server.
+
+    Raises:
+        FullconvError: one is not there, or can't be read.
+    """
+    if not addresses:
+        return []
+    found = [filesystem(each) for each in addresses]
+    system, paths = found[0][0], [path for _, path in found]
+    try:
+        return list(system.sizes(paths))
+    except FileNotFoundError:
+        for address, path in zip(addresses, paths, strict=True):
+            with failing_in_a_line(address):
+                system.size(path)
+        raise FullconvError(f"{addresses[0]}: can't be read; try again") from None
+    except Exception as error:  # see `failing_in_a_line`
+        raise FullconvError(f"{addresses[0]}: can't be read ({one_line(error)})") from error
+
+
+class RemotePath(PosixPath):
+    """An address as a path: what concerns names works, and no file is there for this system.
+
+    `str` is the address, whose two slashes pathlib would make one.
+    """
+
+    def __str__(self) -> str:
+        """Return the address."""
+        return super().__str__().replace(":/", "://", 1)
+
+    def absolute(self) -> Self:
+        """Return itself: an address depends on no folder."""
+        return self
+
+
+def place(where: str | Path) -> Path:
+    """Return where a text leads: a path; of an address a `RemotePath`, but a path of file://."""
+    text = str(where)
+    if isinstance(where, RemotePath) or not is_remote(text):
+        return Path(where) if isinstance(where, str) else where
+    return Path(text.removeprefix("file://")) if text.startswith("file://") else RemotePath(text)
+
+
+def _placed(value: Any) -> Any:
+    return place(value) if isinstance(value, str) else value
+
+
+Place = Annotated[Path, BeforeValidator(_placed)]
+"""A path in settings, which an address may stand for."""

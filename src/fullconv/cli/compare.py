@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fullconv.cli.options import Debug, Device, MaxPixels, Quiet, Trust, reader_of
+from fullconv.cli.options import Data, Debug, Device, MaxPixels, Quiet, Trust, reader_of
 from fullconv.cli.tables import show
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def command(
         ),
     ],
     *,
-    data: Annotated[Path, typer.Option(help="Dataset folder.", metavar="DIR")],
+    data: Data,
     out: Annotated[Path, typer.Option(help="The page to write.", metavar="PAGE.html")],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     max_pixels: MaxPixels = None,

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from fullconv.cli.options import (
+    DatasetArgument,
     Debug,
     Device,
     MaxPixels,
     Quiet,
     Trust,
+    parse_bytes,
     parse_size,
+    place_of,
     reader_of,
 )
 from fullconv.cli.tables import show
@@ -68,7 +71,7 @@ def synth(
 
 @app.command()
 def check(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset folder.")],
+    folder: DatasetArgument,
     *,
     max_pixels: MaxPixels = None,
     quiet: Quiet = False,
@@ -104,7 +107,7 @@ def check(
 
 @app.command()
 def bounds(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset folder.")],
+    folder: DatasetArgument,
     *,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
     factors: Annotated[
@@ -314,7 +317,11 @@ def choose_next(
     count: Annotated[int, typer.Option(min=1, help="How many to choose.")] = 50,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="What is labelled already. [of a run, its data]"),
+        typer.Option(
+            parser=place_of,
+            metavar="DIR|SHARDS",
+            help="What is labelled already. [of a run, its data]",
+        ),
     ] = None,
     further: Annotated[
         list[str] | None,
@@ -477,6 +484,41 @@ def tile_rasters(
     print(
         f"left out: {tiled.empty:,} without labels, {tiled.guarded:,} beside tiles of another split"
     )
+    print(f"next: fullconv data check {out}")
+
+
+@app.command(name="shard")
+def shard_dataset(
+    folder: DatasetArgument,
+    *,
+    out: Annotated[Path, typer.Option(metavar="SHARDS", help="New folder of the shards.")],
+    size: Annotated[
+        str, typer.Option(metavar="BYTES", help="At most so much in a shard, such as 256MB.")
+    ] = "1GB",
+    count: Annotated[
+        int | None, typer.Option(min=1, help="At most so many images in a shard.")
+    ] = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Pack a dataset folder into tar files that are read where they lie, also over a network.
+
+    SHARDS stands for DIR wherever --data is given, once copied to an object store by its address:
+    s3://bucket/SHARDS. Files are packed byte by byte, so that a training is the same to the last
+    digit. The webdataset library reads the tar files, too. See docs/scaling.md.
+    """
+    from fullconv.base.progress import Reporter
+    from fullconv.data.folder import DatasetFolder
+    from fullconv.data.shards import ShardSettings, shard_folder
+
+    settings = ShardSettings(parse_bytes(size, "size"), count)
+    done = shard_folder(DatasetFolder(folder), out, settings, Reporter(quiet))
+    for split, images in done.images.items():
+        shards = done.shards_of(split)
+        print(f"{out}: {images:,} {split} images in {shards:,} shard{'s' * (shards != 1)}")
+    print(f"{sum(done.shards.values()):,} bytes in {len(done.shards):,} shards")
+    if done.passed_over:
+        print(f"left out: {done.passed_over:,} files that belong to no image (see data check)")
     print(f"next: fullconv data check {out}")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fullconv.cli.options import Debug, Device, MaxPixels, Quiet, Trust, Tta, reader_of
+from fullconv.cli.options import Data, Debug, Device, MaxPixels, Quiet, Trust, Tta, reader_of
 from fullconv.cli.tables import show
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def command(
         typer.Argument(metavar="MODEL|EXPORT", help="A model folder (or a Hub id), or its export."),
     ],
     *,
-    data: Annotated[Path, typer.Option(help="Dataset folder.", metavar="DIR")],
+    data: Data,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     out: Annotated[
         Path | None, typer.Option(help="Write the metrics there as JSON.", metavar="FILE")

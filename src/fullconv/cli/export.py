@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fullconv.cli.options import Debug, MaxPixels, Quiet, Trust, reader_of
+from fullconv.cli.options import Debug, MaxPixels, Quiet, Trust, place_of, reader_of
 
 if TYPE_CHECKING:
     from fullconv.export.metadata import Agreement
@@ -37,8 +37,10 @@ def command(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Dataset folder: verify on its images, too, and calibrate int8 on them.",
-            metavar="DIR",
+            parser=place_of,
+            help="Dataset folder, or its shards: verify on its images, too, and calibrate int8 on "
+            "them.",
+            metavar="DIR|SHARDS",
         ),
     ] = None,
     runtime: Annotated[

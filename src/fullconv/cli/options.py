@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +14,25 @@ if TYPE_CHECKING:
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+
+
+def place_of(text: str) -> Path:
+    """Return where a text leads: a path, or an address such as s3://bucket/shards."""
+    from fullconv.base.remote import place
+
+    return place(text)
+
+
+Data = Annotated[
+    Path,
+    typer.Option(
+        "--data", parser=place_of, metavar="DIR|SHARDS", help="Dataset folder, or its shards."
+    ),
+]
+DatasetArgument = Annotated[
+    Path,
+    typer.Argument(parser=place_of, metavar="DIR", help="A dataset folder, or its shards."),
+]
 MaxPixels = Annotated[
     int | None,
     typer.Option("--max-pixels", min=1, metavar="N", help="Refuse larger images. [200 million]"),
@@ -54,10 +74,15 @@ def parse_tile(text: str) -> tuple[int, int]:
     return parse_size(f"{text}x{text}" if text.isdigit() else text)
 
 
-def parse_bytes(text: str) -> int:
-    """Return how many bytes a text such as "4GB", "512 MiB" or "1.5G" means; or a usage error."""
+def parse_bytes(text: str, what: str = "memory") -> int:
+    """Return how many bytes a text such as "4GB", "512 MiB" or "1.5G" means; or a usage error.
+
+    Args:
+        text: a number and a unit.
+        what: the option, for the message.
+    """
     match = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmgt]?)(i?)b?", text.strip().lower())
     if match is None or not float(match[1]):
-        raise typer.BadParameter(f"memory {text!r}: give a number and a unit, such as 4GB")
+        raise typer.BadParameter(f"{what} {text!r}: give a number and a unit, such as 4GB")
     thousand = 1024 if match[3] else 1000
     return int(float(match[1]) * thousand ** " kmgt".index(match[2] or " "))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fullconv.cli.options import Debug, MaxPixels, Quiet, Trust
+from fullconv.cli.options import Debug, MaxPixels, Quiet, Trust, place_of
 from fullconv.cli.signals import INTERRUPTED, Stopped, stoppable
 
 if TYPE_CHECKING:
@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 def command(
     *,
     out: Annotated[Path, typer.Option("--out", help="The run folder to make.")],
-    data: Annotated[Path | None, typer.Option("--data", help="The dataset folder.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            parser=place_of,
+            metavar="DIR|SHARDS",
+            help="The dataset folder, or its shards, here or at an address (s3://…).",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(

@@ -19,6 +19,7 @@ from fullconv.base.errors import FullconvError, few_named, nearest
 from fullconv.base.images import IMAGE_SUFFIXES, ImageReader
 from fullconv.base.pipeline import ahead
 from fullconv.base.progress import SILENT, Reporter
+from fullconv.base.remote import RemotePath
 from fullconv.data.check_report import CheckReport
 from fullconv.data.fingerprint import Fingerprint, LabelCounts, Size
 from fullconv.data.folder import (
@@ -142,7 +143,8 @@ def _looked_at(
 ) -> list[Fingerprint]:
     """Look at all files, and add what is wrong with them; return what each split is like."""
     seen_before: dict[bytes, tuple[str, Path]] = {}
-    workers = min(os.cpu_count() or 1, _MOST_WORKERS)
+    far = isinstance(folder.root, RemotePath)  # most of the time is waiting then
+    workers = _MOST_WORKERS if far else min(os.cpu_count() or 1, _MOST_WORKERS)
     total = sum(len(listing.samples) for listing in listings.values())
     splits = []
     with reporter.bar(total, f"checking {folder.root}") as bar:

@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.base.errors import FullconvError, few_named
-from fullconv.base.files import files_below
+from fullconv.base.files import Disk, Files
 from fullconv.base.images import IMAGE_SUFFIXES, ImageReader
+from fullconv.base.remote import place
 from fullconv.base.stored import RGB, Stored
 from fullconv.data.info import COLOR, DatasetInfo, HeadInfo, read_info
 from fullconv.data.listing import Listing, Sample, held_out_names, list_split
+from fullconv.data.shard_index import read_index
 
 SPLITS = ("train", "val", "test")
 
@@ -232,8 +234,10 @@ class DatasetFolder:
     Where there is no images/val, about a tenth of train is held out as val. A hash of each name
     decides, so that images added later change no other image's side.
 
+    What `shards.shard_folder` packed stands for the folder that it was, here or at an address.
+
     Attributes:
-        root: the folder.
+        root: the folder, or a `RemotePath`.
         reader: reads its files.
         info: the contents of dataset.yaml.
         splits: names of the splits there are, val included when held out.
@@ -244,19 +248,20 @@ class DatasetFolder:
         """Read dataset.yaml and see which splits there are.
 
         Raises:
-            FullconvError: the folder is no dataset, or dataset.yaml is wrong.
+            FullconvError: the folder is no dataset, dataset.yaml is wrong, or shards are not whole.
         """
-        self.root = Path(root)
+        self.root = place(root)
         self.info = read_info(self.root)
-        self.reader = replace(reader, every_band=self.info.has_bands)
-        present = [name for name in SPLITS if (self.images / name).is_dir()]
+        files: Files = read_index(self.root) or Disk()
+        self.reader = replace(reader, every_band=self.info.has_bands, files=files)
+        present = [name for name in SPLITS if files.is_folder(self.images / name)]
         self.held_out = "train" in present and "val" not in present
         self.splits = tuple(name for name in SPLITS if name in present or self._is_held_out(name))
 
     def with_reader(self, reader: ImageReader) -> DatasetFolder:
         """Return the same folder, read by another reader."""
         other = copy.copy(self)
-        other.reader = replace(reader, every_band=self.info.has_bands)
+        other.reader = replace(reader, every_band=self.info.has_bands, files=self.reader.files)
         return other
 
     @property
@@ -287,7 +292,7 @@ class DatasetFolder:
         asked = {each: self.input(each) for each in inputs}
         labellings = {each: self.info.head(each) for each in heads}
         listing = self.listing(name, inputs, heads)
-        _require_pairs(self.root, "train" if self._is_held_out(name) else name, listing, self.info)
+        require_pairs(self.root, "train" if self._is_held_out(name) else name, listing, self.info)
         if not listing.samples:
             raise FullconvError(f"{self.root}: split {name!r} has no images; {self._cure(name)}")
         return Split(
@@ -315,9 +320,10 @@ class DatasetFolder:
         names = [self.info.input_name(each) for each in inputs or self.info.inputs]
         images = [self.root / self.info.inputs[each] for each in names]
         masks = [self.root / self.info.head(each).masks for each in heads or self.info.heads]
+        files = self.reader.files
         if not (self.held_out and name in ("train", "val")):
-            return list_split(name, images, masks, self.images)
-        whole = list_split("train", images, masks, self.images)
+            return list_split(name, images, masks, self.images, files)
+        whole = list_split("train", images, masks, self.images, files)
         held = held_out_names([sample.name for sample in whole.samples])
         own = tuple(s for s in whole.samples if (s.name in held) == (name == "val"))
         return replace(whole, samples=own)
@@ -387,7 +393,7 @@ class DatasetFolder:
     def _first(self, folder: str) -> Stored | None:
         """Tell what the first readable file of an input holds; None where there is none."""
         for split in SPLITS:
-            for path in sorted(files_below(self.root / folder / split)):
+            for path in sorted(self.reader.files.below(self.root / folder / split)):
                 if path.suffix.lower() in IMAGE_SUFFIXES:
                     with suppress(FullconvError):  # it is told when it is read
                         return self.reader.describe(path)
@@ -446,7 +452,15 @@ def foreign_ids(
     )
 
 
-def _require_pairs(root: Path, split: str, listing: Listing, info: DatasetInfo) -> None:
+def require_pairs(root: Path, split: str, listing: Listing, info: DatasetInfo) -> None:
+    """Raise FullconvError where images and masks of a split don't pair up.
+
+    Args:
+        root: of the dataset.
+        split: its name.
+        listing: its files.
+        info: tells which folders are those of inputs.
+    """
     if listing.twins:
         names = few_named([path.name for path in listing.twins[0]])
         raise FullconvError(

@@ -23,10 +23,12 @@ from pydantic import (
     model_validator,
 )
 
+from fullconv.base import remote
 from fullconv.base.errors import FullconvError, nearest
 from fullconv.base.files import is_plain_name
 from fullconv.base.settings import Line, Mistake, first_mistake, read_yaml, shortened
 
+FILE = "dataset.yaml"
 COLOR, LABELS = "color", "labels"  # the only input and the only head of a plain folder
 IGNORE = 255  # the label id that is left out, where a dataset names no other
 BANDS = "bands"  # the input of a plain folder whose images have bands in place of colours
@@ -324,21 +326,33 @@ def _begins_after_0(values: Mapping[Any, Any]) -> bool:
     )
 
 
-def read_info(root: Path) -> DatasetInfo:
-    """Read dataset.yaml in the folder `root`.
+def info_bytes(root: Path) -> bytes:
+    """Return what is in dataset.yaml of the folder, or at the address, `root`.
 
     Raises:
-        FullconvError: it is missing or wrong; the message names the key.
+        FullconvError: it is missing.
     """
-    path = root / "dataset.yaml"
+    path = root / FILE
+    if isinstance(root, remote.RemotePath):
+        return remote.read(str(path))
     if not path.is_file():
         problem = "has no dataset.yaml" if root.is_dir() else "is no folder"
         raise FullconvError(
             f"{root}: {problem}; a dataset folder has dataset.yaml (name, classes), "
             "images/<split>/NAME.jpg and masks/<split>/NAME.png, split being train, val or test"
         )
+    return path.read_bytes()
+
+
+def read_info(root: Path) -> DatasetInfo:
+    """Read dataset.yaml in the folder, or at the address, `root`.
+
+    Raises:
+        FullconvError: it is missing or wrong; the message names the key.
+    """
+    path, content = root / FILE, info_bytes(root)
     try:
-        values = read_yaml(path.read_bytes())
+        values = read_yaml(content)
     except ValueError as error:
         raise FullconvError(f"{path}: is not valid YAML: {error}") from None
     if not isinstance(values, dict):

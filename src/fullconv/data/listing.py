@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from fullconv.base.files import files_below
+from fullconv.base.files import Disk, Files
 from fullconv.base.images import IMAGE_SUFFIXES
 
 _HELD_OUT_SHARE = 0.1
@@ -59,7 +59,13 @@ class Listing:
     again: tuple[Path, ...] = ()
 
 
-def list_split(split: str, images: Sequence[Path], masks: Sequence[Path], first: Path) -> Listing:
+def list_split(
+    split: str,
+    images: Sequence[Path],
+    masks: Sequence[Path],
+    first: Path,
+    files: Files = Disk(),
+) -> Listing:
     """Pair the files of a split by name.
 
     Args:
@@ -67,13 +73,14 @@ def list_split(split: str, images: Sequence[Path], masks: Sequence[Path], first:
         images: the folders of the inputs that are asked for.
         masks: those of the heads.
         first: that of the dataset's first input, asked for or not.
+        files: where the folders are.
     """
     found: Found = {}
     others: dict[Path, list[Path]] = {}
     again: list[Path] = []
     for folder in dict.fromkeys((first, *images, *masks)):
         suffixes = {".png"} if folder in masks else IMAGE_SUFFIXES
-        found[folder], others[folder] = _by_name(folder / split, suffixes, again)
+        found[folder], others[folder] = _by_name(files, folder / split, suffixes, again)
     further = [folder for folder in found if folder != first]
     return Listing(
         samples=_samples(found, images, masks, first),
@@ -129,12 +136,12 @@ def _missing(
 
 
 def _by_name(
-    folder: Path, suffixes: Collection[str], again: list[Path]
+    files: Files, folder: Path, suffixes: Collection[str], again: list[Path]
 ) -> tuple[dict[str, list[Path]], list[Path]]:
     """Find the files below `folder`: by name where the suffix is one of `suffixes`, and others."""
     found: dict[str, list[Path]] = {}
     others: list[Path] = []
-    for path in sorted(files_below(folder, again)):
+    for path in sorted(files.below(folder, again)):
         if path.suffix.lower() in suffixes:
             name = _name(path, folder)
             found.setdefault(name, []).append(path)

@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from fullconv.base import files
 from fullconv.base.progress import SILENT, Reporter
+from fullconv.base.remote import RemotePath
 from fullconv.datasets.convert import convert
 from fullconv.datasets.formats.catalogue import recognise
 
@@ -21,13 +22,13 @@ def dataset_of(path: Path, reporter: Reporter = SILENT) -> Path:
     They are converted into a cache, once, and again when a file's name, size or time changes.
 
     Args:
-        path: a dataset folder, or a folder or file of a known format.
+        path: a dataset folder or shards of one, or a folder or file of a known format.
         reporter: is told what it is, and where its dataset folder lies.
 
     Raises:
         FullconvError: it can't be converted.
     """
-    if (path / "dataset.yaml").is_file() or not path.exists():
+    if isinstance(path, RemotePath) or (path / "dataset.yaml").is_file() or not path.exists():
         return path
     source = recognise(path, reporter=reporter)
     cache = files.cache_folder()

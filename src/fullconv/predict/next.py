@@ -19,6 +19,7 @@ from fullconv.base.files import write_text
 from fullconv.base.images import ImageReader
 from fullconv.base.pipeline import ahead
 from fullconv.base.progress import SILENT, Progress, Reporter
+from fullconv.base.remote import RemotePath, place
 from fullconv.base.runtime import inference, pick_device
 from fullconv.base.settings import read_yaml
 from fullconv.data.folder import DatasetFolder
@@ -159,7 +160,7 @@ def _found(settings: NextSettings) -> tuple[str, Path | None]:
         return settings.model, settings.data
     try:
         record = read_yaml((folder / RECIPE).read_bytes())
-        nets, data = list(record["nets"]), Path(record["data"])
+        nets, data = list(record["nets"]), place(record["data"])
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise FullconvError(
             f"{folder / RECIPE}: not the record of a run ({one_line(error)}); give a model folder"
@@ -167,7 +168,8 @@ def _found(settings: NextSettings) -> tuple[str, Path | None]:
     trained = [name for name in nets if (folder / name / CONFIG).is_file()]
     if not trained:
         raise FullconvError(f"{folder}: a run that has no model yet; give a model folder")
-    own = data if (data / "dataset.yaml").is_file() else None
+    there = isinstance(data, RemotePath) or (data / "dataset.yaml").is_file()
+    own = data if there else None
     return str(folder / trained[-1]), settings.data or own
 
 

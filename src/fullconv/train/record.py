@@ -20,6 +20,7 @@ import fullconv
 from fullconv.base.errors import FullconvError
 from fullconv.base.files import write_text
 from fullconv.base.processes import ALONE, Processes
+from fullconv.base.remote import RemotePath, place
 from fullconv.base.settings import first_mistake, read_yaml
 from fullconv.papers.blueprint import Blueprint
 from fullconv.train.checkpoint import saving_in
@@ -91,7 +92,7 @@ class Record:
         if "data" not in asked:
             why = f"{out}: holds no run to resume" if resume else "no data given"
             raise FullconvError(f"{why}; --data DIR names the dataset folder to train on")
-        settings = TrainSettings(**{**asked, "data": Path(asked["data"]).absolute()})
+        settings = TrainSettings(**{**asked, "data": place(asked["data"]).absolute()})
         Blueprint.named(settings.model)
         return cls(out, settings, lock, processes.launch)
 
@@ -122,11 +123,12 @@ class Record:
                 )
         changed = {key: asked[key] for key in MAY_CHANGE if key in asked}
         if "data" in changed:
-            changed["data"] = Path(changed["data"]).absolute()
+            changed["data"] = place(changed["data"]).absolute()
         record = cls(out, settings.model_copy(update=changed), lock, launch, nets)
-        if not record.settings.data.is_dir():
+        data = record.settings.data
+        if not (isinstance(data, RemotePath) or data.is_dir()):
             raise FullconvError(
-                f"{record.settings.data}: is no folder; if the run's data have moved, say where "
+                f"{data}: is no folder; if the run's data have moved, say where "
                 "they are: --resume --data DIR"
             )
         record.moved = record.settings != settings or values.get("launch", "") != launch

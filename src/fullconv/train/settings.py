@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from fullconv.base.images import MAX_PIXELS, ImageReader
+from fullconv.base.remote import Place
 from fullconv.papers.blueprint import Blueprint
 from fullconv.train.recipe import Recipe
 
@@ -19,7 +19,7 @@ class TrainSettings(BaseModel):
     """What a run was asked for.
 
     Attributes:
-        data: the dataset folder.
+        data: the dataset folder, or shards of one, here or at an address.
         model: fcn32s, fcn16s, fcn8s, fcn4s or fcn2s, or one of the paper's nets.
         staged: whether the coarser nets are trained before it.
         backbone: a classifier's name; None: the paper net's own, that of the model in `weights`,
@@ -40,7 +40,7 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data: Path
+    data: Place
     model: str = "fcn8s"
     staged: bool = False
     backbone: str | None = None

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from fullconv.base.errors import FullconvError
+from fullconv.base.packed import Packed
 from fullconv.base.progress import Reporter
 from fullconv.data.folder import DatasetFolder
 from fullconv.datasets.formats.annotated import AnnotatedImage, Source, Values
@@ -22,6 +23,10 @@ def recognise(place: Place, reporter: Reporter) -> Source | None:  # noqa: ARG00
         return None
     folder = DatasetFolder(place.root)
     info = folder.info
+    if isinstance(folder.reader.files, Packed):
+        raise FullconvError(
+            f"{place.root}: is packed into shards; divide the dataset folder that they are made of"
+        )
     if len(info.inputs) > 1 or len(info.heads) > 1:
         raise FullconvError(f"{place.root}: has several inputs or heads, which are not converted")
     classes = info.classes
