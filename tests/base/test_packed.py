@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import zlib
 from pathlib import Path
 
@@ -58,6 +59,22 @@ def test_headers_take_a_part_once_and_the_rest_comes_when_it_is_read(asked: list
     assert asked == [65_536, 34_464]
 
 
+def test_what_is_known_of_a_header_is_not_asked_again(asked: list[int]) -> None:
+    for size, expected in ((100_000, [65_536, 34_464]), (5000, [5000])):
+        asked.clear()
+        files = packed(size)
+        for whole in (False, True):
+            with files.opened(PATH, whole=whole) as file:
+                assert file.read(12) == LARGE[512:][:12]
+        assert asked == expected
+        asked.clear()
+        files = packed(size)
+        for whole in (True, False):
+            with files.opened(PATH, whole=whole) as file:
+                assert file.read(12) == LARGE[512:][:12]
+        assert asked == [size]
+
+
 def test_few_headers_are_kept(asked: list[int]) -> None:
     parts = {f"{n}.png": Part("a.tar", n, 10, zlib.crc32(LARGE[n : n + 10])) for n in range(100)}
     files = Packed(ROOT, {"images/train": parts})
@@ -100,5 +117,16 @@ def test_addresses_as_paths() -> None:
     assert path.relative_to(place("s3://bucket/shards")).as_posix() == "images/a.b.png"
     assert path.absolute() == path == place(str(path)) == place(path)
     assert not path.exists()
+    again = pickle.loads(pickle.dumps(path))  # as for a process of its own
+    assert (str(again), type(again)) == (str(path), RemotePath)
+
+
+def test_another_process_gets_all_that_it_takes(asked: list[int]) -> None:
+    with pickle.loads(pickle.dumps(packed())).opened(PATH) as file:
+        assert file.read() == LARGE[512:][:100_000]
+    assert len(asked) == 1
+
+
+def test_paths_of_this_machine() -> None:
     assert type(place("street")) is type(place("file:///tmp/street")) is type(Path())
     assert place("file:///tmp/street") == Path("/tmp/street")

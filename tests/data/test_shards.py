@@ -148,6 +148,10 @@ def test_a_web_server_that_knows_ranges(root: Path, shards: Path) -> None:
         split = DatasetFolder(f"{web.address}/s").split("train")
         assert_same(DatasetFolder(root).split("train"), split)
         web.requests.clear()
+        assert not check_folder(f"{web.address}/s", quick=True).errors
+        ranged = [asked for path, asked, _ in web.requests if path.endswith(".tar") and asked]
+        assert len(ranged) == 2 * 15  # one an image, one a mask
+        web.requests.clear()
         dataset = TrainingDataset(split, lambda image, mask: (image, mask))
         options: dict[str, Any] = {"part": 2, "workers": 1, "device": torch.device("cpu")}
         loaded = training_batches(dataset, Batches(10, 2, seed=5), **options)
@@ -155,7 +159,7 @@ def test_a_web_server_that_knows_ranges(root: Path, shards: Path) -> None:
         loaded.close()
         assert names == {sample.name for sample in split.samples}
         assert all(path.endswith(".tar") and asked for path, asked, _ in web.requests)
-        web.ranges = False
+        web.ranges, split = False, DatasetFolder(f"{web.address}/s").split("train")
         with pytest.raises(FullconvError, match=r"0\.tar: gave [\d,]+ bytes where .* no ranges"):
             split[0]
 

@@ -69,7 +69,7 @@ class Packed:
         """
         part = self._part(path)
         if whole:
-            yield io.BytesIO(self._read(path, part))
+            yield io.BytesIO(self._read(path, part, self._begins.get(part, b"")))
             return
         begin = self._begin(path, part)
         yield io.BufferedReader(_Rest(begin, part.size, lambda: self._read(path, part, begin)))
@@ -85,15 +85,20 @@ class Packed:
         return part
 
     def _begin(self, path: Path, part: Part) -> bytes:
-        """Return the begin of a file, of a small one the whole, and keep it for a while."""
+        """Return the begin of a file, of a small one the whole."""
         begin = self._begins.get(part)
-        if begin is None:
-            small = part.size <= _HEADER
-            begin = self._read(path, part) if small else self._fetched(part, 0, _HEADER)
-            self._begins[part] = begin
-            for oldest in list(self._begins)[:-_KEPT]:
-                self._begins.pop(oldest, None)  # another thread may have done so
-        return begin
+        if begin is not None:
+            return begin
+        if part.size <= _HEADER:
+            return self._read(path, part)
+        return self._kept(part, self._fetched(part, 0, _HEADER))
+
+    def _kept(self, part: Part, content: bytes) -> bytes:
+        """Keep the begin of a file for a while, and return what was given."""
+        self._begins[part] = content[:_HEADER]
+        for oldest in list(self._begins)[:-_KEPT]:
+            self._begins.pop(oldest, None)  # another thread may have done so
+        return content
 
     def _read(self, path: Path, part: Part, begin: bytes = b"") -> bytes:
         """Return all bytes of a file, whose begin may be there already."""
@@ -103,7 +108,7 @@ class Packed:
                 f"{self._root / part.archive}: the {part.size:,} bytes at {part.offset:,} are not "
                 f"{path}, as it was packed; restore the file, or pack its folder anew"
             )
-        return content
+        return self._kept(part, content)
 
     def _fetched(self, part: Part, start: int, end: int) -> bytes:
         """Return the bytes of a file from `start` to before `end`."""
