@@ -104,6 +104,7 @@ class Packed:
         """Return all bytes of a file, whose begin may be there already."""
         content = begin + self._fetched(part, len(begin), part.size)
         if zlib.crc32(content) != part.crc:
+            self._begins.pop(part, None)
             raise FullconvError(
                 f"{self._root / part.archive}: the {part.size:,} bytes at {part.offset:,} are not "
                 f"{path}, as it was packed; restore the file, or pack its folder anew"
