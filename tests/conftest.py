@@ -53,7 +53,7 @@ def large_nets_are_freed(memory: Memory) -> Iterator[None]:
 def freed_memory_goes_back() -> Iterator[None]:
     """Commands and trainings keep what is freed for their own speed: many would keep the most."""
     with pytest.MonkeyPatch.context() as patch:
-        for user in ("fullconv.cli", "fullconv.train.step"):
+        for user in ("fullconv.cli", "fullconv.predict.actor", "fullconv.train.step"):
             patch.setattr(f"{user}.keep_freed_memory", lambda **_: False)
         yield
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from fullconv.base.pipeline import ahead
+from fullconv.base.pipeline import ahead, watched
 
 
 def test_results_come_in_order_whatever_takes_how_long():
@@ -76,3 +76,28 @@ def test_abandoned_work_leaves_no_thread_running():
     with pytest.raises(KeyboardInterrupt):
         list(ahead(lambda _: time.sleep(0.05), items(), workers=2))
     assert set(threading.enumerate()) <= before
+
+
+def test_what_is_watched_comes_in_order_and_so_does_its_failure():
+    def items():
+        yield from range(3)
+        raise ValueError("the end")
+
+    assert list(watched(range(5), 60)) == [*range(5)]
+    found = watched(items(), 60)
+    assert [next(found) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="the end"):
+        next(found)
+
+
+def test_what_does_not_come_is_waited_for_no_longer():
+    never = threading.Event()
+
+    def items():
+        yield 1
+        never.wait()
+
+    found = watched(items(), 0.01)
+    with pytest.raises(TimeoutError, match=r"nothing came for 0\.01 seconds"):
+        list(found)
+    never.set()

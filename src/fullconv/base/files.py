@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import stat
 from collections import deque
 from collections.abc import Iterator
@@ -128,7 +129,8 @@ def replacing(path: Path) -> Iterator[Path]:
     stood at `path` before is untouched. The parent folder is created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    own = f"{os.getpid()}{secrets.randbelow(10**6):06}"  # other machines have the same process ids
+    temporary = path.with_name(f".{path.name}.{own}.tmp")
     try:
         temporary.touch()
         mode = temporary.stat().st_mode

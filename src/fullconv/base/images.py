@@ -6,6 +6,7 @@ decompression bombs are not consulted, so that its global settings need not be t
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import os
@@ -30,6 +31,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from fullconv.base.errors import FullconvError
 from fullconv.base.files import Disk, Files
+from fullconv.base.remote_files import Remote
 from fullconv.base.stored import (
     ALPHA,
     CMYK,
@@ -110,6 +112,20 @@ class Encoded:
 
 
 File = str | Path | Encoded
+
+
+def fetched(file: Path | Remote | Encoded) -> Encoded:
+    """Return a file of this machine or from elsewhere as one that lies in memory.
+
+    Raises:
+        FullconvError: it can't be read, or is no regular file; the message names it.
+    """
+    if isinstance(file, Encoded):
+        return file
+    if isinstance(file, Remote):
+        return Encoded(file.url, io.BytesIO(file.read()))
+    with _failing_in_a_line(file), Disk().opened(file) as opened:
+        return Encoded(str(file), io.BytesIO(opened.read()))
 
 
 @dataclass(frozen=True)

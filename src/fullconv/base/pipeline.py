@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -29,3 +32,41 @@ def ahead(work: Callable[[T], R], items: Iterable[T], workers: int = 2) -> Itera
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def watched(items: Iterable[T], seconds: float) -> Iterator[T]:
+    """Yield what `items` yields, which is worked out in another thread.
+
+    Args:
+        items: of few bytes, since nothing keeps it from running ahead.
+        seconds: how long to wait for each.
+
+    Raises:
+        TimeoutError: none came for so long. The thread is left alone, and ends with the process.
+    """
+    came: SimpleQueue[Callable[[], T]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            for item in items:
+                came.put(lambda item=item: item)  # type: ignore[misc]
+        except BaseException as error:
+            came.put(partial(_raise, error))
+        came.put(partial(_raise, _Ended()))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        while True:
+            yield came.get(timeout=seconds)()
+    except Empty:
+        raise TimeoutError(f"nothing came for {seconds:g} seconds") from None
+    except _Ended:
+        return
+
+
+class _Ended(Exception):  # noqa: N818 (no error)
+    """All items came."""
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error

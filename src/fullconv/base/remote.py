@@ -46,21 +46,22 @@ def filesystem(address: str) -> tuple[AbstractFileSystem, str]:
 
 
 @contextmanager
-def failing_in_a_line(address: str) -> Iterator[None]:
-    """Turn whatever fails in the body, which reads `address`, into one line."""
+def failing_in_a_line(address: str, doing: str = "read") -> Iterator[None]:
+    """Turn whatever fails in the body, which reads `address`, into one line; or `doing` else."""
     try:
         yield
     except FullconvError:
         raise
     except FileNotFoundError:
-        raise FullconvError(f"{address}: no such file") from None
+        what = "file" if doing == "read" else "folder or bucket"
+        raise FullconvError(f"{address}: no such {what}") from None
     except PermissionError as error:
         reason = one_line(error)
         raise FullconvError(
-            f"{address}: may not be read: check your credentials ({reason})"
+            f"{address}: may not be {doing}: check your credentials ({reason})"
         ) from error
     except Exception as error:  # what clients of so many services raise is not a closed list
-        raise FullconvError(f"{address}: can't be read ({one_line(error)})") from error
+        raise FullconvError(f"{address}: can't be {doing} ({one_line(error)})") from error
 
 
 def read(address: str, start: int | None = None, end: int | None = None) -> bytes:

@@ -24,6 +24,7 @@ from fullconv.cli import (
     serve,
     train,
 )
+from fullconv.cli.options import RayCommand
 from fullconv.cli.signals import INTERRUPTED, Stopped
 from fullconv.cli.streams import log_warnings, settle_streams
 
@@ -48,7 +49,8 @@ for verb in (
     serve,
     demo,
 ):
-    app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
+    name = verb.__name__.rpartition(".")[2]
+    app.command(name=name, cls=RayCommand if verb is predict else None)(verb.command)
 app.add_typer(data.app)
 
 

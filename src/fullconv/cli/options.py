@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 if TYPE_CHECKING:
     from fullconv.base.images import ImageReader
@@ -86,3 +88,25 @@ def parse_bytes(text: str, what: str = "memory") -> int:
         raise typer.BadParameter(f"{what} {text!r}: give a number and a unit, such as 4GB")
     thousand = 1024 if match[3] else 1000
     return int(float(match[1]) * thousand ** " kmgt".index(match[2] or " "))
+
+
+class RayCommand(TyperCommand):
+    """A verb whose option --ray may go without its address, which typer doesn't know of."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse what was typed."""
+        return super().parse_args(ctx, with_address(args))
+
+
+def with_address(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line, with "local" after a --ray that no address follows.
+
+    An address is HOST:PORT, or "auto": the cluster that runs on this machine.
+    """
+    found: list[str] = []
+    for at, word in enumerate(words):
+        found.append(word)
+        after = words[at + 1] if at + 1 < len(words) else ""
+        if word == "--ray" and not re.fullmatch(r"auto|local|[\w.\[\]-]+:\d+", after):
+            found.append("local")
+    return found

@@ -38,7 +38,11 @@ def command(
     ],
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT...", help="Images, folders, quoted globs; or films."),
+        typer.Argument(
+            metavar="INPUT...",
+            help="Images, folders, quoted globs, addresses of such (s3://bucket/photos), or a "
+            "NAME.txt with a path or an address on each line; or films.",
+        ),
     ],
     *,
     further: Annotated[
@@ -50,7 +54,10 @@ def command(
             "May be repeated.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the results.", metavar="DIR")],
+    out: Annotated[
+        str,
+        typer.Option(help="Folder for the results; with --ray also an address.", metavar="DIR"),
+    ],
     engine: Annotated[str, typer.Option(help="auto, torch, openvino or onnxruntime.")] = "auto",
     precision: Annotated[
         str,
@@ -120,6 +127,22 @@ def command(
             "without gaps between neighbours; 1 takes the steps of pixels away.",
         ),
     ] = 0.0,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="[ADDRESS]",
+            help="Label on all machines of the Ray cluster that this one is part of ('auto', or "
+            "HOST:PORT); without ADDRESS, on this machine alone. Run again, it does what is "
+            "missing.",
+        ),
+    ] = None,
+    actors: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="With --ray: how many label at once. [one a machine, or GPU]"
+        ),
+    ] = None,
     max_pixels: MaxPixels = None,
     trust: Trust = False,
     device: Device = "auto",
@@ -137,6 +160,10 @@ def command(
     Of each, OUT/film/000001.png and so on are the frames' labels, and OUT/overlay/film.mp4 is the
     film tinted, at its own times and upright, with its sound.
 
+    With --ray many machines label the same files (pip install 'fullconv[ray]' on each, and
+    'fullconv[remote]' for addresses); OUT/manifest.parquet says what came of each image, in place
+    of unsure.csv.
+
     Probabilities are softmax(scores / temperature); the temperature is in the model's config.json.
     Training fits it on val: on such images, of labels with probability 0.8 about eight in ten are
     right. Converted models, and those trained by earlier versions, have 1, which promises nothing.
@@ -148,10 +175,11 @@ def command(
     from fullconv.predict.memory import Tiling
     from fullconv.predict.run import PredictSettings
 
+    _require_here(out, ray, draft, actors)
     settings = PredictSettings(
         model=model,
         inputs=tuple(inputs),
-        out=out,
+        out=Path(out),
         further=tuple(further or ()),
         engine=engine,
         precision=precision,
@@ -165,6 +193,9 @@ def command(
         trust=trust,
     )
     reporter = Reporter(quiet)
+    if ray is not None:
+        _predict_on_ray(settings, ray, actors, out, reporter)
+        return
     vectors = _vectors(draft, min_area or 0, simplify)
     if vectors is not None:
         _predict_vectors(settings, vectors, reporter)
@@ -187,6 +218,33 @@ def _predict(settings: PredictSettings, drafting: DraftSettings | None, reporter
         if drafting is not None:
             folders = ", ".join(map(str, drafted.folders))
             print(f"drafts of {drafted.drafts} images for {drafting.tool} in {folders}")
+    _require_all(prediction)
+
+
+def _require_here(out: str, ray: str | None, draft: str, actors: int | None) -> None:
+    """Refuse what goes only with --ray, or not with it."""
+    from fullconv.base.remote import is_remote
+
+    if ray is None:
+        if is_remote(out):
+            raise typer.BadParameter(f"--out {out}: results go elsewhere with --ray alone")
+        if actors is not None:
+            raise typer.BadParameter("--actors is for --ray")
+    elif draft != "png":
+        raise typer.BadParameter(f"--format {draft}: not with --ray; leave out one of them")
+
+
+def _predict_on_ray(
+    settings: PredictSettings, address: str, actors: int | None, out: str, reporter: Reporter
+) -> None:
+    """Label images on a cluster."""
+    from fullconv.base.remote import is_remote
+    from fullconv.predict.ray import RaySettings, run_on_ray
+
+    elsewhere = out if is_remote(out) else None
+    prediction = run_on_ray(settings, RaySettings(address, actors, elsewhere), reporter)
+    if prediction.done:
+        _show(prediction)
     _require_all(prediction)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fullconv.base.errors import FullconvError, few_named
 from fullconv.base.files import Disk, Files
-from fullconv.base.images import IMAGE_SUFFIXES, ImageReader
+from fullconv.base.images import IMAGE_SUFFIXES, Encoded, ImageReader
 from fullconv.base.remote import place
 from fullconv.base.stored import RGB, Stored
 from fullconv.data.info import COLOR, DatasetInfo, HeadInfo, read_info
@@ -410,7 +410,9 @@ class DatasetFolder:
         return f"put some into {images}/{name} and their masks into {masks}/{name}"
 
 
-def require_same_size(file: tuple[Path, Sequence[int]], image: tuple[Path, Sequence[int]]) -> None:
+def require_same_size(
+    file: tuple[Path | Encoded, Sequence[int]], image: tuple[Path | Encoded, Sequence[int]]
+) -> None:
     """Raise FullconvError where a file, with its (height, width), differs in size from its image's.
 
     Args:

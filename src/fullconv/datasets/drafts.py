@@ -15,6 +15,7 @@ from fullconv.base.fill import covered
 from fullconv.base.images import ImageReader
 from fullconv.base.outlines import outlines, without_specks
 from fullconv.base.progress import SILENT, Progress, Reporter
+from fullconv.base.remote import is_remote
 from fullconv.datasets.formats import coco, cvat, label_studio, labelme, ultralytics
 from fullconv.datasets.formats.draft import Draft, DraftedRegion, DraftWriter
 from fullconv.predict.jobs import Job, Results
@@ -75,6 +76,8 @@ def predict_drafts(
     """
     if any(map(is_film, settings.inputs)):
         raise FullconvError(f"films have no --format {drafting.tool}; leave it out")
+    for text in filter(is_remote, settings.inputs):
+        raise FullconvError(f"{text}: lies elsewhere; images to be corrected are fetched first")
     prediction = run(settings, reporter)
     jobs, heads = prediction.jobs, tuple(prediction.heads)
     write = dict(WRITERS)[drafting.tool]
@@ -95,7 +98,7 @@ def _drafts(
         results = job.results[head]
         labels = ImageReader().mask(results.labels)
         size = (labels.shape[0], labels.shape[1])
-        yield Draft(job.name, job.source, size, regions(labels, classes, drafting, results))
+        yield Draft(job.name, job.path, size, regions(labels, classes, drafting, results))
         bar.advance()
 
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import NamedTuple
 
 from fullconv.base.errors import FullconvError, few_named, nearest
-from fullconv.base.files import files_below
-from fullconv.base.images import IMAGE_SUFFIXES
+from fullconv.base.images import IMAGE_SUFFIXES, Encoded
 from fullconv.base.progress import SILENT, Reporter
+from fullconv.base.remote_files import Remote
+from fullconv.predict.inputs import images_below, images_of
 
 PNG = ".png"
 TIF = (".tif", ".tiff")
+
+ImageFile = Path | Remote | Encoded
 
 
 class Results(NamedTuple):
@@ -40,7 +41,7 @@ class Job:
     """One image to label.
 
     Attributes:
-        source: the image, or the first input of the net.
+        source: the image, or the first input of the net: on this machine, elsewhere, in memory.
         name: path of its results below `out`, without suffix.
         out: folder of all results.
         with_scores: whether probabilities are asked for.
@@ -50,13 +51,24 @@ class Job:
         suffix: of the label image: ".png", or ".tif" of a raster.
     """
 
-    source: Path
+    source: ImageFile
     name: str
     out: Path
     with_scores: bool = False
     heads: tuple[str, ...] = ()
     others: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     suffix: str = PNG
+
+    @property
+    def path(self) -> Path:
+        """The image's file on this machine.
+
+        Raises:
+            FullconvError: it lies elsewhere.
+        """
+        if not isinstance(self.source, Path):
+            raise FullconvError(f"{self.source}: lies elsewhere; that is for files of this machine")
+        return self.source
 
     @property
     def results(self) -> tuple[Results, ...]:
@@ -89,13 +101,12 @@ def plan(
     heads: Sequence[str] = (),
     further: Mapping[str, Path] | None = None,
     is_raster: Callable[[Path], bool] = lambda _: False,
+    elsewhere: str | None = None,
     reporter: Reporter = SILENT,
 ) -> tuple[Job, ...]:
     """Find the images that `inputs` mean and assign their outputs below `out`.
 
-    An input is a file, a folder (searched recursively) or a glob pattern (``**`` too); images
-    found below a folder, or below the fixed part of a pattern, keep their path relative to it.
-    What already lies in `out` is no input, unless named itself. No folder is searched twice.
+    An input is what `images_of` knows: a file, a folder, a pattern, an address, a list of paths.
 
     Args:
         inputs: as typed.
@@ -105,6 +116,7 @@ def plan(
         further: folders of the net's further inputs by name, whose files have the same relative
             paths as the images but for the suffix.
         is_raster: tells whether an image's labels become a raster.
+        elsewhere: address of the folder to which all results go from `out`; None: they stay.
         reporter: tells which links to folders are passed over.
 
     Raises:
@@ -112,7 +124,9 @@ def plan(
             another or overwrite an input; the message names both.
     """
     again: list[Path] = []
-    found = dict.fromkeys(pair for text in inputs for pair in _expand(text, out, again))
+    found = dict.fromkeys(
+        pair for text in inputs for pair in images_of(text, elsewhere or out, again)
+    )
     if not found:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise FullconvError(f"{few_named(inputs)}: no images found (looked for {suffixes})")
@@ -127,11 +141,11 @@ def plan(
             scores,
             tuple(heads),
             {of: tuple(files.get(name, ())) for of, files in named.items()},
-            TIF[0] if is_raster(source) else PNG,
+            TIF[0] if isinstance(source, Path) and is_raster(source) else PNG,
         )
         for source, name in found
     )
-    _refuse_collisions(jobs)
+    _refuse_collisions(jobs, elsewhere)
     return jobs
 
 
@@ -185,79 +199,45 @@ def make_folders(jobs: Sequence[Job]) -> None:
             ) from error
 
 
-def _expand(text: str, out: Path, again: list[Path]) -> Iterator[tuple[Path, str]]:
-    """Yield each image that an input means, and its path below the folder searched, no suffix."""
-    path = Path(text)
-    if path.is_file():
-        yield path, path.stem
-        return
-    if path.is_dir():
-        base, pattern = path, "**"
-    elif glob.has_magic(text):
-        fixed = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
-        base, pattern = Path(*path.parts[:fixed]), str(PurePath(*path.parts[fixed:]))
-    elif path.exists():
-        raise FullconvError(f"{text}: is a pipe, a socket or a device, not a file")
-    else:
-        raise FullconvError(f"{text}: no such file or folder")
-    results = out.resolve() if base.resolve() != out.resolve() else None
-    for source, name in _images(base, pattern, again):
-        if results is None or results not in source.resolve().parents:
-            yield source, name
-
-
-def _images(base: Path, pattern: str, again: list[Path]) -> Iterator[tuple[Path, str]]:
-    """Yield the images below `base` that match, and their relative paths without suffix."""
-    parts = PurePath(pattern).parts
-    if "**" in parts:  # glob would follow links that lead back for ever
-        below = (path.relative_to(base) for path in files_below(base, again))
-        names = [path for path in below if _matches(path.parts, parts)]
-    else:
-        names = list(map(Path, glob.glob(pattern, root_dir=base)))  # noqa: PTH207 (no hidden files)
-    for name in sorted(names, key=Path.as_posix):
-        source = base / name
-        if source.suffix.lower() in IMAGE_SUFFIXES and source.is_file():
-            yield source, name.with_suffix("").as_posix()
-
-
-def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Tell whether a relative path is of a pattern, in which ** stands for any folders, or all."""
-    if not pattern:
-        return not path
-    first, *others = pattern
-    if first == "**":
-        return not others or any(_matches(path[at:], others) for at in range(len(path)))
-    return bool(path) and fnmatch(path[0], first) and _matches(path[1:], others)
-
-
 def _by_name(of: str, folder: Path, again: list[Path]) -> dict[str, list[Path]]:
     """Return the images below the folder of a further input by their relative path, no suffix."""
     if not folder.is_dir():
         raise FullconvError(f"--input {of}={folder}: no such folder")
     files: dict[str, list[Path]] = defaultdict(list)
-    for path, name in _images(folder, "**", again):
+    for path, name in images_below(folder, "**", again):
         files[name].append(path)
     return files
 
 
-def _refuse_collisions(jobs: Sequence[Job]) -> None:
+def _refuse_collisions(jobs: Sequence[Job], elsewhere: str | None) -> None:
     """Refuse two images whose results have one name, and results in the place of an input."""
-    sources = {
-        os.path.realpath(path)
+    files = [
+        path
         for job in jobs
         for path in (job.source, *(path for files in job.others.values() for path in files))
-    }
+    ]
+    sources = {os.path.realpath(path) if isinstance(path, Path) else str(path) for path in files}
     first: dict[str, Job] = {}
     for job in jobs:
         other = first.setdefault(job.name, job)
         if other is not job:
             raise FullconvError(
-                f"{other.source} and {job.source} would both be written to {job.outputs[0]}; "
-                "label them in separate runs, or rename one"
+                f"{other.source} and {job.source} would both be written to "
+                f"{_place(job, job.outputs[0], elsewhere)}; label them in separate runs, or "
+                "rename one"
             )
         for output in job.outputs:
-            if output.exists() and os.path.realpath(output) in sources:
+            place = _place(job, output, elsewhere)
+            real = os.path.realpath(output) if elsewhere is None and output.exists() else place
+            if real in sources:
                 raise FullconvError(
-                    f"{output}, a result of {job.source}, would overwrite an input; "
+                    f"{place}, a result of {job.source}, would overwrite an input; "
                     "choose another --out"
                 )
+
+
+def _place(job: Job, output: Path, elsewhere: str | None) -> str:
+    """Return where a result goes at last."""
+    if elsewhere is None:
+        return str(output)
+    return f"{elsewhere.rstrip('/')}/{output.relative_to(job.out).as_posix()}"

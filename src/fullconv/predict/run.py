@@ -77,7 +77,7 @@ class PredictSettings:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the results are; of several heads a pattern that names all of their folders.
+    """Where the results are, a path or an address; of several heads a pattern of all folders.
 
     Attributes:
         labels: folder of the label images.
@@ -86,10 +86,10 @@ class Places:
         scores: folder of the probabilities; None if they were not asked for.
     """
 
-    labels: Path
-    overlays: Path
-    unsure: Path | None
-    scores: Path | None
+    labels: Path | str
+    overlays: Path | str
+    unsure: Path | str | None
+    scores: Path | str | None
 
 
 @dataclass(frozen=True)
@@ -262,6 +262,9 @@ def _planned(
         is_raster=is_raster,
         reporter=reporter,
     )
+    far = [job for job in jobs if settings.format == "tif" and not isinstance(job.source, Path)]
+    if far:
+        raise FullconvError(f"{far[0].source}: lies elsewhere, where no windows are read; fetch it")
     make_folders(jobs)
     return jobs
 

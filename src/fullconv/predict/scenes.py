@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.base.errors import FullconvError
-from fullconv.base.images import Encoded, Header, ImageReader
+from fullconv.base.images import Encoded, Header, ImageReader, fetched
+from fullconv.base.remote_files import Remote
 from fullconv.base.stored import require_picture
 from fullconv.data.folder import require_same_size
 from fullconv.data.info import COLOR
@@ -78,15 +79,21 @@ class FileScene:
     reader: ImageReader
 
     @cached_property
+    def file(self) -> Path | Encoded:
+        """The file of the first input; what lies elsewhere is fetched, once."""
+        source = self.job.source
+        return fetched(source) if isinstance(source, Remote) else source
+
+    @cached_property
     def header(self) -> Header:
         """What the header of the first input tells, which is read once."""
-        return self.reader.header(self.job.source)
+        return self.reader.header(self.file)
 
     @property
     def size(self) -> Size:
         """Height and width in pixels, from the header of the first input."""
         if not self.header.stored.every_band:
-            require_picture(self.job.source, self.header.stored, self.reader.span)
+            require_picture(self.file, self.header.stored, self.reader.span)
         return self.header.stored.size
 
     @property
@@ -107,7 +114,7 @@ class FileScene:
             FullconvError: a file is missing or can't be read, or differs in size from the first;
                 the message names the image.
         """
-        paths = [self.job.source, *(_only_file(self.job, name) for name in list(self.inputs)[1:])]
+        paths = [self.file, *(_only_file(self.job, name) for name in list(self.inputs)[1:])]
         parts: list[Pixels] = []
         for path, (name, channels) in zip(paths, self.inputs.items(), strict=True):
             parts.append(read_input(path, name, channels, self.reader))

@@ -21,7 +21,7 @@ from fullconv.base.images import ImageReader
 from fullconv.data.folder import gaps_in
 from fullconv.net.described import Described
 from fullconv.net.fcn import Pixels
-from fullconv.predict.jobs import Job
+from fullconv.predict.jobs import ImageFile, Job
 from fullconv.predict.labeller import AnyLabeller, Labeller, label_all
 from fullconv.predict.memory import Memory, NoRoomError, Room, Work
 from fullconv.predict.pictures import save_label_image, save_overlay, save_scores
@@ -44,7 +44,7 @@ class Failure(NamedTuple):
         reason: a line that names it.
     """
 
-    source: Path
+    source: ImageFile
     reason: str
 
 
@@ -153,18 +153,10 @@ def label_files(
     As many images are in hand as `memory` has room for; those that are too large for it go by
     exact tiles, and if that can't be are refused.
     """
-    reader = label.net.preprocessing.reader(reader)
     if memory is None:
         assert isinstance(label, Labeller)
         memory = Memory(label.net, tta=label.tta)
-    room = memory
-    seams = Seams(label, room) if isinstance(room, Memory) and isinstance(label, Labeller) else None
-
-    def do(job: Job) -> Done:
-        scene = FileScene(job, label.net.inputs, reader)
-        work = room.work(scene.size)
-        with room.taken(work.need):
-            return _do(scene, label, work, seams)
+    do = labelling(label, memory, reader)
 
     def results() -> Iterator[Done | str]:
         for result in label_all(lambda job: attempt(do, job), jobs, label.engine):
@@ -172,6 +164,25 @@ def label_files(
             bar.advance()
 
     return gathered(jobs, results(), label.net, bar.say)
+
+
+def labelling(
+    label: AnyLabeller, room: Room, reader: ImageReader = ImageReader()
+) -> Callable[[Job], Done]:
+    """Return what takes the image of a job from its file to its results; any thread may ask.
+
+    It waits until there is room for the image.
+    """
+    own = label.net.preprocessing.reader(reader)
+    seams = Seams(label, room) if isinstance(room, Memory) and isinstance(label, Labeller) else None
+
+    def do(job: Job) -> Done:
+        scene = FileScene(job, label.net.inputs, own)
+        work = room.work(scene.size)
+        with room.taken(work.need):
+            return _do(scene, label, work, seams)
+
+    return do
 
 
 def attempt(do: Callable[[Job], Done], job: Job) -> Done | str:

@@ -52,7 +52,7 @@ class Films:
         """About how many frames they have, as far as their headers tell."""
         total = 0
         for job in self.jobs:
-            with suppress(FullconvError), _opened(job.source) as source:
+            with suppress(FullconvError), _opened(job.path) as source:
                 total += source.frames
         return total
 
@@ -60,7 +60,7 @@ class Films:
         """Return the first frame of each of `count` films, H x W x 3, of those that have one."""
         found = []
         for job in self.jobs[:count]:
-            with suppress(FullconvError), _opened(job.source) as source:
+            with suppress(FullconvError), _opened(job.path) as source:
                 found.append(source.first)
         return found
 
@@ -116,7 +116,7 @@ def plan_films(
         for text in dict.fromkeys(inputs)
     )
     first: dict[str, Job] = {}
-    sources = {os.path.realpath(job.source) for job in jobs}
+    sources = {os.path.realpath(job.path) for job in jobs}
     for job in jobs:
         if (other := first.setdefault(job.name, job)) is not job:
             raise FullconvError(
@@ -179,7 +179,7 @@ def _label(
 ) -> Iterator[_Done]:
     """Label a film; yield what came of each frame when it is written."""
     with ExitStack() as stack:
-        source = stack.enter_context(_opened(job.source))
+        source = stack.enter_context(_opened(job.path))
         size = source.first.shape[:2]
         writers = []
         for _, film, _ in _results(job):

@@ -92,7 +92,7 @@ def needs_windows(
 def windows_in(job: Job, reader: ImageReader) -> int:
     """Return how many images of `SAMPLE` x `SAMPLE` pixels a raster stands for; 1 at least."""
     with suppress(FullconvError):  # which will be told in the file's turn
-        height, width = size_of(job.source, reader)
+        height, width = size_of(job.path, reader)
         return max(1, height * width // SAMPLE**2)
     return 1
 
@@ -101,7 +101,7 @@ def first_windows(jobs: Sequence[Job], reader: ImageReader) -> list[Pixels]:
     """Read a window of the first raster that can be read, from its middle, as a sample of tiles."""
     for job in jobs:
         with suppress(FullconvError):
-            scene = RasterScene(job.source, reader)
+            scene = RasterScene(job.path, reader)
             height, width = (min(each, SAMPLE) for each in scene.size)
             top, left = (scene.size[0] - height) // 2, (scene.size[1] - width) // 2
             try:
@@ -138,7 +138,7 @@ def label_raster(
     """
     require_rasterio()
     require_windows(label.net.inputs, reader)
-    scene = RasterScene(job.source, reader)
+    scene = RasterScene(job.path, reader)
     try:
         work = memory.windowed(
             scene.size,
@@ -430,13 +430,13 @@ def _unpacked(packed: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
 
 def _key(job: Job, sweep: _Sweep) -> str:
     """Return a digest of all that labels depend on."""
-    net, about = sweep.net, job.source.stat()
+    net, about = sweep.net, job.path.stat()
     digest = hashlib.sha256()
     for name, value in sorted(net.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().data)
     told = {
-        "source": [str(job.source.resolve()), about.st_size, about.st_mtime_ns],
+        "source": [str(job.path.resolve()), about.st_size, about.st_mtime_ns],
         "net": [repr(net.arguments), repr([head.labelling for head in net.heads.values()])],
         "preprocessing": repr(net.preprocessing),
         "ignore": net.ignore_index,
