@@ -399,7 +399,9 @@ def keep(network: fx.GraphModule, node: fx.Node) -> None:
                 layer.__dict__["inplace"] = False
         elif user.op != "output" and may_overwrite(user):
             with network.graph.inserting_before(user):
-                user.replace_input_with(node, network.graph.call_method("clone", (node,)))
+                clone = network.graph.call_method("clone", (node,))
+            clone.meta.update(node.meta)  # its shape
+            user.replace_input_with(node, clone)
 
 
 def may_overwrite(call: fx.Node) -> bool:

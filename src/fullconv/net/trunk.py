@@ -80,7 +80,7 @@ class Trunk(nn.Module):
         densify(network, input_size, pooling="drop", hidden="same" if padding is None else "valid")
         if channels != 3 or padding is not None:
             _adapt_first(network, channels, padding)
-        note_shapes(network, input_size, channels)
+            note_shapes(network, input_size, channels)
         found = layer_grids(network)
         nodes = _tapped(network, found, _last_layer(network), type(classifier), skips)
         if finest not in nodes:
@@ -90,7 +90,6 @@ class Trunk(nn.Module):
             )
         nodes = {stride: node for stride, node in nodes.items() if stride >= finest}
         self.layers = _with_outputs(network, tuple(nodes.values()))
-        note_shapes(self.layers, input_size, channels)
         self.taps = _taps(self.layers)
 
     @classmethod
@@ -262,9 +261,10 @@ def _tap(node: fx.Node, place: LayerGrid) -> Tap:
 
 
 def _with_outputs(network: fx.GraphModule, nodes: tuple[fx.Node, ...]) -> fx.GraphModule:
-    """Return the part of the network that yields `nodes`."""
+    """Return the part of the network that yields `nodes`, whose shapes stay."""
     output = next(iter(reversed(network.graph.nodes)))
     output.args = (nodes,)
+    output.meta.pop("shape", None)
     for node in nodes:
         keep(network, node)
     network.graph.eliminate_dead_code()
