@@ -12,7 +12,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # A worker a core, with a thread each: two threads on a busy core cost far more than they give.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+# Neighbouring tests stay on one worker, and so what a file's tests share is made once. Compiled
+# bytecode is kept: without, each process that tests begin compiles fullconv anew.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 .PHONY: demo setup check test bench docs docs-pictures web-runtime clean
 

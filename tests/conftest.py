@@ -36,6 +36,22 @@ class Memory:
         self.last = min(self.held, self.last + GROWN)
 
 
+def pytest_configure() -> None:
+    """Look for no garbage among what is imported: there is none."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Leave what all tests import out of collections of garbage: it is most of what they read."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Let them go with the process: bindings complain of what is still there."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def memory() -> Memory:
     """Of this process."""
