@@ -122,7 +122,12 @@ def sample(count: int) -> list[Case]:
     return [cases[at] for at in chosen]
 
 
-@pytest.mark.parametrize("dtype", TYPES)
+def of_types(*quick: str) -> list[Any]:
+    """Return test parameters: all types, slow but for some."""
+    return [pytest.param(each, marks=() if each in quick else pytest.mark.slow) for each in TYPES]
+
+
+@pytest.mark.parametrize("dtype", of_types("uint8", "float32"))
 def test_values_are_those_written_and_those_that_gdal_reads(tmp_path, dtype):
     for case in (case for case in sample(700) if case.dtype == dtype):
         values = drawn(case)
@@ -153,7 +158,9 @@ GDAL_OPTIONS = (
 )
 
 
-@pytest.mark.parametrize("dtype", [each for each in TYPES if each != "float16"])
+@pytest.mark.parametrize(
+    "dtype", [each for each in of_types("uint16") if "float16" not in each.values]
+)
 def test_values_that_gdal_wrote(tmp_path, dtype):
     for bands, options, interleave in itertools.product(
         (1, 2, 3, 4, 8), GDAL_OPTIONS, ("pixel", "band")

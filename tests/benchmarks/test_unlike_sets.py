@@ -16,7 +16,13 @@ unlike_sets = importlib.import_module("benchmarks.datasets.unlike_sets")
 COUNTS, SIZE = (5, 2, 2), (144, 128)
 SETS = [replace(each, counts=COUNTS, size=SIZE) for each in unlike_sets.unlike_sets()]
 OWN = [each for each in SETS if each.info.name != "street"]  # whose scenes test_synth.py knows
-by_name = pytest.mark.parametrize("small", SETS, ids=lambda each: each.info.name)
+by_name = pytest.mark.parametrize(
+    "small",
+    [
+        pytest.param(each, marks=() if each in OWN else pytest.mark.slow, id=each.info.name)
+        for each in SETS
+    ],
+)
 
 
 @pytest.fixture(scope="module")

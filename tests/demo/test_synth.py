@@ -68,6 +68,7 @@ def test_the_same_call_writes_the_same_bytes(dataset: Path, tmp_path: Path) -> N
     assert files_of(tmp_path / "again") == files_of(dataset)
 
 
+@pytest.mark.slow
 def test_a_scene_depends_on_its_own_seed_split_and_index_only(dataset: Path) -> None:
     image, labels = draw_scene(3, "train", 2, (48, 72))
     assert np.array_equal(image, Image.open(dataset / "images/train/street_0002.png"))

@@ -38,7 +38,12 @@ def _net(name: str) -> FCN:
     return FCN(name, 8, 2).eval()
 
 
-NETS = ("padded", "several", "squeezenet1_0", "mobilenet_v2")
+NETS = (
+    "padded",
+    "several",
+    "squeezenet1_0",
+    pytest.param("mobilenet_v2", marks=pytest.mark.slow),
+)
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -41,13 +41,17 @@ COMMANDS = typer.main.get_command(app)
 
 # What a page says, and what is run in its place.
 INSTEAD = (
-    # no download, one step on small images
-    ("fullconv train ", "fullconv train --weights none --set epochs=1 --set magnify=1 "),
+    # no download, one step of a small net on small images
+    (
+        "fullconv train ",
+        "fullconv train --backbone squeezenet1_1 --weights none --set epochs=1 --set magnify=1 ",
+    ),
     (" --set minutes=45", ""),
     (" --set epochs=30", ""),
     ("data synth street", "data synth street --train 8 --val 2 --test 2 --size 48x64"),
     ("--size 512", "--size 32 --block 2"),
-    # no engines measured, no port that others listen at
+    # engines measured by README.md's predict alone, no port that others listen at
+    ("fullconv predict runs/", "fullconv predict --engine torch --precision fp32 runs/"),
     ("fullconv serve ", "fullconv serve --port {port} --engine torch --precision fp32 "),
     ("http.server ", "http.server {port} "),
     ("http://127.0.0.1:8000", "http://127.0.0.1:{port}"),

@@ -99,6 +99,7 @@ def test_upscores(stage: str) -> None:
         assert row["to"] == "{} × {}".format(*(finer.fused if finer else (500, 500)))
 
 
+@pytest.mark.slow
 def test_crops_by_hand() -> None:
     derived = [*_equations("4."), *_equations("5.")]
     for name, expression, value in derived:
@@ -130,6 +131,7 @@ def test_words_about_crops_and_cells() -> None:
     assert f"its kernel of {alexnet.kernel} and its crop of {alexnet.crop}" in TEXT
 
 
+@pytest.mark.slow
 def test_words_about_the_classifier() -> None:
     fc6 = next(layer for layer in _described("voc-fcn8s").layers if layer.name == "fc6")
     assert f"{fc6.parameters:,} in fc6" in TEXT

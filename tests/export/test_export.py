@@ -214,9 +214,14 @@ def perturbed(part):
     ("part", "said"),
     [
         (lambda _: "trunk.layers.features.0", "the trunk up to features.16 (stride 8)"),
-        (lambda _: "trunk.layers.features.19", "the trunk up to features.23 (stride 16)"),
-        (lambda _: "heads.labels.scores.16", "the scores and fuses of labels"),
-        (lambda _: "heads.labels.upscores.8-1", "the last upscore of labels"),
+        *(
+            pytest.param(lambda _, part=part: part, said, marks=pytest.mark.slow)
+            for part, said in (
+                ("trunk.layers.features.19", "the trunk up to features.23 (stride 16)"),
+                ("heads.labels.scores.16", "the scores and fuses of labels"),
+                ("heads.labels.upscores.8-1", "the last upscore of labels"),
+            )
+        ),
     ],
 )
 def test_a_disagreement_is_told_with_its_image_and_stage(part, said, tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import pytest
 from exports import FORMATS, by_hand, exported, photo, scored_net
 from nets import TIMM, TORCHVISION, classifier, settled
@@ -11,6 +13,7 @@ from fullconv.export.opened import OpenedExport
 from fullconv.net.fcn import FCN
 
 
+@lru_cache(1)
 def finest(name: str) -> FCN:
     """Return an FCN-8s on a trunk or, where it has no such stride, an FCN-32s.
 
@@ -25,14 +28,8 @@ def finest(name: str) -> FCN:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name == "squeezenet1_0" else pytest.mark.slow)
-        for name in (*TORCHVISION, *TIMM)
-    ],
-)
 @pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("name", (*TORCHVISION, *TIMM))
 def test_a_trunk_as_a_file(name, form, tmp_path):
     net = finest(name)
     opened = OpenedExport(exported(net, tmp_path, form, output="scores").path)

@@ -266,6 +266,7 @@ def test_classes_are_listed_before_any_photo(browser, address, net):
         assert "4 classes" in page.inner_text("#about")
 
 
+@pytest.mark.slow
 def test_the_legend_has_each_class_and_its_share(page, net, tmp_path):
     path = jpeg(tmp_path / "a.jpg", (90, 131))
     label(page, path)
@@ -537,6 +538,7 @@ def test_live_video_and_a_photo_from_it(page):
     assert page.is_visible("#choose")
 
 
+@pytest.mark.slow
 def test_what_is_no_image_is_told(page, tmp_path):
     path = tmp_path / "notes.jpg"
     path.write_text("no image")

@@ -117,6 +117,7 @@ def _rises(values: Sequence[float]) -> bool:
     return all(coarse < fine for coarse, fine in itertools.pairwise(values))
 
 
+@pytest.mark.slow
 def test_bounds_of_the_synthetic_streets_rise_as_cells_shrink(tmp_path: Path) -> None:
     write_synthetic(tmp_path / "streets", train=1, val=4, test=0, size=(160, 240), seed=3)
     split = DatasetFolder(tmp_path / "streets").split("val")

@@ -53,6 +53,7 @@ def test_sizes_are_those_of_real_features() -> None:
     assert seen.padded == (117, 85)
 
 
+@pytest.mark.slow
 def test_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "squeezenet1_0", "--model", "fcn16s", "--size", "224x224") == 0
     shown = capsys.readouterr().out

@@ -377,6 +377,7 @@ def test_images_of_another_size_are_refused():
         elided(net_of("vgg", 8), (40, 51))(torch.zeros(1, 3, 40, 52).double())
 
 
+@pytest.mark.slow
 def test_bfloat16_loses_no_more_than_as_written():
     torch.manual_seed(0)
     net = loud(FCN(narrow_caffe_vgg(16), 8, 3, padding=100)).float()

@@ -81,7 +81,7 @@ def test_any_size_on_quick_nets(net, height, width):
 @pytest.mark.slow
 @given(st.integers(1, 70), st.integers(1, 70))
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_any_size_on_all_nets(nets, height, width):
     for net in nets.values():
@@ -364,6 +364,7 @@ def test_a_users_module_is_copied_and_named_skips_are_used():
     assert trunk.layers[0].weight.any()
 
 
+@pytest.mark.slow
 def test_train_and_eval_switch_the_trunk():
     net = random_scores(FCN(classifier("mobilenet_v2"), 8, 2))
     images = torch.randn(2, 3, 64, 64)

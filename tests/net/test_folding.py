@@ -17,7 +17,14 @@ def norms(net):
     return [part for part in net.modules() if isinstance(part, nn.BatchNorm2d)]
 
 
-@pytest.mark.parametrize("trunk", ["mobilenet_v2", "resnet18", "regnet_x_400mf"])
+@pytest.mark.parametrize(
+    "trunk",
+    [
+        pytest.param("mobilenet_v2", marks=pytest.mark.slow),
+        "resnet18",
+        pytest.param("regnet_x_400mf", marks=pytest.mark.slow),
+    ],
+)
 def test_scores_stay_and_no_norm_is_left(trunk):
     torch.manual_seed(0)
     net = lively(random_scores(FCN(trunk, 8, 3))).eval().double()

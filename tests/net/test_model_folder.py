@@ -55,11 +55,18 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.fixture(scope="module")
+def saved_once(tmp_path_factory):
+    net, folder = named_net(), tmp_path_factory.mktemp("saved")
+    net.save_pretrained(folder)
+    return net, folder
+
+
 @pytest.fixture
-def saved(tmp_path):
-    net = named_net()
-    net.save_pretrained(tmp_path / "model")
-    return net, tmp_path / "model"
+def saved(saved_once, tmp_path):
+    """Give a net, which tests leave as it is, and a model folder of it, which they may damage."""
+    net, folder = saved_once
+    return net, shutil.copytree(folder, tmp_path / "model")
 
 
 @pytest.fixture
@@ -166,7 +173,7 @@ def test_everything_that_is_said_of_a_net_comes_back(tmp_path):
 
 
 def test_temperatures_come_back_and_are_one_where_none_is_told(saved, tmp_path):
-    net, folder = saved
+    net, folder = copy.deepcopy(saved[0]), saved[1]
     assert net.head.temperature == load(folder).head.temperature == 1.0
     net.head.temperature = 1.37
     net.save_pretrained(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,11 @@ def reduced_net(trunk: str, reduce: int) -> FCN:
     return lively(random_scores(FCN(made, 8, 3, reduce=reduce)).eval())
 
 
+@functools.cache
+def reduced_in_float64(trunk: str, reduce: int) -> FCN:
+    return reduced_net(trunk, reduce).double()
+
+
 def means(image: Tensor, factor: int) -> Tensor:
     """Return the mean of each whole square of `factor` pixels a side, by loops."""
     height, width = (side // factor for side in image.shape[-2:])
@@ -49,7 +55,7 @@ def means(image: Tensor, factor: int) -> Tensor:
 @pytest.mark.parametrize("reduce", [2, 3, 4])
 @pytest.mark.parametrize("size", [(96, 128), (101, 67), (5, 1)])
 def test_scores_are_a_plain_net_s_of_means(trunk: str, reduce: int, size: tuple[int, int]) -> None:
-    net = reduced_net(trunk, reduce).double()
+    net = reduced_in_float64(trunk, reduce)
     image = torch.randn(2, 3, *size, dtype=torch.double)
     bottom, right = (-length % reduce for length in size)
     repeated = np.pad(image.numpy(), ((0, 0), (0, 0), (0, bottom), (0, right)), mode="edge")

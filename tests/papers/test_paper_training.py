@@ -352,7 +352,8 @@ def test_bad_usage_is_one_line_and_leaves_nothing(
     message: str,
 ) -> None:
     data, out, model = write_rooms(tmp_path / "data"), tmp_path / "run", tmp_path / "MODEL"
-    Blueprint.of_paper("voc-fcn8s").build({"labels": CLASSES["sem"]}).save_pretrained(model)
+    if "MODEL" in words:
+        Blueprint.of_paper("voc-fcn8s").build({"labels": CLASSES["sem"]}).save_pretrained(model)
     given = {"--model": "voc-fcn8s", "--weights": "none"}
     given |= dict(zip(words[::2], words[1::2], strict=False))
     line = [word.replace("MODEL", str(model)) for pair in given.items() for word in pair]

@@ -353,6 +353,7 @@ def test_vgg16_is_torchvisions_layer_by_layer():
         torch.testing.assert_close(ours(images), theirs(images))
 
 
+@pytest.mark.slow
 def test_googlenet_has_22_layers_and_the_published_receptive_field():
     """907 with the final 7x7 pooling, which the paper counts and drops; 6 M parameters."""
     net = FCN(GoogLeNet(), 32, 21, padding=100)

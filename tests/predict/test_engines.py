@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -36,10 +37,14 @@ def needs(engine: str) -> pytest.MarkDecorator:
 
 def engines(*precisions: str) -> list[object]:
     """Return test parameters: every engine in the precisions given."""
-    marks = {"openvino": needs("openvino"), "onnxruntime": needs("onnxruntime")}
+    marks = {name: [needs(name)] for name in ("openvino", "onnxruntime")}
+    lacks = pytest.mark.skipif(not BF16, reason="needs a CPU with bfloat16")
+    marks["openvino-bf16"] = [*marks["openvino"], lacks]  # torch emulates it
     return [
         pytest.param(
-            EngineConfig(engine, precision), marks=marks.get(engine, ()), id=f"{engine}-{precision}"
+            EngineConfig(engine, precision),
+            marks=marks.get(f"{engine}-{precision}", marks.get(engine, ())),
+            id=f"{engine}-{precision}",
         )
         for precision in precisions
         for engine in ("torch", "openvino", "onnxruntime")
@@ -68,6 +73,20 @@ def net(trunk="mobilenet_v2", stride=8, **arguments):
         bias = made.scores[str(made.taps[0].stride)].bias
         bias -= expected(made, photo((96, 130))).mean((0, 2, 3))
     return made
+
+
+@functools.cache
+def narrow():
+    """Return a net for tests that leave it as it is."""
+    return net(NarrowVGG())
+
+
+@functools.lru_cache(1)
+def odd(trunk):
+    """Return a net of `TRUNKS`."""
+    trunk, *seen = trunk.split()
+    options = {{"x": "magnify", "/": "reduce"}[each[0]]: int(each[1:]) for each in seen}
+    return net(NarrowVGG() if trunk == "vgg" else trunk, **options)
 
 
 @pytest.fixture
@@ -119,12 +138,10 @@ TRUNKS = ("squeezenet1_1 x2", "squeezenet1_1 /2", "vgg", "squeezenet1_1", "googl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trunk", TRUNKS)
 @pytest.mark.parametrize("config", engines("fp32"))
+@pytest.mark.parametrize("trunk", TRUNKS)
 def test_no_engine_bakes_a_size_in(trunk, config):
-    trunk, *seen = trunk.split()
-    options = {{"x": "magnify", "/": "reduce"}[each[0]]: int(each[1:]) for each in seen}
-    made = net(NarrowVGG() if trunk == "vgg" else trunk, **options)
+    made = odd(trunk)
     engine = build(made, config)
     for size in (*SIZES, (66, 67), (68, 95), (94, 100)):
         image = photo(size)
@@ -199,15 +216,15 @@ def test_sizes_that_a_net_is_elided_for():
     assert SPECIAL_SIZES == 2
     assert [special(8) for _ in range(2 * OFTEN)] == [None] * 2 * OFTEN
     assert (special(5), special(6)) == ((5, 7), (6, 7))
-    usual = TwinBySize(net(NarrowVGG()))
+    usual = TwinBySize(narrow())
     assert [usual((5, 7)).size for _ in range(OFTEN)] == [None] * OFTEN
 
 
 @pytest.mark.parametrize("config", engines("fp32", "bf16"))
-@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("at_once", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.usefixtures("four_threads")
 def test_many_threads_may_ask_at_once(config, at_once):
-    engine = build(net(NarrowVGG()), config, at_once=at_once)
+    engine = build(narrow(), config, at_once=at_once)
     images = [photo((64 + 8 * (n % 3), 96), seed=n) for n in range(18)]
     alone = [engine(image)["labels"].clone() for image in images]
     together = list(ahead(engine, images, 6))
@@ -329,7 +346,7 @@ def test_torch_in_bf16_holds_half_the_weights_once():
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_torch_compiles_a_net():
-    made = net(NarrowVGG())
+    made = narrow()
     engine = build(made, EngineConfig("torch", compiled=True))
     for size in ((64, 80), (70, 90)):
         image = photo(size)
@@ -337,10 +354,17 @@ def test_torch_compiles_a_net():
 
 
 @needs("openvino")
-@pytest.mark.parametrize(("at_once", "size", "streams"), [(1, 64, 1), (3, 64, 3), (3, 512, 1)])
+@pytest.mark.parametrize(
+    ("at_once", "size", "streams"),
+    [
+        pytest.param(1, 64, 1, marks=pytest.mark.slow),
+        (3, 64, 3),
+        pytest.param(3, 512, 1, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.usefixtures("four_threads")
 def test_openvino_is_told_its_settings(at_once, size, streams):
-    engine = build(net(NarrowVGG()), EngineConfig("openvino"), at_once=at_once)
+    engine = build(narrow(), EngineConfig("openvino"), at_once=at_once)
     requests = engine.prepare(np.zeros((size, 1024, 3), np.uint8))
     compiled = requests.graph
     said = {
@@ -353,9 +377,9 @@ def test_openvino_is_told_its_settings(at_once, size, streams):
 
 
 @pytest.mark.parametrize("config", engines("fp32"))
-@pytest.mark.parametrize("size", [(64, 80), (9, 40)])
+@pytest.mark.parametrize("size", [pytest.param((64, 80), marks=pytest.mark.slow), (9, 40)])
 def test_images_worked_out_together_get_their_own_scores(config, size):
-    made = net(NarrowVGG())
+    made = narrow()
     engine = build(made, config)
     images = [photo(size, seed=seed) for seed in range(3)]
     for image, found in zip(images, engine.of_batch(images), strict=True):

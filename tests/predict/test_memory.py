@@ -38,6 +38,7 @@ def test_layers_are_counted_without_data(mobile):
     assert layer_bytes(mobile, (1024, 512)) == pytest.approx(2 * 512**2 * bytes_a_pixel, rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_photo_that_killed_the_run_takes_24_bytes_a_pixel_at_most(mobile):
     """12,000 x 9,000 took 13.3 GB, 132 bytes a pixel."""
     work = Memory(mobile, 45 << 30).work(LARGE)

@@ -202,7 +202,7 @@ def net():
     return small()
 
 
-@pytest.mark.parametrize("tta", [False, True])
+@pytest.mark.parametrize("tta", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_predict_writes_polygons_and_how_sure_they_are(tmp_path, net, tta):
     values = noise()
     values[:, 50:120, 30:200] = 7

@@ -145,6 +145,7 @@ def test_strips_give_the_labels_of_the_whole_image(tmp_path, short_rows, name, c
         assert np.abs(pixels_of(shown[0]).astype(int) - pixels_of(shown[1])).mean() < 0.5
 
 
+@pytest.mark.slow
 def test_strips_go_on_where_a_run_was_killed(tmp_path, net, short_rows, monkeypatch):
     short_rows(2)
     source = write(tmp_path / "a.tif", noise((400, 243)), **TILED)

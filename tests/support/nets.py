@@ -28,7 +28,7 @@ TORCHVISION = (
     "convnext_tiny",
 )
 TIMM = ("timm:regnetx_002", "timm:mobilenetv4_conv_small", "timm:convnextv2_atto")
-QUICK = ("alexnet", "squeezenet1_0", "resnet18", "mobilenet_v2")
+QUICK = ("alexnet", "squeezenet1_0", "resnet18")
 
 
 def marked(names: tuple[str, ...]) -> list[object]:

@@ -21,8 +21,8 @@ from fullconv.base.processes import launched
 PATIENCE = 120.0  # seconds; a test that hangs ends with an error
 LEFT = "left without a word"
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "fullconv.train.run", "side_by_side"])
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["torch", "fullconv.train.run", "side_by_side", "killed"])
 
 
 def side_by_side(work: Callable[..., Any], *arguments: Any, count: int = 2) -> list[Any]:
@@ -34,9 +34,9 @@ def side_by_side(work: Callable[..., Any], *arguments: Any, count: int = 2) -> l
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     pipes, begun = [], []
     for rank in range(count):
-        here, there = _context.Pipe(duplex=False)
+        here, there = context.Pipe(duplex=False)
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": store.port}
-        process = _context.Process(target=_do, args=(there, place, work, arguments))
+        process = context.Process(target=_do, args=(there, place, work, arguments))
         process.start()
         there.close()
         pipes.append(here)

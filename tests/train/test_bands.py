@@ -18,7 +18,7 @@ TRAIN = 48  # images
 MEANS = (400, 3000, 90)  # of the fourth band, by class
 
 
-def scene(seed, size=(64, 96)):
+def scene(seed, size=(48, 64)):
     """Labels of two halves, and four bands: three of noise, and one that tells them."""
     random = np.random.default_rng(seed)
     halves = random.permutation(3)[:2]

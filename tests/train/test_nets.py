@@ -41,6 +41,7 @@ def test_a_stage_computes_what_the_one_before_did() -> None:
     assert torch.equal(after.coarse(images), after.upscores["16-8"](coarse, tuple(size)))
 
 
+@pytest.mark.slow
 def test_classes_are_taken_over_by_name() -> None:
     source = seeded("squeezenet1_1", 8, ("blue", "road", "red"))
     net = grown_net(source, 8, INFO, Recipe(learn_upscores="all"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from coloured_scenes import write_scenes
+from killed import exit_code, killed
 from packed import pack, uploaded
 from safetensors.torch import load_file
 from training import trained
@@ -220,36 +220,6 @@ KILLS = [
     ("fullconv.train.run", "load", 1, "after"),
     ("fullconv.train.loop", "save", 2, "after"),
 ]
-KILLED = """
-import importlib, os, signal, sys
-module, name, count, when = sys.argv[1].split(",")
-from fullconv.cli import main
-import fullconv.train.run
-home, calls = importlib.import_module(module), [0]
-real = getattr(home, name)
-def call(*args, **options):
-    calls[0] += 1
-    last = calls[0] == int(count)
-    if last and when == "before":
-        os.kill(os.getpid(), signal.SIGKILL)
-    result = real(*args, **options)
-    if last:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return result
-for each in list(sys.modules.values()):  # wherever it was imported to
-    if getattr(each, "__name__", "").startswith("fullconv") and vars(each).get(name) is real:
-        setattr(each, name, call)
-sys.argv[:] = ["fullconv", *sys.argv[2:]]
-main()
-"""
-
-
-def killed(place: tuple[str, str, int, str], *words: object) -> None:
-    """Run the command line until it kills itself at a place."""
-    where = ",".join(map(str, place))
-    command = [sys.executable, "-c", KILLED, where, *map(str, words)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, (place, done.stderr)
 
 
 def words_for(data: Path, *settings: str, **options: str) -> list[object]:
@@ -263,12 +233,11 @@ def test_killed_at_many_places(data: Path, tmp_path: Path) -> None:
     """Staged, saving at each step: in a step, a validation, a save, and between two stages."""
     words = [*words_for(data, "epochs=12", "save_minutes=1e-9"), "--staged"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    command = [sys.executable, "-m", "fullconv", "train"]
-    subprocess.run([*command, *map(str, words), "--out", str(whole)], check=True)
+    assert exit_code("train", *words, "--out", whole) == 0
     for place in KILLS:
         begun = (cut / "recipe.yaml").exists()
         killed(place, "train", "--out", cut, *(("--resume", "--quiet") if begun else words))
-    subprocess.run([*command, "--resume", "--out", str(cut)], check=True, capture_output=True)
+    assert exit_code("train", "--resume", "--quiet", "--out", cut) == 0
     assert_same_result(whole / "fcn16s", cut / "fcn16s")
     assert_same_result(whole / "fcn8s", cut / "fcn8s")
     assert not list(cut.rglob(".*"))
@@ -278,13 +247,11 @@ def test_killed_at_many_places(data: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_killed_command_with_workers(data: Path, tmp_path: Path) -> None:
     """The real command line, its workers included, which outlive it for a while."""
-    words = words_for(data, "workers=1", "epochs=8", "save_minutes=1e-9", model="fcn16s")
-    command = [sys.executable, "-m", "fullconv", "train"]
-    out = str(tmp_path / "whole")
-    subprocess.run([*command, *map(str, words), "--out", out], check=True, capture_output=True)
+    words = words_for(data, "workers=1", "epochs=5", "save_minutes=1e-9", model="fcn16s")
+    assert exit_code("train", *words, "--out", tmp_path / "whole") == 0
     killed(("fullconv.train.loop", "save", 10, "after"), "train", "--out", tmp_path / "cut", *words)
     assert checkpoint.load(tmp_path / "cut" / "fcn16s" / "last.pt")["step"] == 9
-    again = [*command, "--resume", "--out", str(tmp_path / "cut")]
+    again = [sys.executable, "-m", "fullconv", "train", "--resume", "--out", str(tmp_path / "cut")]
     subprocess.run(again, check=True, capture_output=True)
     assert_same_result(tmp_path / "whole" / "fcn16s", tmp_path / "cut" / "fcn16s")
 

@@ -14,6 +14,7 @@ from shared_trainings import SETTINGS, asked, assert_alike, write_textures
 from fullconv.train.run import run
 
 PATIENCE = 240  # seconds
+STEPS = "steps=12"
 KILLED = """
 import os, signal, sys
 from fullconv.cli import main
@@ -21,7 +22,7 @@ from fullconv.train import loop
 real = loop.TrainingState.advance
 def advance(state, loss):
     first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-    if state.step == 12 and os.environ["RANK"] == "1" and first:
+    if state.step == 6 and os.environ["RANK"] == "1" and first:
         os.kill(os.getpid(), signal.SIGKILL)
     real(state, loss)
 loop.TrainingState.advance = advance
@@ -34,10 +35,10 @@ main()
 def test_a_process_is_killed_and_started_anew(tmp_path: Path) -> None:
     """What was saved is continued without --resume; the net is that of an untroubled process."""
     data = write_textures(tmp_path / "data")
-    run(tmp_path / "alone", asked(data))
+    run(tmp_path / "alone", asked(data, STEPS))
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
-    words = [word for each in (*SETTINGS, "save_minutes=1e-9") for word in ("--set", each)]
+    words = [word for each in (*SETTINGS, STEPS, "save_minutes=1e-9") for word in ("--set", each)]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     torchrun += ["--local-addr", "127.0.0.1", "--nproc-per-node", "2", "--max-restarts", "1"]
     command = [*torchrun, str(script), "train", "--data", str(data), "--out", str(tmp_path / "run")]
@@ -55,10 +56,10 @@ def test_a_process_is_killed_and_started_anew(tmp_path: Path) -> None:
     ended = "fullconv: process 1 of 2: another one has ended before the work was done"
     stopped = "continue with: fullconv train --out"  # where torchrun was quicker to stop it
     assert ended in done.stderr or stopped in done.stderr
-    assert "fcn16s: 12 of 20 steps are done" in done.stderr
+    assert "fcn16s: 6 of 12 steps are done" in done.stderr
     assert "2 processes make each step together" in done.stderr
     assert "each process handed the others" in done.stderr
-    assert done.stderr.count("fcn16s: epoch 10 of 10") == 1  # the first alone speaks
+    assert done.stderr.count("fcn16s: epoch 6 of 6") == 1  # the first alone speaks
     assert done.stdout.count("report: ") == 1
     record = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
     assert len(record["launch"]) > 8
