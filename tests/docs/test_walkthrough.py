@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from nets import unset
 
 from fullconv.data.folder import DatasetFolder
 from fullconv.geometry import least_padding
@@ -25,8 +26,11 @@ STAGES = {"FCN-32s": "voc-fcn32s", "FCN-16s": "voc-fcn16s", "FCN-8s": "voc-fcn8s
 
 @cache
 def _described(name: str) -> Description:
-    net = paper(name) if "-" in name else FCN(name, 8, 21)
-    return describe(net, (500, 500))
+    return describe(_unset(name), (500, 500))
+
+
+def _unset(name: str) -> FCN:
+    return unset(lambda: paper(name) if "-" in name else FCN(name, 8, 21))
 
 
 def _table(first: str) -> list[dict[str, str]]:
@@ -147,7 +151,7 @@ def test_why_100() -> None:
         assert re.search(rf"{stage}(\s+then\s+crops)?\s+by\s+p - {100 - crop}\b", TEXT), stage
     nets = {"VGG16": "voc-fcn32s", "AlexNet": "voc-fcn-alexnet"}
     for row in _table("nets on"):
-        net = paper(nets[row["nets on"]])
+        net = _unset(nets[row["nets on"]])
         assert row["offset is 0 at"] == str(100 - net.vertical.alignments[-1].crop)
         assert row["least padding for every size"] == str(least_padding(net.vertical.grids))
 
@@ -171,7 +175,7 @@ def test_learning_rates_and_results_are_those_of_the_recipes() -> None:
         assert float(row["learning rate"]) == read_recipe(row["net"]).lr
         recipe = files("fullconv") / f"papers/recipes/{row['net']}.yaml"
         assert f"mean IU of {row['published mean IU']}" in recipe.read_text()
-    scales = paper("voc-fcn8s-atonce").arguments.skip_scales
+    scales = _unset("voc-fcn8s-atonce").arguments.skip_scales
     told = re.search(r"pool4 by ([\d.]+) and pool3 by ([\d.]+)", TEXT)
     assert told is not None
     assert [float(value) for value in told.groups()] == [scales[16], scales[8]]

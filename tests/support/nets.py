@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -62,6 +63,14 @@ def _few_units(dense: nn.Sequential) -> nn.Sequential:
     for index, taken, given in zip(linears, widths, widths[1:], strict=False):
         layers[index] = nn.Linear(taken, given)
     return nn.Sequential(*layers)
+
+
+def unset(make: Callable[[], nn.Module]) -> nn.Module:
+    """Return what is made, weights as memory held them: for geometry alone, of the largest nets."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("kaiming_uniform_", "kaiming_normal_", "uniform_", "normal_"):
+            patch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
+        return make()
 
 
 def settled(net: nn.Module, size: int = 64) -> nn.Module:
