@@ -49,12 +49,7 @@ WAYS = (EngineConfig("torch"), EngineConfig("openvino"), EngineConfig("openvino"
 KINDS = {  # of torch's operations
     "convolutions, backward": {"convolution_backward"},
     "convolutions, forward": {"mkldnn_convolution"},
-    "batch normalisation": {
-        "native_batch_norm",
-        "native_batch_norm_backward",
-        "batch_norm_update_stats",
-        "addcmul_",
-    },
+    "batch normalisation": {"native_batch_norm", "native_batch_norm_backward"},
     "activations": {"clamp_", "hardtanh_backward"},
     "loss": {
         "bmm",

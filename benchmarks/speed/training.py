@@ -4,12 +4,13 @@
 
 Each variant runs in a process of its own, in turns: plain float32 eager, the same in channels_last,
 plain bfloat16 autocast in channels_last, and fullconv's step (`take_step`'s parts: coarse loss,
-layers in chains, fused optimizer, freed memory kept) in both precisions, and without one of these.
+layers exchanged for faster twins, fused optimizer, freed memory kept) in both precisions, and
+without one of these.
 Where the processor only emulates bfloat16, in which a step takes minutes, it is left out.
 Medians of seconds a step, and by how much steps raise the process's peak memory.
 
-Expected, for MobileNetV2 as FCN-8s: at most 0.65 times the memory of plain bfloat16, or of plain
-float32 where there is no bfloat16, at 2.3 times the speed; for VGG16 0.85 times at 1.35 times.
+Expected, for MobileNetV2 and VGG16 as FCN-8s: fullconv in bfloat16 makes at least twice the steps
+of plain float32 and 1.15 times those of plain bfloat16.
 Results: benchmarks/results/training.csv and training-machine.json.
 """
 
@@ -55,7 +56,7 @@ VARIANTS = (*PLAIN, "fullconv fp32", "fullconv bf16")
 # with; shown for the first case
 WITHOUT = {
     "without kept memory": "fullconv.train.step.keep_freed_memory",
-    "without chains": "fullconv.train.step.quicken",
+    "without exchanged layers": "fullconv.train.step.quicken",
     "without the fused loss": "",
     "without the fused optimizer": "",
 }

@@ -8,9 +8,7 @@ import torch
 from side_by_side import side_by_side
 from torch import Tensor, nn
 
-from fullconv.base.processes import ALONE, Processes
-from fullconv.dense.tracing import trace
-from fullconv.net.rewrites.chained import ChainedLayers
+from fullconv.base.processes import Processes
 from fullconv.train.batch_norm import shared_statistics
 
 
@@ -66,37 +64,6 @@ def test_the_batch_is_that_of_all_processes(options: dict[str, object], count: i
     for name, value in exact.state_dict().items():
         for part in parts:
             np.testing.assert_allclose(part[-1][name], value, rtol=1e-5, err_msg=name)
-
-
-def in_a_chain(count: int, processes: Processes = ALONE) -> list[object]:
-    """Learn from a block of images by a chain of layers; return what it gave, and its state."""
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)
-    ).train()
-    run, block = ChainedLayers(trace(net, 8)), processes.block(count)
-    some = slice(block.start, block.stop)
-    with shared_statistics(processes):
-        output = run.run(images(count)[some])  # however small they are
-    assert isinstance(output, Tensor)
-    (output * images(count, 1)[some, :2]).sum().backward()
-    gradients = [each.grad for each in net.parameters()]
-    return [output.detach(), *gradients, net.state_dict()]
-
-
-def chained(processes: Processes, count: int) -> list[object]:
-    return in_a_chain(count, processes)
-
-
-def test_so_it_is_in_a_chain_of_layers() -> None:
-    parts, (output, *gradients, state) = side_by_side(chained, 5), in_a_chain(5)
-    close = {"rtol": 1e-4, "atol": 1e-4}
-    np.testing.assert_allclose(np.concatenate([part[0] for part in parts]), output, **close)
-    for place, expected in enumerate(gradients, start=1):
-        np.testing.assert_allclose(sum(part[place] for part in parts), expected, **close)
-    for name, value in state.items():
-        for part in parts:
-            np.testing.assert_allclose(part[-1][name], value, rtol=1e-5, atol=1e-7, err_msg=name)
 
 
 def test_statistics_that_are_not_learnt_stay() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -45,10 +45,7 @@ class Trunk(nn.Module):
     Attributes:
         taps: coarsest first.
         layers: the graph of layers; parameters keep the classifier's names.
-        trained: does what `layers` do while they train (see `rewrites.chained`); None: they do.
     """
-
-    trained: Callable[[Tensor], tuple[Tensor, ...]] | None = None
 
     def __init__(
         self,
@@ -129,8 +126,7 @@ class Trunk(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the features N x channels x h x w of each tap, coarsest first."""
-        trained = self.trained if self.training and torch.is_grad_enabled() else None
-        features: tuple[Tensor, ...] = (trained or self.layers)(images)
+        features: tuple[Tensor, ...] = self.layers(images)
         return features
 
 

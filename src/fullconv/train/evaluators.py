@@ -21,6 +21,7 @@ from fullconv.measure.calibration import Fit, fit_temperature
 from fullconv.measure.evaluation import Evaluation, evaluate
 from fullconv.net.fcn import Labels, load
 from fullconv.net.folder import METRICS
+from fullconv.net.rewrites.quicker_layers import plain_layers
 from fullconv.train import checkpoint
 from fullconv.train.losses import image_losses, valid_weights
 from fullconv.train.stage import Period, Stage
@@ -102,7 +103,7 @@ def _keep(stage: Stage, state: TrainingState, result: Evaluation) -> None:
     net, metrics = state.evaluated, result.to_dict(state.evaluated)
 
     def write() -> None:
-        with checkpoint.saving_in(stage.folder):
+        with checkpoint.saving_in(stage.folder), plain_layers(net):
             net.save_pretrained(stage.folder, metrics)
             write_json(stage.folder / METRICS, metrics)
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from fullconv.base.processes import ALONE, Processes
 from fullconv.base.runtime import LARGE, full_float32, keep_freed_memory
 from fullconv.data.loading import Batch, Share
-from fullconv.net.rewrites.chained import quicken
+from fullconv.net.rewrites.quicker_layers import quicken
 from fullconv.train.batch_norm import shared_statistics
 from fullconv.train.losses import ClassWeights, image_losses, overlap_loss, valid_weights
 from fullconv.train.recipe import Recipe

@@ -15,7 +15,6 @@ import torch
 
 from fullconv.base.runtime import has_bf16
 from fullconv.data.loading import Batch
-from fullconv.net.rewrites.chained import quicken
 from fullconv.train.plan import Pace, Plan
 from fullconv.train.stage import Stage
 from fullconv.train.state import Clock, make_optimizer
@@ -63,7 +62,7 @@ def _step_times(stage: Stage, net: FCN, plan: Plan, most: int) -> list[float]:
 
     One more comes first, to warm up. A step that fails takes infinitely long.
     """
-    trial = quicken(deepcopy(net))
+    trial = deepcopy(net)
     optimizer, objective = make_optimizer(trial, stage.recipe), stage.objective(trial, plan)
     forward = stage.processes.spread(objective)
     for group in optimizer.param_groups:
