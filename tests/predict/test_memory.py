@@ -14,10 +14,11 @@ from torch import nn
 from fullconv import FCN
 from fullconv.base.pipeline import ahead
 from fullconv.export.verification import REFERENCE
+from fullconv.net.layer_memory import layer_bytes
 from fullconv.predict.engines import build
 from fullconv.predict.jobs import make_folders, plan
 from fullconv.predict.labeller import Labeller
-from fullconv.predict.memory import TILE, WHOLE, Memory, NoRoomError, layer_bytes
+from fullconv.predict.memory import TILE, WHOLE, Memory, NoRoomError
 from fullconv.predict.stream import first_images, label_files
 
 LARGE = (9000, 12_000)

@@ -1,4 +1,4 @@
-"""What the layers of a net take of memory, counted without data."""
+"""What the layers of a net take of memory, counted while it is run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -20,6 +19,7 @@ from fullconv.net.rewrites.folding import fold_norms
 from fullconv.net.strips import Strip, Strips
 from fullconv.net.surgery import inference_twin
 
+SMALL = 128  # pixels a side, of an image that stands for all
 WIDTH = 1024  # pixels, of an image that stands for wider ones
 SOME = 3  # rows of tiles that stand for all
 
@@ -27,19 +27,32 @@ SOME = 3  # rows of tiles that stand for all
 def layer_bytes(net: FCN, size: Size) -> int:
     """Return how many bytes the layers of a net hold at once, at the worst, of an image.
 
-    The net is run without data: what is counted are the tensors that live at the same time.
-
     Args:
         net: any.
         size: of the image, height and width in pixels.
     """
+    return int(bytes_a_pixel(net) * area(net, size))
+
+
+def bytes_a_pixel(net: FCN) -> float:
+    """Return how many bytes the layers of a net hold at once for each pixel of its `area`.
+
+    A small black image is labelled; what is counted are the tensors that live at the same time.
+    Without data torch would do the same by its compiler, whose import alone takes longer.
+    """
     twin = inference_twin(net)
     fold_norms(twin)
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), _Live() as live:
-        twin.coarse_of_pixels(
-            torch.empty(1, *size, sum(net.inputs.values()), dtype=torch.uint8, device=net.device)
-        )
-    return int(live.most)
+    size = (SMALL, SMALL)
+    image = torch.zeros(1, *size, sum(net.inputs.values()), dtype=torch.uint8, device=net.device)
+    with torch.no_grad(), _Live() as live:
+        twin.coarse_of_pixels(image)
+    return live.most / area(net, size)
+
+
+def area(net: FCN, size: Size) -> int:
+    """Return how many pixels the layers see of an image, the padding around it included."""
+    padding = 2 * (net.arguments.padding or 0)
+    return (size[0] + padding) * (size[1] + padding)
 
 
 def strip_bytes(strips: Strips, tiles: Sequence[range], height: int) -> tuple[float, float]:
@@ -54,6 +67,8 @@ def strip_bytes(strips: Strips, tiles: Sequence[range], height: int) -> tuple[fl
         What is held from strip to strip at the worst, and what is taken besides at work. Columns
         that a net pads the image with count as pixels.
     """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
     begin, held, end = 0, 0, tiles[-1].stop
     image, net = Strip(strips, end), strips.net
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), _Live() as live:
@@ -82,6 +97,11 @@ class _Live(TorchDispatchMode):
         self.most: int = 0
         self.now: int = 0
         self._known = weakref.WeakSet[Any]()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Have torch not import its compiler, which takes seconds, just to keep it out of here."""
+        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None

@@ -16,7 +16,7 @@ import torch
 from fullconv.base.errors import FullconvError
 from fullconv.base.memory import available_memory
 from fullconv.net.head import Size
-from fullconv.net.layer_memory import layer_bytes, strip_bytes
+from fullconv.net.layer_memory import area, bytes_a_pixel, strip_bytes
 from fullconv.predict.tiles import Reach, Span, Tiles, least_tile
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ RAISE = "make it smaller, or raise --memory"
 MOST_COLUMNS = 16  # in which strips go side by side; narrower ones cost much in margins
 STRIPS = (8, 4, 2)  # times as high as a cell of the coarsest stride, at best first
 ROW = 512  # pixels of a row of tiles by strips, after each of which labels are written
-SIDE = 1024  # pixels; of the image whose layers are counted
 
 
 class NoRoomError(FullconvError):
@@ -360,24 +359,17 @@ class Memory(Room):
 
     def _layers(self, size: Size) -> int:
         """Return the bytes that the layers take of an image, or a tile, of a size."""
-        return int(self._bytes_a_pixel * _area(self._net, size))
+        return int(self._bytes_a_pixel * area(self._net, size))
 
     @cached_property
     def _bytes_a_pixel(self) -> float:
-        size = (SIDE, SIDE)
-        return layer_bytes(self._net, size) / _area(self._net, size)
+        return bytes_a_pixel(self._net)
 
     def _tiles(self, size: Size, room: int) -> Tiles | None:
         """Divide an image so that the layers of each tile take up to `room`."""
         padding = 2 * (self._net.arguments.padding or 0)
         side = int((room / self._bytes_a_pixel) ** 0.5) - padding
         return Tiles.of(self._net, size, side * side, self._reach) if side > 0 else None
-
-
-def _area(net: FCN, size: Size) -> int:
-    """Return how many pixels the layers see of an image, the padding around it included."""
-    padding = 2 * (net.arguments.padding or 0)
-    return (size[0] + padding) * (size[1] + padding)
 
 
 class ExportMemory(Room):
