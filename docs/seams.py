@@ -22,8 +22,9 @@ from fullconv import load
 from fullconv.base.files import replacing
 from fullconv.base.palette import palette_image
 from fullconv.demo.streets import draw_scene
-from fullconv.export.verification import REFERENCE
-from fullconv.net.fcn import FCN, Pixels
+from fullconv.export.verified import REFERENCE
+from fullconv.net.described import Pixels
+from fullconv.net.fcn import FCN
 from fullconv.predict.engines import build
 from fullconv.predict.labeller import Labeller
 from fullconv.predict.tiles import Tiles

@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fullconv.export.run import ExportSettings, export
+from fullconv.predict.run import run
+from fullconv.predict.settings import PredictSettings
+
 # What takes long to import and labelling has no need of; the last ones are torch's own compilers.
 HEAVY = "torchvision timm matplotlib tensorboard huggingface_hub scipy.ndimage sympy torch._dynamo"
 COMMAND = """
@@ -22,11 +26,17 @@ finally:
 """
 
 
-def imported(*words, program=COMMAND):
+def imported(*words, program=COMMAND, **variables):
     """Return the names of all modules that a command of its own process imports."""
     done = subprocess.run(
         [sys.executable, "-c", program, *map(str, words)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTORCH_ENABLE_MPS_FALLBACK": "1"},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTORCH_ENABLE_MPS_FALLBACK": "1",
+            "FULLCONV_CACHE": os.devnull,  # nothing is kept there
+            **variables,
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -44,8 +54,7 @@ def photograph(tmp_path):
 
 @pytest.mark.slow
 def test_predict_imports_no_torchvision(random_model, photograph, tmp_path):
-    words = [random_model, photograph, "--out", tmp_path / "out", "--engine", "torch"]
-    modules = imported("predict", *words, "--precision", "fp32")
+    modules = imported("predict", random_model, photograph, "--out", tmp_path / "out")
     assert (tmp_path / "out" / "photograph.png").exists()
     assert "torch" in modules
     assert not modules & set(HEAVY.split())
@@ -79,6 +88,32 @@ def test_help_comes_at_once():
     further = imported("--help") - bare
     assert {name for name in further if name.startswith("fullconv.")}
     assert len({name.partition(".")[0] for name in further}) < 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("form", "file"), [("onnx", "net.onnx"), ("openvino", "net.xml")])
+def test_an_export_labels_without_torch(random_model, photograph, tmp_path, form, file):
+    """Nor what else only nets need: numba, and the films', rasters' and polygons' libraries."""
+    export(ExportSettings(random_model, form, tmp_path / file))
+    out = tmp_path / "out"
+    modules = imported("predict", tmp_path / file, photograph, "--out", out)
+    assert (out / "photograph.png").exists() and (out / "overlay" / "photograph.jpg").exists()
+    unneeded = {"torch", "numba", "safetensors", "av", "rasterio", "shapely", "nncf", "onnx"}
+    assert not modules & {*unneeded, *HEAVY.split()}
+
+
+@pytest.mark.slow
+def test_a_model_whose_graph_is_kept_labels_without_torch(
+    random_model, photograph, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("FULLCONV_CACHE", str(tmp_path / "cache"))
+    settings = PredictSettings(random_model, (str(photograph),), tmp_path / "net", cold=True)
+    assert run(settings).config.engine == "torch"
+    words = ["predict", random_model, photograph, "--out", tmp_path / "out"]
+    modules = imported(*words, FULLCONV_CACHE=str(tmp_path / "cache"))
+    assert not modules & {"torch", "numba", "safetensors", "onnx", *HEAVY.split()}
+    for name in ("photograph.png", "unsure.csv", "overlay/photograph.jpg"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "net" / name).read_bytes()
 
 
 @pytest.mark.slow

@@ -29,7 +29,8 @@ from fullconv.datasets.drafts import WRITERS, DraftSettings, Tool, regions
 from fullconv.datasets.formats.classes import IGNORED, ClassSettings
 from fullconv.datasets.formats.draft import Draft
 from fullconv.measure.metrics import ConfusionMatrix
-from fullconv.net.fcn import Labels, load
+from fullconv.net.described import Labels
+from fullconv.net.fcn import load
 
 TOLERANCES = (0.5, 0.75, 1.0)  # pixels
 OWN_STORAGE = ("cvat", "label-studio")  # whose drafts name images of the tool's own

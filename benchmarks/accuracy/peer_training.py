@@ -50,7 +50,7 @@ from fullconv.data.loading import (
 )
 from fullconv.measure.metrics import ConfusionMatrix, Metrics
 from fullconv.net.classifiers import build_classifier
-from fullconv.net.fcn import Labels, Pixels
+from fullconv.net.described import Labels, Pixels
 from fullconv.train.plan import Pace, Plan, make_plan
 from fullconv.train.recipe import Recipe
 from fullconv.train.state import TrainingState

@@ -45,7 +45,8 @@ from fullconv.base.files import replacing
 from fullconv.base.runtime import keep_freed_memory
 from fullconv.data.folder import DatasetFolder, evenly_chosen
 from fullconv.measure.metrics import Metrics
-from fullconv.net.fcn import Pixels, load
+from fullconv.net.described import Pixels
+from fullconv.net.fcn import load
 from fullconv.train.recipe import read_recipe
 
 OWN = "fullconv"

@@ -34,7 +34,8 @@ from fullconv.demo.streets import draw_scene
 from fullconv.net.fcn import FCN
 from fullconv.predict.engines import is_installed
 from fullconv.predict.ray import RaySettings, run_on_ray
-from fullconv.predict.run import PredictSettings, run
+from fullconv.predict.run import run
+from fullconv.predict.settings import PredictSettings
 
 WAYS = ("plain", "Ray, 1 node", "Ray, 2 nodes")
 FEW, MANY, ROUNDS = 64, 640, 3

@@ -32,7 +32,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.frame import Results, Row, arguments, in_turns, plain, save_figure
 from benchmarks.speed.predict import Plain
 from benchmarks.speed.training import made_step
-from fullconv.export.verification import EngineConfig
+from fullconv.export.verified import EngineConfig
 from fullconv.net.fcn import FCN
 from fullconv.predict.engines import build, configs
 from fullconv.predict.labeller import Labeller

@@ -31,7 +31,7 @@ from fullconv.base.files import write_text
 from fullconv.base.progress import Reporter
 from fullconv.data.folder import DatasetFolder
 from fullconv.export.opened import OpenedExport
-from fullconv.export.openvino import core
+from fullconv.export.openvino_core import core
 from fullconv.export.run import PRECISIONS, ExportSettings, export
 from fullconv.measure.evaluation import evaluate_labels, split_for
 from fullconv.net.fcn import FCN, load

@@ -386,7 +386,8 @@ def _row(bench: Bench, work: Work, steps: Steps) -> Row:
 
 def predicted(bench: Bench) -> Row:
     """Measure `fullconv predict`, from a folder of JPEGs to label images and overlays."""
-    from fullconv.predict.run import PredictSettings, run
+    from fullconv.predict.run import run
+    from fullconv.predict.settings import PredictSettings
 
     net = FCN("mobilenet_v2", 8, bench.size.classes).eval()
     with tempfile.TemporaryDirectory() as folder:

@@ -25,7 +25,7 @@ from benchmarks.frame import Results, arguments, highest_memory, in_own_process
 from fullconv.base.images import ImageReader
 from fullconv.base.progress import Progress
 from fullconv.base.runtime import keep_freed_memory
-from fullconv.export.verification import REFERENCE
+from fullconv.export.verified import REFERENCE
 from fullconv.net.fcn import FCN
 from fullconv.predict.engines import build
 from fullconv.predict.jobs import make_folders, plan

@@ -40,8 +40,8 @@ from fullconv.base.images import ImageReader
 from fullconv.base.palette import Colour, palette_image
 from fullconv.base.progress import Progress
 from fullconv.demo.streets import draw_scene
-from fullconv.export.openvino import import_openvino
-from fullconv.export.verification import EngineConfig
+from fullconv.export.openvino_core import import_openvino
+from fullconv.export.verified import EngineConfig
 from fullconv.net.fcn import FCN, load
 from fullconv.predict.choice import AT_ONCE
 from fullconv.predict.engines import build, configs, is_installed

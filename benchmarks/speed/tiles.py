@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.frame import Results, arguments, in_turns
 from fullconv.base.runtime import keep_freed_memory
-from fullconv.export.verification import REFERENCE
+from fullconv.export.verified import REFERENCE
 from fullconv.net.fcn import FCN
 from fullconv.net.strips import Strip
 from fullconv.predict.engines import build

@@ -22,7 +22,7 @@ from benchmarks.frame import Results, Row, arguments, in_turns
 from benchmarks.speed.predict import untrained
 from fullconv.base.progress import Progress
 from fullconv.demo.streets import draw_scene
-from fullconv.export.verification import EngineConfig
+from fullconv.export.verified import EngineConfig
 from fullconv.net.fcn import FCN
 from fullconv.predict.choice import AT_ONCE
 from fullconv.predict.engines import build, configs

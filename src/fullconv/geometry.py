@@ -294,6 +294,12 @@ class Alignment:
             tap // self.factor - self.before
         )
 
+    def cells_within(self, positions: range, count: int) -> slice:
+        """Return which of `count` coarse cells successive outputs read; one at least."""
+        (first, _), (_, last) = (self.cells_read(positions[end]) for end in (0, -1))
+        first = min(max(first, 0), count - 1)
+        return slice(first, min(max(first, last), count - 1) + 1)
+
 
 def align(coarse: Grid, fine: Grid, edge: Edge = "replicate", pixels: Grid = PIXELS) -> Alignment:
     """Derive the upscore from the `coarse` grid to the `fine` one.

@@ -102,7 +102,7 @@ def test_names_are_the_contract_s(form, tmp_path):
         assert outputs == {"sem": "tensor(uint8)", "geo": "tensor(uint8)"}
         text = session.get_modelmeta().custom_metadata_map["fullconv"]
     else:
-        from fullconv.export.openvino import core
+        from fullconv.export.openvino_core import core
 
         graph = core().read_model(path)
         inputs = {each.any_name: str(each.element_type) for each in graph.inputs}

@@ -10,15 +10,8 @@ import torch
 from colour_net import ColourNet
 
 from fullconv.base.files import cache_folder
-from fullconv.export.verification import (
-    MOST_NOTES,
-    REFERENCE,
-    SECONDS,
-    EngineConfig,
-    Notes,
-    Verification,
-    verify,
-)
+from fullconv.export.verification import MOST_NOTES, SECONDS, Notes, verify
+from fullconv.export.verified import REFERENCE, EngineConfig, Verification
 
 FOUND = Verification(config=EngineConfig("openvino"), build=1.5, seconds=0.25, agreement=0.75)
 

@@ -17,7 +17,8 @@ from fullconv.measure.calibration import (
     calibration_error,
     fit_temperature,
 )
-from fullconv.net.head import probabilities, top_probabilities
+from fullconv.net.certainty import top_probabilities
+from fullconv.net.head import probabilities
 
 
 def drawn(count=20_000, classes=5, spread=2.0, seed=0):

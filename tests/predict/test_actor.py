@@ -10,11 +10,12 @@ from prediction import picture
 
 from fullconv.base.errors import WorkFailedError
 from fullconv.base.images import ImageReader
-from fullconv.export.verification import REFERENCE
+from fullconv.export.verified import REFERENCE
 from fullconv.predict.actor import Actor, Orders
-from fullconv.predict.memory import Tiling
 from fullconv.predict.reading import read_files
-from fullconv.predict.run import PredictSettings, run
+from fullconv.predict.room import Tiling
+from fullconv.predict.run import run
+from fullconv.predict.settings import PredictSettings
 
 pa = pytest.importorskip("pyarrow")
 pytestmark = pytest.mark.usefixtures("one_thread")

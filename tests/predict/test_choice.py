@@ -18,7 +18,8 @@ from fullconv import FCN
 from fullconv.base.errors import FullconvError, one_line
 from fullconv.base.progress import Reporter
 from fullconv.export import int8, verification
-from fullconv.export.verification import REFERENCE, EngineConfig, Notes, Verification
+from fullconv.export.verification import Notes
+from fullconv.export.verified import REFERENCE, EngineConfig, Verification
 from fullconv.predict import choice, engines
 from fullconv.predict.choice import AT_ONCE, Asked, choose
 from fullconv.predict.engines import build, check, configs, is_installed

@@ -20,12 +20,13 @@ from torch import nn
 from fullconv import FCN, Preprocessing
 from fullconv.base.pipeline import ahead
 from fullconv.data.folder import DatasetFolder
-from fullconv.export.verification import REFERENCE, EngineConfig
+from fullconv.export.verified import REFERENCE, EngineConfig
 from fullconv.net.head import Head
 from fullconv.net.rewrites.by_size import OFTEN, SPECIAL_SIZES, TwinBySize
 from fullconv.predict.engines import build, is_installed
 from fullconv.predict.engines.torch_engine import twins_for_torch
-from fullconv.predict.labeller import Labeller, label_all
+from fullconv.predict.labeller import Labeller
+from fullconv.predict.labelling import label_all
 
 CPU = torch.device("cpu")
 BF16 = any(there and "bf16" in name for name, there in torch.cpu.get_capabilities().items())

@@ -10,7 +10,7 @@ from exports import FORMATS, exported, photo, scored_net
 from PIL import Image
 from prediction import depth_image, pixels_of
 
-from fullconv.predict.memory import ExportMemory, NoRoomError
+from fullconv.predict.room import ExportMemory, NoRoomError
 
 
 @pytest.fixture

@@ -13,12 +13,13 @@ from torch import nn
 
 from fullconv import FCN
 from fullconv.base.pipeline import ahead
-from fullconv.export.verification import REFERENCE
+from fullconv.export.verified import REFERENCE
 from fullconv.net.layer_memory import layer_bytes
 from fullconv.predict.engines import build
 from fullconv.predict.jobs import make_folders, plan
 from fullconv.predict.labeller import Labeller
-from fullconv.predict.memory import TILE, WHOLE, Memory, NoRoomError
+from fullconv.predict.memory import TILE, WHOLE, Memory
+from fullconv.predict.room import NoRoomError
 from fullconv.predict.stream import first_images, label_files
 
 LARGE = (9000, 12_000)
@@ -137,7 +138,7 @@ def test_images_of_which_several_do_not_fit_are_no_samples(tmp_path):
 
 
 def test_where_nobody_knows_how_much_there_is_nothing_is_bounded(monkeypatch, mobile):
-    monkeypatch.setattr("fullconv.predict.memory.available_memory", lambda: None)
+    monkeypatch.setattr("fullconv.predict.room.available_memory", lambda: None)
     memory = Memory(mobile)
     assert memory.work((4000, 8000)).tiles is None
     assert memory.work(LARGE).tiles is not None

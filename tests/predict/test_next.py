@@ -16,7 +16,7 @@ from PIL import Image
 
 import fullconv
 from fullconv.base.errors import FullconvError
-from fullconv.net.head import UNSURE
+from fullconv.net.certainty import UNSURE
 from fullconv.predict.next import NextSettings, run
 from fullconv.report.figures import WRONG
 

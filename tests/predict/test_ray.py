@@ -16,7 +16,8 @@ from fullconv.base.errors import FullconvError
 from fullconv.base.progress import Progress, Reporter
 from fullconv.base.stores import RemoteStore
 from fullconv.predict.ray import RaySettings, run_on_ray
-from fullconv.predict.run import PredictSettings, run
+from fullconv.predict.run import run
+from fullconv.predict.settings import PredictSettings
 
 PACKAGES = ("ray", "pyarrow", "moto", "s3fs")  # not imported: Ray reads variables when it is
 pytestmark = pytest.mark.skipif(not all(map(find_spec, PACKAGES)), reason="they aren't installed")

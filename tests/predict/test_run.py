@@ -15,10 +15,12 @@ from prediction import depth_image, picture, pixels_of, spoil
 
 import fullconv
 from fullconv.export import int8
-from fullconv.export.verification import REFERENCE, Notes, Verification
+from fullconv.export.verification import Notes
+from fullconv.export.verified import REFERENCE, Verification
 from fullconv.net import rehearsal
 from fullconv.predict.engines import configs, is_installed
-from fullconv.predict.run import PredictSettings, run
+from fullconv.predict.run import run
+from fullconv.predict.settings import PredictSettings
 
 
 def test_predict_agrees_with_python(tmp_path, capsys, command_line, random_model):

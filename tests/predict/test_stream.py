@@ -26,6 +26,7 @@ from prediction import (
 from fullconv.base.images import ImageReader
 from fullconv.net.preprocessing import Preprocessing
 from fullconv.predict.jobs import plan
+from fullconv.predict.memory import Memory
 from fullconv.predict.stream import Summary, first_images, label_files, write_unsure
 
 
@@ -121,7 +122,8 @@ def test_lack_of_memory_fails_only_the_image_concerned(tmp_path):
     picture(tmp_path / "in/b.png", (6, 7))
     jobs = plan([f"{tmp_path}/in"], tmp_path / "out")
     bar = Heard()
-    assert label_files(by_torch(Greedy()), jobs, bar).failed == 1
+    net = Greedy()
+    assert label_files(by_torch(net), jobs, bar, memory=Memory(net)).failed == 1
     assert bar.lines == [f"{tmp_path}/in/a.png: too large for the memory; make it smaller"]
 
 
@@ -132,8 +134,9 @@ def test_a_defect_of_the_net_is_not_taken_for_a_bad_image(tmp_path):
 
     picture(tmp_path / "a.png")
     jobs = plan([f"{tmp_path}/a.png"], tmp_path / "out")
+    net = Broken()
     with pytest.raises(RuntimeError, match="shapes differ"):
-        label_files(by_torch(Broken()), jobs, Heard())
+        label_files(by_torch(net), jobs, Heard(), memory=Memory(net))
 
 
 @pytest.mark.slow

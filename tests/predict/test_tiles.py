@@ -11,10 +11,11 @@ from nets import NarrowVGG, Staged, classifier, lively, narrow_caffe_vgg, random
 from torch import nn
 
 from fullconv import FCN
-from fullconv.export.verification import REFERENCE
+from fullconv.export.verified import REFERENCE
 from fullconv.predict.engines import build
 from fullconv.predict.labeller import Labeller
-from fullconv.predict.memory import Memory, NoRoomError, Tiling
+from fullconv.predict.memory import Memory
+from fullconv.predict.room import NoRoomError, Tiling
 from fullconv.predict.scenes import PixelScene
 from fullconv.predict.seams import Seams, changed_share
 from fullconv.predict.tiles import Reach, Tiles, spans

@@ -20,10 +20,10 @@ from rasters import PLACE, SIZE, TILED, labels_of, noise, small, write
 from fullconv.base.errors import FullconvError
 from fullconv.predict.geotiff import CERTAIN, UNKNOWN, write_label_raster
 from fullconv.predict.jobs import Results
-from fullconv.predict.memory import Tiling
 from fullconv.predict.rasters import Place
 from fullconv.predict.regions import regions_of
-from fullconv.predict.run import PredictSettings
+from fullconv.predict.room import Tiling
+from fullconv.predict.settings import PredictSettings
 from fullconv.predict.vector_files import features_of
 from fullconv.predict.vectors import VectorSettings, predict_vectors, write_vectors
 

@@ -13,9 +13,10 @@ from prediction import Heard, by_torch, pixels_of
 
 from fullconv.base.errors import FullconvError
 from fullconv.predict import video
-from fullconv.predict.labeller import workers
+from fullconv.predict.labelling import workers
 from fullconv.predict.memory import Memory
-from fullconv.predict.run import PredictSettings, run
+from fullconv.predict.run import run
+from fullconv.predict.settings import PredictSettings
 from fullconv.predict.video import label_films, plan_films
 
 RED, GREEN, BLUE = range(3)

@@ -31,9 +31,11 @@ from fullconv.net.preprocessing import Preprocessing
 from fullconv.net.strips import Strips
 from fullconv.predict import geotiff, windowed
 from fullconv.predict.journal import Journal
-from fullconv.predict.memory import Memory, NoRoomError, Tiling
+from fullconv.predict.memory import Memory
 from fullconv.predict.rasters import CACHE, RasterScene, block_cache, in_passes
-from fullconv.predict.run import PredictSettings, run
+from fullconv.predict.room import NoRoomError, Tiling
+from fullconv.predict.run import run
+from fullconv.predict.settings import PredictSettings
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,11 @@ from colour_net import ColourNet, FarColourNet
 from PIL import Image
 
 from fullconv.base.progress import Progress
-from fullconv.export.verification import REFERENCE
+from fullconv.export.verified import REFERENCE
 from fullconv.predict.engines import build
 from fullconv.predict.jobs import make_folders, plan
 from fullconv.predict.labeller import Labeller
+from fullconv.predict.memory import Memory
 from fullconv.predict.stream import label_files
 
 
@@ -56,7 +57,7 @@ def predicted(inputs, out, **options):
     jobs = plan([str(text) for text in inputs], out, **planned)
     make_folders(jobs)
     bar = Heard(len(jobs))
-    summary = label_files(by_torch(net), jobs, bar, **options)
+    summary = label_files(by_torch(net), jobs, bar, **{"memory": Memory(net), **options})
     assert bar.done == len(jobs)
     return summary, bar.lines
 

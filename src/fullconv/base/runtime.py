@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fullconv.base.errors import FullconvError, nearest
@@ -129,6 +132,52 @@ def inference(kind: str = "cpu", *, bf16: bool = False) -> Iterator[None]:
         torch.autocast(kind, torch.bfloat16, enabled=bf16),
     ):
         yield
+
+
+def thread_count() -> int:
+    """Return how many threads compute side by side: as many as torch has, or would have.
+
+    That are as many as it was told to, by OMP_NUM_THREADS too, or as many as this process has
+    cores. Torch isn't imported for it.
+    """
+    torch: Any = sys.modules.get("torch")
+    if torch is not None:
+        return int(torch.get_num_threads())
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(asked) if asked.isdecimal() and int(asked) else _cores()
+
+
+def _cores() -> int:
+    """Return how many cores this process may use; threads of one core count once."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    numbers, cores = os.sched_getaffinity(0), set[str]()
+    for number in numbers:
+        siblings = Path(f"/sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list")
+        with suppress(OSError):
+            cores.add(siblings.read_text())
+    return len(cores) or len(numbers)
+
+
+@contextmanager
+def one_thread_each(*, enabled: bool = True) -> Iterator[None]:
+    """Let torch compute by one thread in this thread, and in each that is started in the body.
+
+    Where torch isn't there, nothing computes by it.
+
+    Args:
+        enabled: False leaves everything as it is.
+    """
+    torch: Any = sys.modules.get("torch")
+    if torch is None or not enabled:
+        yield
+        return
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from fullconv.base.progress import Reporter
     from fullconv.datasets.drafts import DraftSettings
     from fullconv.net.described import DescribedHead
-    from fullconv.predict.run import Prediction, PredictSettings
+    from fullconv.predict.outcome import Prediction
+    from fullconv.predict.settings import PredictSettings
     from fullconv.predict.stream import Summary
     from fullconv.predict.vectors import VectorSettings
 
@@ -172,8 +174,8 @@ def command(
     that gives scores or probabilities, of pixels; one that gives labels alone does not tell it.
     """
     from fullconv.base.progress import Reporter
-    from fullconv.predict.memory import Tiling
-    from fullconv.predict.run import PredictSettings
+    from fullconv.predict.room import Tiling
+    from fullconv.predict.settings import PredictSettings
 
     _require_here(out, ray, draft, actors)
     settings = PredictSettings(
@@ -191,6 +193,7 @@ def command(
         tiling=Tiling(parse_tile(tile) if tile else None, margin),
         format="tif" if draft == "tif" else "png",
         trust=trust,
+        cold="torch" not in sys.modules,
     )
     reporter = Reporter(quiet)
     if ray is not None:
@@ -205,12 +208,13 @@ def command(
 
 def _predict(settings: PredictSettings, drafting: DraftSettings | None, reporter: Reporter) -> None:
     """Label images, and draft the labels if they are to be drafted."""
-    from fullconv.datasets.drafts import predict_drafts
-    from fullconv.predict.run import run
-
     if drafting is None:
+        from fullconv.predict.run import run
+
         prediction = run(settings, reporter)
     else:
+        from fullconv.datasets.drafts import predict_drafts
+
         drafted = predict_drafts(settings, drafting, reporter)
         prediction = drafted.prediction
     if prediction.done:
@@ -277,26 +281,31 @@ def _require_all(prediction: Prediction) -> None:
 
 
 def _vectors(format_: str, least: int, simplify: float) -> VectorSettings | None:
-    from fullconv.predict.vectors import WRITERS, VectorSettings
+    from fullconv.predict.settings import FORMATS
 
-    for known, _ in WRITERS:
-        if format_ == known:
-            return VectorSettings(known, least, simplify)
+    if format_ not in FORMATS:
+        from fullconv.predict.vectors import WRITERS, VectorSettings
+
+        for known, _ in WRITERS:
+            if format_ == known:
+                return VectorSettings(known, least, simplify)
     if simplify:
         raise typer.BadParameter("--simplify is for --format geojson and gpkg")
     return None
 
 
 def _drafting(tool: str, min_area: int | None, tolerance: float) -> DraftSettings | None:
+    from fullconv.predict.settings import FORMATS
+
+    if tool in FORMATS:
+        return None
     from fullconv.datasets.drafts import WRITERS, DraftSettings
 
-    if tool in ("png", "tif"):
-        return None
     for known, _ in WRITERS:
         if tool == known:
             least = DraftSettings(known).min_area if min_area is None else min_area
             return DraftSettings(known, least, tolerance)
-    known_tools = ", ".join(["png", "tif", "geojson", "gpkg", *(known for known, _ in WRITERS)])
+    known_tools = ", ".join([*FORMATS, "geojson", "gpkg", *(known for known, _ in WRITERS)])
     raise typer.BadParameter(f"format {tool!r}: is none of {known_tools}")
 
 
@@ -335,7 +344,7 @@ def _show_classes(name: str | None, head: DescribedHead, pixels: NDArray[np.int6
 
 def _show_unsure(summary: Summary, head: str) -> None:
     """Print which share of labels is unsure and, of several images, which have most of them."""
-    from fullconv.net.head import UNSURE
+    from fullconv.net.certainty import UNSURE
     from fullconv.predict.stream import printable
 
     share = f"unsure (probability below {UNSURE:g}): {summary.mean_unsure(head):.1%} of"

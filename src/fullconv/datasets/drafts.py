@@ -19,7 +19,9 @@ from fullconv.base.remote import is_remote
 from fullconv.datasets.formats import coco, cvat, label_studio, labelme, ultralytics
 from fullconv.datasets.formats.draft import Draft, DraftedRegion, DraftWriter
 from fullconv.predict.jobs import Job, Results
-from fullconv.predict.run import Prediction, PredictSettings, run
+from fullconv.predict.outcome import Prediction
+from fullconv.predict.run import run
+from fullconv.predict.settings import PredictSettings
 from fullconv.predict.video import is_film
 
 Tool = Literal["labelme", "cvat", "label-studio", "coco", "ultralytics"]

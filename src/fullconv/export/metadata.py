@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from fullconv.net.arguments import COLOR_ONLY, Labelling
-from fullconv.net.layer_memory import layer_bytes
 from fullconv.net.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -117,6 +116,8 @@ class ExportMetadata(BaseModel):
     @classmethod
     def of(cls, net: FCN, output: Output, precision: Precision) -> ExportMetadata:
         """Describe the export of a net."""
+        from fullconv.net.layer_memory import layer_bytes
+
         return cls(
             output=output,
             precision=precision,

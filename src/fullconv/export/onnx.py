@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fullconv.export.coarse import CoarseScores, Size, example_of
 from fullconv.export.metadata import IMAGE, KEY, ExportMetadata
-from fullconv.export.whole import Exported, WholeNet
+from fullconv.export.whole import Exported
 from fullconv.net.fcn import FCN
 
 OPSET = 17  # which all runtimes know
@@ -50,8 +50,9 @@ def to_onnx(module: Exported) -> Any:
     import onnx
 
     images = {0: "images", 1: "height", 2: "width"}
-    maps = images if _labels(module) else {0: "images", 2: "height", 3: "width"}
-    axes = dict.fromkeys(module.input_names, images) | dict.fromkeys(module.output_names, maps)
+    axes = dict.fromkeys((*module.input_names, *module.output_names), images)
+    for name, (down, across) in module.map_sides.items():
+        axes[name] = {0: "images", 2: down, 3: across}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.onnx"
         _trace(
@@ -85,10 +86,6 @@ def save_onnx(graph: Any, about: ExportMetadata, path: Path) -> None:
     graph.metadata_props.add(key=KEY, value=about.to_json())
     graph.producer_name, graph.producer_version = "fullconv", about.version
     onnx.save(graph, path)
-
-
-def _labels(module: Exported) -> bool:
-    return isinstance(module, WholeNet) and module.output == "labels"
 
 
 def _trace(module: nn.Module, examples: Sequence[Tensor], path: Path, **options: Any) -> None:

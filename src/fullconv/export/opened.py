@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from fullconv.base.errors import FullconvError, one_line
+from fullconv.base.runtime import thread_count
 from fullconv.export.metadata import KEY, ExportedHead, ExportMetadata
-from fullconv.export.openvino import core, import_openvino
-from fullconv.net.fcn import Pixels
+from fullconv.export.openvino_core import core, import_openvino
+from fullconv.net.described import Pixels
 from fullconv.net.preprocessing import Preprocessing
 
 SUFFIXES = {".onnx": "onnxruntime", ".xml": "openvino"}  # and what runs such files
@@ -68,7 +68,7 @@ class OpenedExport:
                 not installed.
         """
         self.path, self.at_once = path, at_once
-        self._session = start(path, at_once, threads or torch.get_num_threads())
+        self._session = start(path, at_once, threads or thread_count())
         self.about = _read(path, self._session.about)
 
     @property
@@ -99,6 +99,14 @@ class OpenedExport:
     def outputs(self, images: Pixels) -> dict[str, NDArray[Any]]:
         """Return what the graph gives, by head: labels, scores or probabilities (`about.output`).
 
+        Raises:
+            FullconvError: as `run`.
+        """
+        return dict(zip(self.heads, self.run(images), strict=True))
+
+    def run(self, images: Pixels) -> Sequence[NDArray[Any]]:
+        """Return the graph's outputs in order.
+
         Args:
             images: N x H x W x channels of all inputs in order, uint8 or float32.
 
@@ -110,10 +118,9 @@ class OpenedExport:
             raise FullconvError(f"images must be N x H x W x {channels}; these are {images.shape}")
         given = parts_of(images, self.inputs, self._session.kinds)
         try:
-            found = self._session(given)
+            return self._session(given)
         except Exception as error:  # runtimes raise what they like
             raise FullconvError(f"{self.path}: can't be run: {one_line(error)}") from error
-        return dict(zip(self.heads, found, strict=True))
 
     def label_all(self, images: Pixels) -> dict[str, NDArray[np.uint8]]:
         """Return the class of each pixel, uint8 N x H x W, by head (see `outputs`)."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ from torch.nn import functional as F
 
 from fullconv.export.coarse import CoarseScores, Size, example_of
 from fullconv.export.metadata import KEY, ExportMetadata
+from fullconv.export.openvino_core import import_openvino
 from fullconv.export.whole import Exported
 from fullconv.net.fcn import FCN
 
@@ -107,22 +106,3 @@ def _convert(function: Callable[..., tuple[Tensor, ...]], examples: Sequence[Ten
         # for attributes that not every net has, of functions it doesn't.
         traced = torch.jit.trace(function, tuple(examples), check_trace=False)  # type: ignore[no-untyped-call]
         return import_openvino().convert_model(traced, example_input=tuple(examples))
-
-
-def import_openvino() -> Any:
-    """Import OpenVINO without its telemetry, which would report each import to its maker."""
-    if "openvino" not in sys.modules:
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino
-
-    return openvino
-
-
-@functools.cache
-def core() -> Any:
-    """Return the process's one OpenVINO core, never to be dropped.
-
-    Its first use sets aside a stack for signals on the thread at hand. Dropped by another thread,
-    it would free that stack and leave it in use: the next signal, Ctrl-C say, would crash Python.
-    """
-    return import_openvino().Core()

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fullconv.data.info import COLOR
-from fullconv.net.described import Described
-from fullconv.net.fcn import FCN, Pixels
+from fullconv.net.described import Described, Pixels
+from fullconv.net.fcn import FCN
 
 GRAINS = (1, 4, 16, 64)  # pixels a side; photographs have structure at every scale
 FAR = 5000.0  # millimetres; distances lie below, where nothing is known of them

@@ -11,18 +11,18 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from fullconv.base.errors import one_line
 from fullconv.base.files import cache_folder, write_json
+from fullconv.export.verified import EngineConfig, Verification
 from fullconv.net.folder import digest
 
 if TYPE_CHECKING:
@@ -36,48 +36,6 @@ SECONDS = 0.3  # that samples are labelled again and again to measure an engine
 Pixels = NDArray[np.uint8 | np.float32]
 LabelsByHead = Mapping[str, NDArray[np.uint8]]
 LabelAll = Callable[[Sequence[Pixels]], Iterable[LabelsByHead]]
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
-
-
-@dataclass(frozen=True, order=True)
-class EngineConfig:
-    """What works out coarse scores.
-
-    Attributes:
-        engine: "torch", "openvino" or "onnxruntime".
-        precision: "fp32", or "bf16" where that gains; of an export also "fp16" or "int8".
-        compiled: whether torch compiles the net.
-    """
-
-    engine: str
-    precision: Precision = "fp32"
-    compiled: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.engine} {self.precision}{' compiled' * self.compiled}"
-
-
-REFERENCE = EngineConfig("torch")
-
-
-class Verification(BaseModel):
-    """What an engine was found to be worth.
-
-    Attributes:
-        config: what was measured.
-        build: seconds to get it ready, the first image included.
-        seconds: an image, with as many at once as there are when files are labelled.
-        agreement: share of labels that are those of torch in float32, 0..1.
-        failure: why it can't be used; None if it can.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    config: EngineConfig
-    build: float = 0.0
-    seconds: float = 0.0
-    agreement: float = 0.0
-    failure: str | None = None
 
 
 def verify(

@@ -37,6 +37,7 @@ class Exported(nn.Module):
     Attributes:
         net: a twin of what was given, in evaluation mode.
         input_names, output_names: what a graph calls them.
+        map_sides: of outputs that are N x channels x H x W, not N x H x W, what H and W are called.
     """
 
     def __init__(self, net: FCN) -> None:
@@ -44,6 +45,7 @@ class Exported(nn.Module):
         self.net = inference_twin(net)
         self.input_names = input_names(net.inputs)
         self.output_names: tuple[str, ...] = ()
+        self.map_sides: dict[str, tuple[str, str]] = {}
         self.eval()  # in which mode the exporter would leave all parts
 
     def examples(self) -> tuple[Tensor, ...]:
@@ -80,6 +82,8 @@ class WholeNet(Exported):
         super().__init__(net)
         self.output, self._best = output, best
         self.output_names = output_names(net.heads, output)
+        if output != "labels":
+            self.map_sides = dict.fromkeys(self.output_names, ("height", "width"))
         # Looked up here, since no weight can be looked at while a graph is traced.
         self._fades = {
             name: head.last_upscore.fade if resizes else None
@@ -99,6 +103,23 @@ class WholeNet(Exported):
             return upscore.cropped(self._best(scores), size, fade or 0)
         scores = upscore.cropped(scores, size, fade or 0)
         return probabilities(scores, head.temperature) if self.output != "scores" else scores
+
+
+class LabelsAndCells(WholeNet):
+    """A net from images to the labels of each head, and after them their coarse scores."""
+
+    def __init__(self, net: FCN, best: Best = highest, *, resizes: bool = False) -> None:
+        """Prepare the net (see `WholeNet`)."""
+        super().__init__(net, "labels", best, resizes=resizes)
+        cells = tuple(f"cells of {name}" for name in net.heads)
+        self.output_names = (*self.output_names, *cells)
+        self.map_sides = dict.fromkeys(cells, ("rows", "columns"))
+
+    def forward(self, *images: Tensor) -> tuple[Tensor, ...]:
+        """Return uint8 N x H x W of each head, then float32 N x classes x h x w of each."""
+        coarse, size = self.coarse(images), size_of(images)
+        labels = (self._output(name, coarse[name], size) for name in self.net.heads)
+        return (*labels, *(coarse[name] for name in self.net.heads))
 
 
 class Stages(Exported):
@@ -123,6 +144,7 @@ class Stages(Exported):
             *(f"the last upscore of {name}" for name in net.heads),
         )
         self.output_names = tuple(f"stage{index}" for index in range(len(self.stages)))
+        self.map_sides = dict.fromkeys(self.output_names, ("height", "width"))
 
     def forward(self, *images: Tensor) -> tuple[Tensor, ...]:
         """Return N x channels x h x w of each stage."""

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from fullconv.base.progress import Progress
     from fullconv.data.folder import DatasetFolder, Split
     from fullconv.data.loading import CachedSplit
-    from fullconv.net.described import Described
-    from fullconv.net.fcn import FCN, Labels, Pixels
+    from fullconv.net.described import Described, Labels, Pixels
+    from fullconv.net.fcn import FCN
 
     Label = Callable[[Pixels], Mapping[str, Labels]]
 

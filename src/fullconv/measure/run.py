@@ -19,7 +19,7 @@ from fullconv.net.fcn import FCN, load
 if TYPE_CHECKING:
     from fullconv.data.folder import Split
     from fullconv.measure.evaluation import Label
-    from fullconv.net.fcn import Labels, Pixels
+    from fullconv.net.described import Labels, Pixels
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fullconv.base.palette import Colour
 from fullconv.net.preprocessing import Preprocessing
+
+Pixels = NDArray[np.uint8 | np.float32]  # H x W x channels of all inputs, as they are stored
+Labels = NDArray[np.uint8]  # H x W class ids
+Size = tuple[int, int]  # height and width in pixels
 
 
 class DescribedHead(Protocol):

@@ -23,6 +23,7 @@ from fullconv.base.runtime import inference
 from fullconv.dense.layers import own_copy
 from fullconv.geometry import GeometryError, Grid, least_padding
 from fullconv.net.arguments import COLOR_ONLY, Labelling, NetArguments, labellings
+from fullconv.net.described import Labels, Pixels, Size
 from fullconv.net.folder import (
     CONFIG,
     FORMAT,
@@ -32,7 +33,7 @@ from fullconv.net.folder import (
     stored_graphs,
     write_folder,
 )
-from fullconv.net.head import Head, Size, Skips
+from fullconv.net.head import Head, Skips
 from fullconv.net.hub import Hub, find_folder
 from fullconv.net.preprocessing import Preprocessing
 from fullconv.net.rehearsal import Known, rehearse
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Scores = Tensor | dict[str, Tensor]  # the latter: of several heads, by name
-Pixels = NDArray[np.uint8 | np.float32]  # H x W x channels of all inputs, as they are stored
-Labels = NDArray[np.uint8]  # H x W class ids
 Views = Sequence[Mapping[str, Tensor]]  # the coarse scores of each view of an image, by head
 
 

@@ -21,17 +21,13 @@ from torch.nn import functional as F
 from fullconv.geometry import Alignment, Edge, SkipGeometry
 from fullconv.kernels import upsample_argmax, upsample_cross_entropy
 from fullconv.net.arguments import Labelling
+from fullconv.net.certainty import BAND, unsure_share
+from fullconv.net.described import Size
 from fullconv.net.surgery import with_parts
 from fullconv.net.trunk import Tap
 from fullconv.net.upscore import Upscore
 
 Features = Tensor | tuple[Tensor, ...]  # the latter: of several trunks, whose scores are averaged
-Size = tuple[int, int]  # height and width in pixels
-
-# A label whose probability is lower is unsure: more than one in four of such labels are wrong. It
-# is the middle of what two classes can have, 0.5 to 1.
-UNSURE = 0.75
-BAND = 1 << 22  # scores of pixels that there are at a time: 16 MiB of float32, as a rule
 
 
 @dataclass(frozen=True)
@@ -263,11 +259,8 @@ class Head(nn.Module):
             views: the coarse scores of one view or two, whose cells all count.
             size: height and width of the image.
         """
-        tops = []
-        for view in views:
-            cells = self.cells_of(view, size).float().cpu().numpy()
-            tops.append(top_probabilities(cells, self.temperature).ravel())
-        return 1 - float((np.concatenate(tops) >= UNSURE).mean())
+        cells = [self.cells_of(view, size).float().cpu().numpy() for view in views]
+        return unsure_share(cells, self.temperature)
 
     def cells_of(self, coarse: Tensor, size: Size) -> Tensor:
         """Return the coarse scores, classes x h x w, that an image's pixels read.
@@ -280,14 +273,8 @@ class Head(nn.Module):
 
     def _cells_read(self, coarse: Tensor, rows: range, columns: range) -> tuple[slice, slice]:
         """Return which coarse cells, down and across, a part of the image reads; one at least."""
-        read = []
-        for alignment, pixels, count in zip(
-            self.last_alignments, (rows, columns), coarse.shape[-2:], strict=True
-        ):
-            (first, _), (_, last) = (alignment.cells_read(pixels[end]) for end in (0, -1))
-            first = min(max(first, 0), count - 1)
-            read.append(slice(first, min(max(first, last), count - 1) + 1))
-        return read[0], read[1]
+        (vertical, horizontal), (height, width) = self.last_alignments, coarse.shape[-2:]
+        return vertical.cells_within(rows, height), horizontal.cells_within(columns, width)
 
     def scored(self, stride: int, features: Features) -> Tensor:
         """Return the scores N x classes x h x w of features at a stride."""
@@ -312,19 +299,6 @@ class MeanScore(nn.ModuleDict):
 def probabilities(scores: Tensor, temperature: float) -> Tensor:
     """Return the calibrated probabilities of scores N x classes x ..., as float32."""
     return (scores.float() / temperature).softmax(1)
-
-
-def top_probabilities(scores: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
-    """Return just the highest calibrated probability of scores classes x ..., of shape "...".
-
-    By NumPy: torch's threads would be woken for this, and then spin for a while in the way of those
-    that work on the next image.
-    """
-    with np.errstate(invalid="ignore"):  # of infinite scores; the result is NaN
-        below = scores - scores.max(0)
-        below /= np.float32(temperature)
-    top: NDArray[np.float32] = 1 / np.exp(below, out=below).sum(0)
-    return top
 
 
 def _score(channels: int, num_classes: int, inputs: tuple[str, ...]) -> nn.Module:

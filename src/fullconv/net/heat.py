@@ -20,7 +20,8 @@ from fullconv.dense.grids import layer_grids
 from fullconv.dense.layers import densify, own_copy
 from fullconv.dense.tracing import trace
 from fullconv.geometry import Grid
-from fullconv.net.fcn import FCN, Pixels
+from fullconv.net.described import Pixels
+from fullconv.net.fcn import FCN
 from fullconv.net.preprocessing import Preprocessing
 
 Heat = NDArray[np.float32]  # H x W probabilities, 0..1

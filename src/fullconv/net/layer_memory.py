@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from fullconv.net.described import Size
 from fullconv.net.fcn import FCN
-from fullconv.net.head import Size
 from fullconv.net.rewrites.folding import fold_norms
 from fullconv.net.strips import Strip, Strips
 from fullconv.net.surgery import inference_twin
@@ -46,7 +46,7 @@ def bytes_a_pixel(net: FCN) -> float:
     image = torch.zeros(1, *size, sum(net.inputs.values()), dtype=torch.uint8, device=net.device)
     with torch.no_grad(), _Live() as live:
         twin.coarse_of_pixels(image)
-    return live.most / area(net, size)
+    return float(live.most / area(net, size))
 
 
 def area(net: FCN, size: Size) -> int:

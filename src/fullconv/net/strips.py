@@ -22,7 +22,8 @@ from fullconv.dense.grids import LayerGrid, layer_grids
 from fullconv.dense.layers import keep
 from fullconv.dense.tracing import cut_points
 from fullconv.geometry import Grid
-from fullconv.net.fcn import FCN, Pixels, as_tensor
+from fullconv.net.described import Pixels
+from fullconv.net.fcn import FCN, as_tensor
 from fullconv.net.trunk import Trunk
 
 WORTH = 8  # times as many rows as a part works out again are worth a step of it

@@ -17,14 +17,17 @@ from fullconv.base.errors import FullconvError, WorkFailedError, one_line
 from fullconv.base.images import Encoded, ImageReader
 from fullconv.base.runtime import keep_freed_memory, pick_device
 from fullconv.base.stores import RemoteStore, store_at
-from fullconv.export.verification import EngineConfig
-from fullconv.net.fcn import Pixels, load
+from fullconv.export.verified import EngineConfig
+from fullconv.net.described import Pixels
+from fullconv.net.fcn import load
 from fullconv.predict.choice import AT_ONCE
 from fullconv.predict.engines import build
 from fullconv.predict.jobs import Job
-from fullconv.predict.labeller import Labeller, label_all
+from fullconv.predict.labeller import Labeller
+from fullconv.predict.labelling import label_all
 from fullconv.predict.manifest import row, table_of
-from fullconv.predict.memory import Memory, Tiling, granted
+from fullconv.predict.memory import Memory
+from fullconv.predict.room import Tiling, granted
 from fullconv.predict.scenes import FileScene
 from fullconv.predict.stream import Done, attempt, labelling
 

@@ -12,18 +12,13 @@ from typing import TYPE_CHECKING
 
 from fullconv.base.progress import SILENT, Reporter
 from fullconv.export.int8 import CALIBRATION
-from fullconv.export.verification import (
-    REFERENCE,
-    EngineConfig,
-    LabelAll,
-    Notes,
-    Verification,
-    verify,
-)
-from fullconv.net.fcn import Labels, Pixels
+from fullconv.export.verification import LabelAll, Notes, verify
+from fullconv.export.verified import REFERENCE, EngineConfig, Verification
+from fullconv.net.described import Labels, Pixels
 from fullconv.predict.engines import build, configs
 from fullconv.predict.engines.errors import EngineError
-from fullconv.predict.labeller import Labeller, label_all
+from fullconv.predict.labeller import Labeller
+from fullconv.predict.labelling import label_all
 
 if TYPE_CHECKING:
     from fullconv.net.fcn import FCN

@@ -31,8 +31,7 @@ from fullconv.report.page import Example, NetResult, Report, ReportedHead
 
 if TYPE_CHECKING:
     from fullconv.measure.evaluation import Label
-    from fullconv.net.described import Described
-    from fullconv.net.fcn import Labels
+    from fullconv.net.described import Described, Labels
 
 SHOWN = 6  # images
 

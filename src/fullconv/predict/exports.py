@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fullconv.base.errors import FullconvError
+from fullconv.base.progress import Reporter
+from fullconv.base.runtime import thread_count
 from fullconv.export.opened import SUFFIXES, OpenedExport
-from fullconv.net.fcn import Labels, Pixels, Views
-from fullconv.net.head import BAND, UNSURE, Size, probabilities
-from fullconv.predict.engines.engine import LARGE
-from fullconv.predict.tiles import Tiles
+from fullconv.export.verified import EngineConfig
+from fullconv.net.certainty import BAND, UNSURE, all_probabilities
+from fullconv.net.described import Labels, Pixels, Size
+from fullconv.predict.labelling import LARGE, Views
+from fullconv.predict.outcome import Prediction, count_of, labelled, outcome, planned_jobs
+from fullconv.predict.room import ExportMemory, Tiling
+from fullconv.predict.settings import PredictSettings
+from fullconv.predict.stream import first_images
+from fullconv.predict.video import Films
+
+if TYPE_CHECKING:
+    from fullconv.predict.tiles import Tiles
 
 AT_ONCE = 4  # images worked on side by side
 
@@ -40,21 +50,19 @@ class ExportLabeller:
     def views(self, image: Pixels, tiles: Tiles | None = None) -> Views:
         """Return what the export gives for an image H x W x C, by head; tiles there are none."""
         assert tiles is None
-        found = self.net.outputs(image[None])
-        return [{name: torch.from_numpy(each) for name, each in found.items()}]
+        return [self.net.outputs(image[None])]
 
     def views_of_batch(self, images: Sequence[Pixels]) -> list[Views]:
         """Return the views of images of one size and type, worked out together."""
         found = self.net.outputs(np.stack(images))
         return [
-            [{name: torch.from_numpy(each[at : at + 1]) for name, each in found.items()}]
-            for at in range(len(images))
+            [{name: each[at : at + 1] for name, each in found.items()}] for at in range(len(images))
         ]
 
     def labels(self, views: Views, size: Size) -> dict[str, Labels]:  # noqa: ARG002
         """Return the class id of each pixel, uint8 H x W, by head."""
         (view,) = views
-        return {name: _labels(each[0].numpy()) for name, each in view.items()}
+        return {name: _labels(each[0]) for name, each in view.items()}
 
     def unsure(self, views: Views, size: Size) -> dict[str, float]:
         """Return the share of pixels whose labels are unsure, by head; none of mere labels."""
@@ -80,10 +88,38 @@ class ExportLabeller:
         head, whole = self.net.heads[name], view[name]
         step = max(1, BAND // (head.num_classes * size[1]))
         for top in range(0, size[0], step):
-            band = whole[:, :, top : top + step]
+            band = whole[0, :, top : top + step]
             if self.net.about.output == "scores":
-                band = probabilities(band, head.temperature)
-            yield band[0].numpy()
+                band = all_probabilities(band, head.temperature)
+            yield band
+
+
+def label_by_export(settings: PredictSettings, reporter: Reporter) -> Prediction:
+    """Label images by an exported file (see `fullconv.predict.run.run`)."""
+    path = Path(str(settings.model))
+    if settings.format != "png":
+        raise FullconvError(f"{path}: an export labels images whole; leave out --format tif")
+    if settings.tiling != Tiling():
+        raise FullconvError(f"{path}: an export labels images whole; --tile is for model folders")
+    known = OpenedExport(path)
+    require_of_export(
+        known,
+        engine=settings.engine,
+        precision=settings.precision,
+        device=settings.device,
+        tta=settings.tta,
+        scores=settings.scores,
+    )
+    jobs = planned_jobs(settings, known, reporter)
+    reader = known.preprocessing.reader(settings.reader)
+    samples = (
+        jobs.first(1) if isinstance(jobs, Films) else first_images(jobs, known.inputs, 1, reader)
+    )
+    export = opened_for(known, count_of(jobs), samples[0] if samples else None)
+    memory = ExportMemory(export.about, settings.memory)
+    summary = labelled(settings, ExportLabeller(export), jobs, memory, reporter)
+    config = EngineConfig(SUFFIXES[path.suffix.lower()], export.about.precision)
+    return outcome(settings, export, jobs, summary, config)
 
 
 def opened_for(known: OpenedExport, images: int, first: Pixels | None) -> OpenedExport:
@@ -95,7 +131,7 @@ def opened_for(known: OpenedExport, images: int, first: Pixels | None) -> Opened
         first: one of them.
     """
     large = first is not None and first.shape[0] * first.shape[1] >= LARGE
-    at_once = 1 if large else min(images, AT_ONCE, torch.get_num_threads())
+    at_once = 1 if large else min(images, AT_ONCE, thread_count())
     return OpenedExport(known.path, at_once=at_once) if at_once > 1 else known
 
 

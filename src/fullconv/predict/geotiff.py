@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fullconv.base.errors import WorkFailedError
 from fullconv.base.files import replacing
 from fullconv.base.palette import Colour, palette_image
-from fullconv.net.head import Size
+from fullconv.net.described import Size
 from fullconv.predict.rasters import NOWHERE, Place, opened, quiet_gdal
 
 BLOCK = 512  # pixels a side of the file's own tiles

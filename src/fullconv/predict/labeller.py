@@ -2,92 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fullconv.base.pipeline import ahead
-from fullconv.net.described import Described
-from fullconv.net.fcn import Labels, Pixels, Views, views_of
-from fullconv.net.head import Size
+from fullconv.net.described import Labels, Pixels, Size
+from fullconv.net.fcn import Views, views_of
 from fullconv.predict.scenes import PixelScene
 
 if TYPE_CHECKING:
     from fullconv.net.fcn import FCN
     from fullconv.predict.engines.engine import Engine
     from fullconv.predict.tiles import Tiles
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-MOST_WORKERS = 12
-
-
-class SideBySide(Protocol):
-    """What works on several images side by side."""
-
-    @property
-    def at_once(self) -> int:
-        """How many."""
-
-
-class AnyLabeller(Protocol):
-    """What labels images: a net through an engine (`Labeller`), or an export."""
-
-    @property
-    def net(self) -> Described:
-        """What it takes and labels."""
-
-    @property
-    def engine(self) -> SideBySide:
-        """What works for it."""
-
-    @property
-    def tta(self) -> bool:
-        """Whether it looks at each image's mirror, too."""
-
-    def views(self, image: Pixels, tiles: Tiles | None = None) -> Views:
-        """Return what is worked out of an image (see `Labeller`)."""
-
-    def views_of_batch(self, images: Sequence[Pixels]) -> list[Views]:
-        """Return the views of images of one size and type, worked out together."""
-
-    def labels(self, views: Views, size: Size) -> dict[str, Labels]:
-        """Return the class id of each of H x W pixels, by head, of that."""
-
-    def unsure(self, views: Views, size: Size) -> dict[str, float]:
-        """Return the share of unsure labels, by head; of none where that is not known."""
-
-    def probability_bands(
-        self, head: str, views: Views, size: Size
-    ) -> Iterator[NDArray[np.float16]]:
-        """Yield each class's calibrated probability at each pixel, C x rows x W from the top."""
-
-
-def workers() -> int:
-    """Return how many images to have in hand at once, each by a thread of its own.
-
-    More than there are cores, since many of them wait for the disk.
-    """
-    return min(2 * torch.get_num_threads() + 2, MOST_WORKERS)
-
-
-def label_all(work: Callable[[T], R], items: Iterable[T], engine: SideBySide) -> Iterator[R]:
-    """Yield ``work(item)`` for each item, in order; several threads do that work by `engine`.
-
-    If the engine has threads of its own for images side by side, torch has but one in each of
-    these, lest there be more than cores.
-    """
-    before, count = torch.get_num_threads(), workers()
-    try:
-        if engine.at_once > 1:
-            torch.set_num_threads(1)  # of this thread and those that it starts
-        yield from ahead(work, items, count)
-    finally:
-        torch.set_num_threads(before)
 
 
 class Labeller:

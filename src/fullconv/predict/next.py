@@ -24,12 +24,15 @@ from fullconv.base.runtime import inference, pick_device
 from fullconv.base.settings import read_yaml
 from fullconv.data.folder import DatasetFolder
 from fullconv.export.opened import is_export
-from fullconv.net.fcn import FCN, Pixels, load
+from fullconv.net.certainty import UNSURE
+from fullconv.net.described import Pixels
+from fullconv.net.fcn import FCN, load
 from fullconv.net.folder import CONFIG
-from fullconv.net.head import UNSURE, probabilities
+from fullconv.net.head import probabilities
 from fullconv.predict.jobs import Job, further_folders, plan
-from fullconv.predict.memory import Memory, NoRoomError
+from fullconv.predict.memory import Memory
 from fullconv.predict.ranking import Choice, Numbers, Seen, already_labelled, rank
+from fullconv.predict.room import NoRoomError
 from fullconv.predict.scenes import FileScene, photograph
 from fullconv.predict.stream import MOST_WORDS, Failure, printable
 from fullconv.report.chosen import Chosen, ChosenHead, ChosenImage, write_chosen

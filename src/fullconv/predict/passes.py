@@ -18,7 +18,7 @@ from fullconv.net.strips import Strip, Strips
 from fullconv.predict.tiles import Tiles
 
 if TYPE_CHECKING:
-    from fullconv.net.fcn import Pixels
+    from fullconv.net.described import Pixels
 
 
 class Piece(NamedTuple):

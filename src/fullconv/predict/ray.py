@@ -19,8 +19,9 @@ from fullconv.base.pipeline import watched
 from fullconv.base.progress import SILENT, Progress, Reporter
 from fullconv.base.stores import Store, store_at
 from fullconv.export.opened import is_export
-from fullconv.export.verification import EngineConfig, Verification
-from fullconv.net.fcn import FCN, Pixels
+from fullconv.export.verified import EngineConfig, Verification
+from fullconv.net.described import Pixels
+from fullconv.net.fcn import FCN
 from fullconv.net.folder import CONFIG, METRICS, WEIGHTS
 from fullconv.net.hub import find_folder
 from fullconv.predict.actor import Actor, Orders
@@ -30,10 +31,13 @@ from fullconv.predict.cluster import HERE, connected, reason_of
 from fullconv.predict.engines import check
 from fullconv.predict.jobs import Job, make_folders, plan
 from fullconv.predict.manifest import DONE, NAME, Heads, Known, Manifest, known, row, table_of
-from fullconv.predict.memory import Memory, Tiling
+from fullconv.predict.memory import Memory
+from fullconv.predict.nets import folder_of, loaded
+from fullconv.predict.outcome import Places, Prediction
 from fullconv.predict.pool import READING, Pool, pool_for
 from fullconv.predict.reading import read_files
-from fullconv.predict.run import Places, Prediction, PredictSettings, folder_of, loaded
+from fullconv.predict.room import Tiling
+from fullconv.predict.settings import PredictSettings
 from fullconv.predict.stream import Failure, Summary, first_images, printable
 from fullconv.predict.video import is_film
 

@@ -17,9 +17,7 @@ from fullconv.base.remote_files import Remote
 from fullconv.base.stored import require_picture
 from fullconv.data.folder import require_same_size
 from fullconv.data.info import COLOR
-from fullconv.net.described import Described
-from fullconv.net.fcn import Pixels
-from fullconv.net.head import Size
+from fullconv.net.described import Described, Pixels, Size
 from fullconv.net.preprocessing import Preprocessing
 from fullconv.predict.jobs import Job
 

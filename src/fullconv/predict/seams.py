@@ -6,7 +6,7 @@ import threading
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from fullconv.net.head import Size
+from fullconv.net.described import Size
 from fullconv.predict.scenes import PixelScene
 from fullconv.predict.tiles import Tiles, read
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -19,17 +18,16 @@ from fullconv.base.errors import FullconvError, one_line
 from fullconv.base.files import write_text
 from fullconv.base.images import ImageReader
 from fullconv.data.folder import gaps_in
-from fullconv.net.described import Described
-from fullconv.net.fcn import Pixels
+from fullconv.net.described import Described, Pixels
 from fullconv.predict.jobs import ImageFile, Job
-from fullconv.predict.labeller import AnyLabeller, Labeller, label_all
-from fullconv.predict.memory import Memory, NoRoomError, Room, Work
+from fullconv.predict.labelling import AnyLabeller, label_all
 from fullconv.predict.pictures import save_label_image, save_overlay, save_scores
+from fullconv.predict.room import NoRoomError, Room, Work
 from fullconv.predict.scenes import FileScene, photograph, range_remarks
-from fullconv.predict.seams import Seams
 
 if TYPE_CHECKING:
     from fullconv.base.progress import Progress
+    from fullconv.predict.seams import Seams
 
 ALMOST_ALL = 0.999
 SAMPLE_PIXELS = 4 << 20
@@ -140,8 +138,9 @@ def label_files(
     jobs: Sequence[Job],
     bar: Progress,
     *,
+    memory: Room,
     reader: ImageReader = ImageReader(),
-    memory: Room | None = None,
+    seams: Seams | None = None,
 ) -> Summary:
     """Label the image of each job and write its outputs.
 
@@ -151,12 +150,9 @@ def label_files(
     beyond colours, is told of the first such image. `bar` advances by one per input.
 
     As many images are in hand as `memory` has room for; those that are too large for it go by
-    exact tiles, and if that can't be are refused.
+    exact tiles, and if that can't be are refused. `seams` tells what approximate tiles cost.
     """
-    if memory is None:
-        assert isinstance(label, Labeller)
-        memory = Memory(label.net, tta=label.tta)
-    do = labelling(label, memory, reader)
+    do = labelling(label, memory, reader, seams)
 
     def results() -> Iterator[Done | str]:
         for result in label_all(lambda job: attempt(do, job), jobs, label.engine):
@@ -167,14 +163,16 @@ def label_files(
 
 
 def labelling(
-    label: AnyLabeller, room: Room, reader: ImageReader = ImageReader()
+    label: AnyLabeller,
+    room: Room,
+    reader: ImageReader = ImageReader(),
+    seams: Seams | None = None,
 ) -> Callable[[Job], Done]:
     """Return what takes the image of a job from its file to its results; any thread may ask.
 
-    It waits until there is room for the image.
+    It waits until there is room for the image. `seams` tells what approximate tiles cost.
     """
     own = label.net.preprocessing.reader(reader)
-    seams = Seams(label, room) if isinstance(room, Memory) and isinstance(label, Labeller) else None
 
     def do(job: Job) -> Done:
         scene = FileScene(job, label.net.inputs, own)
@@ -278,5 +276,5 @@ def _do(scene: FileScene, label: AnyLabeller, work: Work, seams: Seams | None) -
 
 
 def is_lack_of_memory(error: Exception) -> bool:
-    """Tell whether memory ran out, which torch's CPU allocator reports as a plain RuntimeError."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "alloc" in str(error)
+    """Tell whether memory ran out, which torch's allocators report as RuntimeErrors."""
+    return isinstance(error, MemoryError) or "alloc" in str(error)

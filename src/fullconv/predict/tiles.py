@@ -17,13 +17,14 @@ from itertools import product
 from math import isqrt
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from fullconv.geometry import SkipGeometry
-from fullconv.net.head import Size
+from fullconv.net.described import Size
 
 if TYPE_CHECKING:
-    from fullconv.net.fcn import FCN, Pixels
+    from torch import Tensor
+
+    from fullconv.net.described import Pixels
+    from fullconv.net.fcn import FCN
     from fullconv.predict.scenes import Scene
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fullconv.base.errors import one_line
 from fullconv.base.files import replacing
-from fullconv.net.head import Size
+from fullconv.net.described import Size
 from fullconv.predict.coordinates import WGS84, Coordinates, between, placed_by
 from fullconv.predict.rasters import Place
 from fullconv.predict.regions import Geometries, Regions

@@ -11,10 +11,12 @@ from typing import Literal
 from fullconv.base.errors import FullconvError
 from fullconv.base.progress import SILENT, Progress, Reporter
 from fullconv.predict.jobs import Job, Results
-from fullconv.predict.memory import granted
+from fullconv.predict.outcome import Prediction
 from fullconv.predict.rasters import block_cache, opened, place_of, quiet_gdal
 from fullconv.predict.regions import PIXEL, bytes_for, regions_of
-from fullconv.predict.run import Prediction, PredictSettings, run
+from fullconv.predict.room import granted
+from fullconv.predict.run import run
+from fullconv.predict.settings import PredictSettings
 from fullconv.predict.stream import Failure
 from fullconv.predict.vector_files import (
     Features,

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from fullconv.base.errors import FullconvError, one_line
 from fullconv.base.files import replacing
 from fullconv.data.info import COLOR
-from fullconv.net.fcn import Pixels
+from fullconv.net.described import Pixels
 from fullconv.predict.jobs import Job
-from fullconv.predict.labeller import AnyLabeller, label_all
-from fullconv.predict.memory import Room
+from fullconv.predict.labelling import AnyLabeller, label_all
 from fullconv.predict.pictures import overlay, save_label_image, save_scores
+from fullconv.predict.room import Room
 from fullconv.predict.stream import Failure, Summary
 
 if TYPE_CHECKING:

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from fullconv.base.errors import FullconvError
 from fullconv.base.pipeline import ahead
-from fullconv.net.head import UNSURE, Head, top_probabilities
+from fullconv.net.certainty import UNSURE, top_probabilities
+from fullconv.net.head import Head
 from fullconv.predict.geotiff import (
     CERTAIN,
     UNKNOWN,
@@ -35,7 +36,7 @@ from fullconv.predict.geotiff import (
 )
 from fullconv.predict.jobs import TIF, Job
 from fullconv.predict.journal import Arrays, Journal
-from fullconv.predict.memory import Memory, Work
+from fullconv.predict.memory import Memory
 from fullconv.predict.passes import Arriving, ByStrips, ByTiles, Pass, Piece
 from fullconv.predict.pictures import bands, save_overlay
 from fullconv.predict.rasters import (
@@ -47,6 +48,7 @@ from fullconv.predict.rasters import (
     size_of,
     takes_windows,
 )
+from fullconv.predict.room import Work
 from fullconv.predict.scenes import photograph
 from fullconv.predict.stream import Done
 from fullconv.predict.tiles import Span, read
@@ -54,7 +56,8 @@ from fullconv.predict.tiles import Span, read
 if TYPE_CHECKING:
     from fullconv.base.images import ImageReader
     from fullconv.base.progress import Progress, Reporter
-    from fullconv.net.fcn import FCN, Pixels
+    from fullconv.net.described import Pixels
+    from fullconv.net.fcn import FCN
     from fullconv.predict.labeller import Labeller
 
 OVERLAY_SIDE = 4096  # pixels that an overlay has at most

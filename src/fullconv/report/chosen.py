@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fullconv.base.files import write_text
 from fullconv.base.palette import Colour
-from fullconv.net.head import UNSURE
+from fullconv.net.certainty import UNSURE
 from fullconv.report.figures import highlighted, labels_uri, photo_uri
 from fullconv.report.page import environment
 

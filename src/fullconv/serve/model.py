@@ -11,13 +11,16 @@ from fullconv.base.progress import SILENT, Reporter
 from fullconv.export.metadata import ExportMetadata
 from fullconv.export.opened import OpenedExport, is_export
 from fullconv.export.samples import noise
-from fullconv.net.fcn import FCN, Pixels
+from fullconv.net.described import Pixels
+from fullconv.net.fcn import FCN
 from fullconv.predict.choice import Asked, choose
 from fullconv.predict.engines import check
 from fullconv.predict.exports import ExportLabeller, opened_for, require_of_export
-from fullconv.predict.labeller import AnyLabeller, Labeller
-from fullconv.predict.memory import ExportMemory, Memory, Room
-from fullconv.predict.run import folder_of, loaded
+from fullconv.predict.labeller import Labeller
+from fullconv.predict.labelling import AnyLabeller
+from fullconv.predict.memory import Memory
+from fullconv.predict.nets import folder_of, loaded
+from fullconv.predict.room import ExportMemory, Room
 from fullconv.serve.settings import ServeSettings
 
 MANY = 500  # photos; for so many it pays to measure engines

@@ -13,10 +13,9 @@ import torch
 from fullconv.base.errors import FullconvError
 from fullconv.base.images import Encoded, ImageReader
 from fullconv.base.stored import require_picture
-from fullconv.net.fcn import Pixels, Views
-from fullconv.net.head import Size
-from fullconv.predict.labeller import workers
-from fullconv.predict.memory import Work
+from fullconv.net.described import Pixels, Size
+from fullconv.predict.labelling import Views, workers
+from fullconv.predict.room import Work
 from fullconv.predict.scenes import photograph, read_input
 from fullconv.predict.stream import is_lack_of_memory
 from fullconv.serve.answers import Kind, Labelled

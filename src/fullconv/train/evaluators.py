@@ -19,7 +19,8 @@ from fullconv.data.folder import evenly_chosen
 from fullconv.data.loading import CachedSplit
 from fullconv.measure.calibration import Fit, fit_temperature
 from fullconv.measure.evaluation import Evaluation, evaluate
-from fullconv.net.fcn import Labels, load
+from fullconv.net.described import Labels
+from fullconv.net.fcn import load
 from fullconv.net.folder import METRICS
 from fullconv.net.rewrites.quicker_layers import plain_layers
 from fullconv.train import checkpoint

@@ -15,7 +15,8 @@ from fullconv.data.info import DatasetInfo
 from fullconv.data.loading import CachedSplit
 from fullconv.measure.borders import BorderCounter, Borders
 from fullconv.measure.evaluation import Evaluation
-from fullconv.net.fcn import FCN, Labels, load
+from fullconv.net.described import Labels
+from fullconv.net.fcn import FCN, load
 from fullconv.predict.scenes import photograph
 from fullconv.report.page import BORDER_IMAGES, Example, NetResult, Report, ReportedHead
 from fullconv.train.outcome import Outcome, Trained

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from torch import nn
 
+from fullconv.net.described import Size
 from fullconv.net.fcn import FCN
-from fullconv.net.head import Size
 from fullconv.net.rewrites.elision import elided
 from fullconv.net.surgery import inference_twin
 

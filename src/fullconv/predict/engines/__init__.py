@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 from fullconv.base.errors import FullconvError, nearest, one_line
 from fullconv.base.runtime import has_bf16
 from fullconv.export import int8
-from fullconv.export.verification import EngineConfig
+from fullconv.export.verified import EngineConfig
 from fullconv.predict.engines.errors import EngineError
 
 if TYPE_CHECKING:
     import torch
 
-    from fullconv.net.fcn import FCN, Pixels
+    from fullconv.net.described import Pixels
+    from fullconv.net.fcn import FCN
     from fullconv.predict.engines.engine import Engine
 
 ENGINES = ("auto", "torch", "openvino", "onnxruntime")

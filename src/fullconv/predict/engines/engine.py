@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fullconv.net.fcn import FCN, Pixels
+from fullconv.net.described import Pixels
+from fullconv.net.fcn import FCN
 from fullconv.net.rewrites.by_size import Twin, TwinBySize
 from fullconv.net.strips import Strips
-
-LARGE = 1 << 19  # pixels; such an image keeps all cores busy by itself
+from fullconv.predict.labelling import LARGE
 
 Run = Callable[[Pixels], Sequence[Tensor]]
 

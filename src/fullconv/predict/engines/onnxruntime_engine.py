@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fullconv.export.metadata import IMAGE
 from fullconv.export.onnx import write_onnx
-from fullconv.net.fcn import Pixels
+from fullconv.net.described import Pixels
 from fullconv.net.rewrites.by_size import Twin
 from fullconv.predict.engines.engine import Run, Share
 

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from fullconv.export.int8 import openvino_layers, quantised
-from fullconv.export.openvino import core, import_openvino, to_openvino
-from fullconv.export.verification import Precision
-from fullconv.net.fcn import FCN, Pixels
-from fullconv.net.head import Size
+from fullconv.export.openvino import to_openvino
+from fullconv.export.openvino_core import core, import_openvino
+from fullconv.export.verified import Precision
+from fullconv.net.described import Pixels, Size
+from fullconv.net.fcn import FCN
 from fullconv.net.rewrites.by_size import Twin
 from fullconv.predict.engines.engine import Run, Share
 from fullconv.predict.engines.errors import EngineError

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from fullconv.base.runtime import inference
 from fullconv.export.coarse import CoarseScores
-from fullconv.export.verification import Precision
-from fullconv.net.fcn import FCN, Pixels, as_tensor
+from fullconv.export.verified import Precision
+from fullconv.net.described import Pixels
+from fullconv.net.fcn import FCN, as_tensor
 from fullconv.net.rewrites.by_size import Twin, TwinBySize
 from fullconv.net.rewrites.folding import fold_norms
 from fullconv.net.surgery import inference_twin
