@@ -25,7 +25,7 @@ def photo(tmp_path):
 
 def predict(random_model, photo, redirection="", **environment):
     """Label a photo by the command line, in a process of its own, from a shell."""
-    words = [sys.executable, "-m", "fullconv", "predict", random_model, photo]
+    words = [sys.executable, "-m", "fullconv", "predict", random_model, photo, "--engine", "torch"]
     command = '"$@"' + redirection
     out = photo.parent / "out"
     done = subprocess.run(

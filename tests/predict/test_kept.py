@@ -17,7 +17,7 @@ import fullconv
 from fullconv.export import keeping
 from fullconv.export.kept import KeptPlace, remove_oldest
 from fullconv.export.whole import LabelsAndCells
-from fullconv.predict.kept import label_by_kept, may_be_kept
+from fullconv.predict.kept import kept_place, label_by_kept
 from fullconv.predict.room import Tiling
 from fullconv.predict.run import run
 from fullconv.predict.settings import PredictSettings
@@ -49,20 +49,45 @@ def results(folder):
 
 
 @pytest.mark.slow
-def test_the_second_run_gives_what_the_first_gave(asked, cache, tmp_path):
+@pytest.mark.parametrize(("suffix", "engine"), [(".onnx", "onnxruntime"), (".xml", "openvino")])
+def test_the_second_run_gives_what_the_first_gave(
+    asked, cache, tmp_path, monkeypatch, suffix, engine
+):
+    monkeypatch.setattr("fullconv.export.kept.FIRST", {suffix: (engine,)})
     first = run(asked)
     assert first.config.engine == "torch" and first.verification is None
     second = run(replace(asked, out=tmp_path / "again"))
-    assert str(second.config) == "onnxruntime fp32" and second.verification.agreement == 1
+    assert str(second.config) == f"{engine} fp32" and second.verification.agreement == 1
     assert results(tmp_path / "again") == results(tmp_path / "out")
     assert second.summary.unsure == first.summary.unsure
     assert (second.summary.pixels["labels"] == first.summary.pixels["labels"]).all()
-    (graph,) = cache.glob("*.onnx")
+    graph = max(cache.iterdir(), key=lambda path: path.stat().st_size)
     content = bytearray(graph.read_bytes())
     content[len(content) // 2] ^= 1
     graph.write_bytes(content)  # damaged: as good as none, and made anew
     assert run(asked).config.engine == "torch"
-    assert run(asked).config.engine == "onnxruntime"
+    assert run(asked).config.engine == engine
+
+
+@pytest.mark.slow
+def test_a_folder_that_changes_meanwhile_is_not_taken_for_the_one_that_was_read(
+    asked, tmp_path, monkeypatch
+):
+    net = fullconv.load(asked.model)
+    net.save_pretrained(tmp_path / "model")
+    settings = replace(asked, model=tmp_path / "model")
+
+    def trained_on(*_):
+        with torch.no_grad():
+            next(net.parameters()).view(-1)[0] += 1
+        net.save_pretrained(tmp_path / "model")
+
+    monkeypatch.setattr("fullconv.predict.nets.write_unsure", trained_on)
+    monkeypatch.setattr("fullconv.predict.outcome.write_unsure", trained_on)
+    before = KeptPlace.of(tmp_path / "model")
+    run(settings)
+    after = KeptPlace.of(tmp_path / "model")
+    assert before != after and before.note() is None and after.note() is None
 
 
 @pytest.mark.slow
@@ -82,7 +107,7 @@ def test_several_heads_and_inputs(two_headed_model, asked, tmp_path):
 
 
 def test_only_what_labels_few_files_plainly_is_served(asked, tmp_path):
-    assert may_be_kept(asked) == asked.model
+    assert kept_place(asked) == KeptPlace.of(asked.model)
     (tmp_path / "film.mp4").touch()
     for others in (
         {"cold": False},
@@ -100,7 +125,7 @@ def test_only_what_labels_few_files_plainly_is_served(asked, tmp_path):
         {"inputs": (str(tmp_path / "film.mp4"),)},
         {"inputs": asked.inputs[:1] * 7},
     ):
-        assert may_be_kept(replace(asked, **others)) is None, others
+        assert kept_place(replace(asked, **others)) is None, others
 
 
 @pytest.mark.slow

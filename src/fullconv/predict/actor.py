@@ -29,6 +29,7 @@ from fullconv.predict.manifest import row, table_of
 from fullconv.predict.memory import Memory
 from fullconv.predict.room import Tiling, granted
 from fullconv.predict.scenes import FileScene
+from fullconv.predict.seams import Seams
 from fullconv.predict.stream import Done, attempt, labelling
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ class Actor:
         self._label = Labeller(net, engine, tta=own.tta)
         room = own.memory or (granted(None) or 0) // own.a_node or None
         memory = Memory(net, room, tta=own.tta, tiling=own.tiling)
-        self._do = labelling(self._label, memory, own.reader)
+        seams = Seams(self._label, memory)
+        self._do = labelling(self._label, memory, own.reader, seams)
         self._heads = {name: head.classes for name, head in net.heads.items()}
         self._store = store_at(own.out)
 

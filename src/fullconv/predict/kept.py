@@ -51,8 +51,8 @@ class KeptLabeller(ExportLabeller):
         return {name: self.net.unsure_share(name, cells, size) for name, (_, cells) in view.items()}
 
 
-def may_be_kept(settings: PredictSettings) -> Path | None:
-    """Return the model folder, where a kept graph would do all that is asked for; else None."""
+def kept_place(settings: PredictSettings) -> KeptPlace | None:
+    """Return where the model's graph is kept, if it would do all that is asked for; else None."""
     plain = (
         settings.cold
         and settings.engine == "auto"
@@ -66,7 +66,7 @@ def may_be_kept(settings: PredictSettings) -> Path | None:
         and all(Path(each).is_file() and not is_film(each) for each in settings.inputs)
     )
     folder = Path(settings.model) if isinstance(settings.model, str | Path) else None
-    return folder if plain and folder is not None and folder.is_dir() else None
+    return KeptPlace.of(folder) if plain and folder is not None and folder.is_dir() else None
 
 
 def label_by_kept(settings: PredictSettings, reporter: Reporter) -> Prediction | None:
@@ -76,10 +76,9 @@ def label_by_kept(settings: PredictSettings, reporter: Reporter) -> Prediction |
         None where there is none, or the net itself is needed: what is asked for goes beyond labels,
         images are many or may go by tiles. Nothing was written then.
     """
-    folder = may_be_kept(settings)
-    place = KeptPlace.of(folder) if folder is not None else None
+    place = kept_place(settings)
     graph = place.opened() if place is not None else None
-    if place is None or graph is None:
+    if graph is None:
         return None
     memory = ExportMemory(graph.about)
     if not _fit(settings.inputs, memory, graph.preprocessing.reader(settings.reader)):

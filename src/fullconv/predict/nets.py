@@ -14,7 +14,7 @@ from fullconv.net.fcn import FCN, load
 from fullconv.predict.choice import AT_ONCE, Asked, choose
 from fullconv.predict.engines import check
 from fullconv.predict.jobs import PNG, Job
-from fullconv.predict.kept import FEW, may_be_kept
+from fullconv.predict.kept import FEW, kept_place
 from fullconv.predict.labeller import Labeller
 from fullconv.predict.memory import Memory
 from fullconv.predict.outcome import Prediction, count_of, labelled, outcome, planned_jobs
@@ -30,6 +30,7 @@ def label_by_net(settings: PredictSettings, reporter: Reporter) -> Prediction:
     """Label images by a net (see `fullconv.predict.run.run`)."""
     check(settings.engine, settings.precision, settings.device)
     _check_format(settings)
+    place = kept_place(settings)
     net = loaded(settings.model, settings.engine, settings.device, trust=settings.trust)
     memory = Memory(net, settings.memory, tta=settings.tta, tiling=settings.tiling)
     reader = net.preprocessing.reader(settings.reader)
@@ -71,23 +72,30 @@ def label_by_net(settings: PredictSettings, reporter: Reporter) -> Prediction:
         summary += gathered(rasters, results, net, reporter.warn)
         if summary.failed < summary.images:
             write_unsure(summary, settings.out)
-    _keep(settings, net, first, reporter)
+    _keep(settings, net, place, first, reporter)
     return outcome(settings, net, planned, summary, choice.config, verification=choice.verification)
 
 
 def _keep(
     settings: PredictSettings,
     net: FCN,
+    place: KeptPlace | None,
     first: Callable[[int], Sequence[Pixels]],
     reporter: Reporter,
 ) -> None:
-    """Keep the net's graph, if the next run of such a kind would start by it."""
-    folder = may_be_kept(settings)
-    place = KeptPlace.of(folder) if folder is not None else None
+    """Keep the net's graph, if the next run of such a kind would start by it.
+
+    Args:
+        settings: of this run.
+        net: that labelled.
+        place: of its folder before it was loaded; one whose files changed since is another's.
+        first: gives so many of the run's images.
+        reporter: is told of it.
+    """
     if place is None or place.is_known or settings.trust or net.device.type != "cpu":
         return
     images = first(FEW)
-    if images:
+    if images and place == kept_place(settings):
         from fullconv.export.keeping import keep
 
         note = keep(net, place, images)
