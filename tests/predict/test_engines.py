@@ -390,7 +390,7 @@ def test_images_worked_out_together_get_their_own_scores(config, size):
 @pytest.mark.slow
 @needs("openvino")
 def test_openvino_reports_to_nobody(tmp_path):
-    script = "from fullconv.export.openvino import import_openvino; import_openvino()"
+    script = "from fullconv.export.openvino_core import import_openvino; import_openvino()"
     environment = {**os.environ, "HOME": str(tmp_path), "CI": ""}
     for start in ("", "import openvino; "):
         subprocess.run([sys.executable, "-c", start + script], env=environment, check=True)
