@@ -14,6 +14,7 @@ from prediction import Heard, by_torch, names, picture
 from fullconv.base.errors import FullconvError
 from fullconv.base.remote_files import Remote
 from fullconv.predict.jobs import make_folders, plan
+from fullconv.predict.memory import Memory
 from fullconv.predict.stream import label_files
 
 
@@ -85,7 +86,8 @@ def test_images_elsewhere_are_labelled_as_those_here(tmp_path):
 def labelled(jobs):
     make_folders(jobs)
     bar = Heard(len(jobs))
-    return label_files(by_torch(ColourNet()), jobs, bar), bar.lines
+    net = ColourNet()
+    return label_files(by_torch(net), jobs, bar, memory=Memory(net)), bar.lines
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

@@ -64,8 +64,8 @@ def test_tiles_give_the_whole_image_s_scores_and_labels(name, size):
             scores, expected = found["labels"], whole["labels"]
             assert scores.shape == expected.shape
             assert (scores - expected).abs().max() <= 1e-5 * expected.std()
-            labels, truth = (net.labels([each], size)["labels"] for each in (found, whole))
-            assert (labels == truth).all()
+            # CPUs sum a layer in an order that depends on its size: a tie may fall otherwise.
+            assert differing(net, [found], [whole], size)[1] == 0
 
 
 def odd_layers():
