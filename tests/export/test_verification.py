@@ -141,7 +141,7 @@ def test_each_net_size_and_setting_has_its_own_note(monkeypatch):
         patch.setattr(torch, "get_num_threads", lambda: 99)
         others.append(about())
     with monkeypatch.context() as patch:
-        patch.setattr("fullconv.export.verification.version", lambda _: "99.0")
+        patch.setattr("fullconv.export.verified.version", lambda _: "99.0")
         others.append(about())
     assert len({about(), *others}) == 1 + len(others)
     channels_last = ColourNet().to(memory_format=torch.channels_last)

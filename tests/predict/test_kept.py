@@ -171,7 +171,7 @@ def test_what_the_net_has_to_do_is_left_to_it(asked, monkeypatch, tmp_path):
         with monkeypatch.context() as patched:
             if settings is not damaged:  # too large for the memory
                 patched.setattr("fullconv.predict.room.available_memory", lambda: 1 << 20)
-            assert label_by_kept(settings, reporter=None) is None
+            assert label_by_kept(settings, kept_place(settings), reporter=None) is None
     assert not list((tmp_path / "none").iterdir())
 
 

@@ -121,6 +121,11 @@ def cache_folder() -> Path | None:
     return folder if folder.is_absolute() else None
 
 
+def is_left_over(name: str) -> bool:
+    """Tell whether a file's name is that of one that `replacing` was stopped from writing."""
+    return re.fullmatch(r"\..+\.\d+\.tmp", name) is not None
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it to disk and rename it over `path`.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import glob
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from fullconv.base.errors import FullconvError
-from fullconv.base.remote import failing_in_a_line, filesystem, read
+from fullconv.base.remote import failing_in_a_line, filesystem, is_remote, read
 
 _WEB = ("http://", "https://")
 
@@ -41,6 +41,11 @@ class Remote:
             FullconvError: it can't be read; the message names it.
         """
         return read(self.url)
+
+
+def file_at(text: str) -> Path | Remote:
+    """Return the file that a path or an address means, there or not."""
+    return Remote(text) if is_remote(text) else Path(text)
 
 
 def path_of(url: str) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fullconv.base.errors import FullconvError
-from fullconv.base.files import replacing
+from fullconv.base.files import is_left_over, replacing
 from fullconv.base.packed import Part
 from fullconv.base.pipeline import ahead
 from fullconv.base.progress import SILENT, Reporter
@@ -30,6 +30,7 @@ from fullconv.data.listing import Listing, Sample
 from fullconv.data.shard_index import INDEX, Line, last_line
 
 SHARD_BYTES = 1_000_000_000
+_SHARD = r"\w+-\d{6,}\.tar"  # its name
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,8 @@ def _require_free(out: Path, about: bytes) -> None:
 
 def _shards_in(out: Path) -> list[Path]:
     """Return shards, and what is left of one that was being written."""
-    pattern = r"\w+-\d{6,}\.tar|\..+\.\d+\.tmp"
-    paths = out.iterdir() if out.is_dir() else ()
-    return [path for path in paths if re.fullmatch(pattern, path.name)]
+    names = [path.name for path in out.iterdir()] if out.is_dir() else []
+    return [out / name for name in names if re.fullmatch(_SHARD, name) or is_left_over(name)]
 
 
 def _listings(folder: DatasetFolder) -> Iterator[tuple[str, Listing]]:

@@ -115,7 +115,7 @@ def compare(net: FCN, export: OpenedExport, samples: Iterable[Sample], limits: L
             share = same / max(clear, 1) if clear else 1.0
             apart = 0.0
             if export.about.output != "labels":
-                apart = float(np.abs(found[name] - expected).max()) / _largest(expected)
+                apart = difference(found[name], expected)
             if limits.each and (share < limits.labels or not apart <= limits.scores):
                 raise _disagreement(sample, name, share, apart, limits)
             equal, compared, worst = equal + same, compared + clear, max(worst, apart)
@@ -137,6 +137,11 @@ def _labels(found: NDArray[Any], scores: NDArray[Any], margin: float) -> tuple[i
     apart = best[:, -1] - best[:, 0] if best.shape[1] > 1 else np.full(labels.shape, np.inf)
     clear = apart > margin * _largest(scores)
     return int((labels == scores.argmax(1))[clear].sum()), int(clear.sum())
+
+
+def difference(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Return how far scores are from those expected at most, in shares of the largest of these."""
+    return float(np.abs(found - expected).max()) / _largest(expected)
 
 
 def _largest(scores: NDArray[Any]) -> float:

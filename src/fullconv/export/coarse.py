@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fullconv.net.described import Size
 from fullconv.net.fcn import FCN
 
-Size = tuple[int, int]
 ODD = (97, 131)  # pixels; an example that fits no stride, so that no converter takes it for a rule
 
 

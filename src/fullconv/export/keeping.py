@@ -11,12 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from fullconv.base.errors import one_line
 from fullconv.base.files import write_text
-from fullconv.export.agreement import LIMITS, DisagreementError, compare, scores_nothing
+from fullconv.base.runtime import inference
+from fullconv.export.agreement import (
+    LIMITS,
+    DisagreementError,
+    compare,
+    difference,
+    scores_nothing,
+)
 from fullconv.export.formats import FORMATS
 from fullconv.export.kept import KeptGraph, KeptNote, KeptPlace, digest_of, remove_oldest
 from fullconv.export.metadata import ExportMetadata
@@ -98,16 +102,16 @@ def _compared(
     graph = KeptGraph(place.graph, note)
     graph.outputs(images[0][None])
     ready = clock()
+    found = [graph.labels_and_cells(image[None]) for image in images]
+    seconds = (clock() - ready) / len(images)
     equal = pixels = 0
-    for image in images:
-        labels, cells = graph.labels_and_cells(image[None])
-        with torch.no_grad():
+    for image, (labels, cells) in zip(images, found, strict=True):
+        with inference():
             scores = net.for_inference().coarse_of_image(image)
-        truth = net.label(image)
+            truth = net.labels([scores], (image.shape[0], image.shape[1]))
         for name, own in labels.items():
             _require_close(scores[name].numpy(), cells[name], Sample("the photograph", image[None]))
             equal, pixels = equal + int((own[0] == truth[name]).sum()), pixels + own.size
-    seconds = (clock() - ready) / len(images)
     compare(net, graph, list(generated(net)), LIMITS["fp32"])
     return Verification(
         config=note.verification.config,
@@ -119,6 +123,6 @@ def _compared(
 
 def _require_close(expected: Any, found: Any, sample: Sample) -> None:
     """Raise DisagreementError unless coarse scores are the net's."""
-    apart = np.abs(expected - found).max() / max(float(np.abs(expected).max()), 1.0)
+    apart = difference(found, expected)
     if not apart <= LIMITS["fp32"].scores:
         raise DisagreementError(f"its coarse scores differ from torch's by {apart:.1e}", sample)

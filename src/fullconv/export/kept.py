@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,14 +22,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fullconv.base.errors import FullconvError
 from fullconv.base.files import cache_folder
 from fullconv.export.opened import SUFFIXES, OpenedExport
-from fullconv.export.verified import Verification
+from fullconv.export.verified import Verification, versions
 from fullconv.geometry import Alignment
 from fullconv.net.certainty import unsure_share
 from fullconv.net.described import Pixels, Size
 
 FORMAT = 1  # of what is kept
 FILES = ("model.safetensors", "config.json")  # of a model folder, which decide on its labels
-PACKAGES = ("fullconv", "torch", "openvino", "onnxruntime")
 MOST_WEIGHTS = 256 << 20  # bytes; what larger nets take for a photo outweighs their start
 FIRST = {".onnx": ("onnx", "onnxruntime"), ".xml": ("openvino",)}  # which start is the soonest
 
@@ -113,7 +111,7 @@ class KeptPlace:
         with suppress(OSError):
             if cache and suffix and (model / FILES[0]).stat().st_size <= MOST_WEIGHTS:
                 digests = [digest_of(model / name) for name in FILES]
-                text = json.dumps([FORMAT, suffix, digests, [_version(each) for each in PACKAGES]])
+                text = json.dumps([FORMAT, suffix, digests, [*versions().values()]])
                 name = hashlib.sha256(text.encode()).hexdigest()[:32]
                 return cls(cache / "graphs" / name, suffix)
         return None
@@ -183,10 +181,3 @@ def remove_oldest(folder: Path, most: int) -> None:
             taken += sum(path.stat().st_size for path in own)
             for path in own if taken > most else ():
                 path.unlink(missing_ok=True)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

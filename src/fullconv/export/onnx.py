@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fullconv.export.coarse import CoarseScores, Size, example_of
+from fullconv.export.coarse import CoarseScores, example_of
 from fullconv.export.metadata import IMAGE, KEY, ExportMetadata
 from fullconv.export.whole import Exported
+from fullconv.net.described import Size
 from fullconv.net.fcn import FCN
 
 OPSET = 17  # which all runtimes know

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fullconv.export.coarse import CoarseScores, Size, example_of
+from fullconv.export.coarse import CoarseScores, example_of
 from fullconv.export.metadata import KEY, ExportMetadata
 from fullconv.export.openvino_core import import_openvino
 from fullconv.export.whole import Exported
+from fullconv.net.described import Size
 from fullconv.net.fcn import FCN
 
 

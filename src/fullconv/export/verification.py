@@ -11,7 +11,6 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,8 @@ from pydantic import BaseModel, ValidationError
 
 from fullconv.base.errors import one_line
 from fullconv.base.files import cache_folder, write_json
-from fullconv.export.verified import EngineConfig, Verification
+from fullconv.export.verified import EngineConfig, Verification, versions
+from fullconv.net.described import Pixels
 from fullconv.net.folder import digest
 
 if TYPE_CHECKING:
@@ -30,10 +30,8 @@ if TYPE_CHECKING:
 
 NOTES = "engines.json"
 MOST_NOTES = 64  # in a file: image sizes, machines and versions
-PACKAGES = ("fullconv", "torch", "openvino", "onnxruntime")
 SECONDS = 0.3  # that samples are labelled again and again to measure an engine
 
-Pixels = NDArray[np.uint8 | np.float32]
 LabelsByHead = Mapping[str, NDArray[np.uint8]]
 LabelAll = Callable[[Sequence[Pixels]], Iterable[LabelsByHead]]
 
@@ -119,7 +117,7 @@ class Notes:
             "shape": list(shape),
             "kind": kind,
             "machine": _machine(net),
-            "versions": {name: _version(name) for name in PACKAGES},
+            "versions": versions(),
         }
         cache = cache_folder()
         self.paths = [
@@ -169,10 +167,3 @@ def _machine(net: FCN) -> dict[str, Any]:
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

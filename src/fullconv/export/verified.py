@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -29,6 +30,7 @@ class EngineConfig:
 
 
 REFERENCE = EngineConfig("torch")
+PACKAGES = ("fullconv", "torch", "openvino", "onnxruntime")
 
 
 class Verification(BaseModel):
@@ -49,3 +51,15 @@ class Verification(BaseModel):
     seconds: float = 0.0
     agreement: float = 0.0
     failure: str | None = None
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of what an engine's worth depends on; None of what isn't installed."""
+    return {package: _version(package) for package in PACKAGES}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -13,7 +13,7 @@ from fullconv.base.errors import FullconvError
 from fullconv.base.files import files_below
 from fullconv.base.images import IMAGE_SUFFIXES, fetched
 from fullconv.base.remote import is_remote
-from fullconv.base.remote_files import Remote, files_at, path_of
+from fullconv.base.remote_files import Remote, file_at, files_at, path_of
 
 LIST = ".txt"
 
@@ -99,7 +99,7 @@ def _elsewhere(url: str, out: str) -> Iterator[tuple[Remote, str]]:
 
 def _listed(text: str) -> Iterator[tuple[Path | Remote, str]]:
     """Yield the images of a list's lines."""
-    content = fetched(Remote(text) if is_remote(text) else Path(text)).content.read()
+    content = fetched(file_at(text)).content.read()
     lines = [line for line in content.decode("utf-8", "surrogateescape").splitlines() if line]
     paths = [_parts(line) for line in lines]
     for line, parts in zip(lines, paths, strict=True):
@@ -110,7 +110,7 @@ def _listed(text: str) -> Iterator[tuple[Path | Remote, str]]:
     common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     for line, parts in zip(lines, paths, strict=True):
         name = PurePosixPath(*parts[common:]).with_suffix("").as_posix()
-        yield Remote(line) if is_remote(line) else Path(line), name
+        yield file_at(line), name
 
 
 def _parts(line: str) -> tuple[str, ...]:

@@ -69,14 +69,15 @@ def kept_place(settings: PredictSettings) -> KeptPlace | None:
     return KeptPlace.of(folder) if plain and folder is not None and folder.is_dir() else None
 
 
-def label_by_kept(settings: PredictSettings, reporter: Reporter) -> Prediction | None:
-    """Label images by a kept graph (see `fullconv.predict.run.run`).
+def label_by_kept(
+    settings: PredictSettings, place: KeptPlace | None, reporter: Reporter
+) -> Prediction | None:
+    """Label images by the graph at `kept_place` (see `fullconv.predict.run.run`).
 
     Returns:
         None where there is none, or the net itself is needed: what is asked for goes beyond labels,
         images are many or may go by tiles. Nothing was written then.
     """
-    place = kept_place(settings)
     graph = place.opened() if place is not None else None
     if graph is None:
         return None

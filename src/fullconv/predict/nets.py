@@ -26,11 +26,12 @@ from fullconv.predict.video import Films, is_film
 from fullconv.predict.windowed import first_windows, label_raster, needs_windows, windows_in
 
 
-def label_by_net(settings: PredictSettings, reporter: Reporter) -> Prediction:
-    """Label images by a net (see `fullconv.predict.run.run`)."""
+def label_by_net(
+    settings: PredictSettings, place: KeptPlace | None, reporter: Reporter
+) -> Prediction:
+    """Label images by a net, and keep its graph at `place` (see `fullconv.predict.run.run`)."""
     check(settings.engine, settings.precision, settings.device)
     _check_format(settings)
-    place = kept_place(settings)
     net = loaded(settings.model, settings.engine, settings.device, trust=settings.trust)
     memory = Memory(net, settings.memory, tta=settings.tta, tiling=settings.tiling)
     reader = net.preprocessing.reader(settings.reader)

@@ -15,8 +15,7 @@ from PIL import Image
 
 from fullconv.base.files import replacing
 from fullconv.base.palette import Colour, palette_image
-
-Size = tuple[int, int]  # height and width in pixels
+from fullconv.net.described import Size
 
 TINT = 0.45  # share of the class's colour in an overlay
 BOUNDARY = 0.6  # brightness of the lines between classes

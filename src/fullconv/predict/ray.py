@@ -33,7 +33,7 @@ from fullconv.predict.jobs import Job, make_folders, plan
 from fullconv.predict.manifest import DONE, NAME, Heads, Known, Manifest, known, row, table_of
 from fullconv.predict.memory import Memory
 from fullconv.predict.nets import folder_of, loaded
-from fullconv.predict.outcome import Places, Prediction
+from fullconv.predict.outcome import Places, Prediction, several
 from fullconv.predict.pool import READING, Pool, pool_for
 from fullconv.predict.reading import read_files
 from fullconv.predict.room import Tiling
@@ -86,7 +86,8 @@ def run_on_ray(
     net = loaded(settings.model, settings.engine, settings.device, trust=settings.trust)
     heads = {name: tuple(head.classes) for name, head in net.heads.items()}
     place = on.elsewhere or os.path.abspath(settings.out)  # noqa: PTH100 (links stay)
-    jobs = _jobs(settings, on, heads, reporter)
+    folders = several(net)
+    jobs = _jobs(settings, on, folders, reporter)
     store, files = store_at(place), _model_files(settings.model)
     if on.elsewhere is not None:
         _require_writable(store)
@@ -96,7 +97,8 @@ def run_on_ray(
     todo = _missing(jobs, earlier, names)
     config, found, samples = _engine(net, settings, earlier, todo)
     manifest = Manifest(store, heads, about | {"engine": asdict(config)})
-    work = _Work(todo, _orders(settings, files, (config, samples), heads, place), on, net)
+    orders = _orders(settings, files, (config, samples), net, place)
+    work = _Work(todo, orders, on, heads)
     with reporter.bar(len(jobs), "predict", done=len(jobs) - len(todo)) as bar:
         _do(work, manifest, bar)
     whole = manifest.close()
@@ -105,7 +107,7 @@ def run_on_ray(
         dict(net.heads.items()),
         config,
         found,
-        _places(place, heads, scores=settings.scores),
+        _places(place, folders, scores=settings.scores),
     )
 
 
@@ -138,14 +140,14 @@ def _require(settings: PredictSettings) -> None:
 
 
 def _jobs(
-    settings: PredictSettings, on: RaySettings, heads: Heads, reporter: Reporter
+    settings: PredictSettings, on: RaySettings, heads: tuple[str, ...], reporter: Reporter
 ) -> tuple[Job, ...]:
     """Plan a job for each image; its folders are made where they are of this machine."""
     jobs = plan(
         settings.inputs,
         settings.out,
         scores=settings.scores,
-        heads=tuple(heads) if len(heads) > 1 else (),
+        heads=heads,
         elsewhere=on.elsewhere,
         reporter=reporter,
     )
@@ -243,18 +245,18 @@ def _orders(
     settings: PredictSettings,
     files: Mapping[str, bytes],
     engine: tuple[EngineConfig, Sequence[Pixels]],
-    heads: Heads,
+    net: FCN,
     place: str,
 ) -> Orders:
     return Orders(
         model=files,
         trust=settings.trust,
-        device=settings.device,
+        device=net.device.type,
         config=engine[0],
         samples=engine[1],
         tta=settings.tta,
         scores=settings.scores,
-        heads=tuple(heads) if len(heads) > 1 else (),
+        heads=several(net),
         reader=settings.reader,
         memory=settings.memory,
         tiling=settings.tiling,
@@ -267,10 +269,8 @@ def _orders(
 class _Work:
     """The images that are missing, on their way through a cluster."""
 
-    def __init__(self, todo: Sequence[Job], orders: Orders, on: RaySettings, net: FCN) -> None:
-        self._todo, self._orders, self._on = todo, orders, on
-        self._device = net.device.type
-        self._heads = {name: tuple(head.classes) for name, head in net.heads.items()}
+    def __init__(self, todo: Sequence[Job], orders: Orders, on: RaySettings, heads: Heads) -> None:
+        self._todo, self._orders, self._on, self._heads = todo, orders, on, heads
 
     def tables(self) -> Generator[pa.Table]:
         """Yield rows of the manifest, as images are done.
@@ -288,7 +288,7 @@ class _Work:
             yield table_of([_unnamed(job, self._heads) for job in unnamed], self._heads)
         able = [job for job in self._todo if job.name in left]
         with connected(self._on.address) as nodes:
-            pool = pool_for(nodes, self._on.actors, gpus=self._device == "cuda")
+            pool = pool_for(nodes, self._on.actors, gpus=self._orders.device == "cuda")
             try:
                 for table in watched(self._from_pool(able, pool), self._on.patience):
                     left.difference_update(table.column("name").to_pylist())
@@ -313,7 +313,7 @@ class _Work:
             pa.Table.from_pylist([{"name": job.name, "path": _path(job)} for job in batch], columns)
             for batch in batches(able, pool.actors)
         ]
-        orders = ray.put(replace(self._orders, device=self._device, a_node=pool.a_node))
+        orders = ray.put(replace(self._orders, a_node=pool.a_node))
         whole = {"batch_size": None, "batch_format": "pyarrow"}
         dataset = (
             ray.data.from_arrow(tables)
@@ -385,6 +385,6 @@ def _summary(whole: pa.Table, jobs: Sequence[Job], heads: Heads) -> Summary:
     return Summary(len(jobs), len(failures), pixels, unsure, tuple(failures))
 
 
-def _places(place: str, heads: Heads, *, scores: bool) -> Places:
-    below = f"{place}/{{{','.join(heads)}}}" if len(heads) > 1 else place
+def _places(place: str, heads: tuple[str, ...], *, scores: bool) -> Places:
+    below = f"{place}/{{{','.join(heads)}}}" if heads else place
     return Places(below, f"{below}/overlay", f"{place}/{NAME}", f"{below}/scores" * scores or None)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fullconv.base.errors import FullconvError, one_line
 from fullconv.base.images import fetched
 from fullconv.base.pipeline import ahead
-from fullconv.base.remote import is_remote
-from fullconv.base.remote_files import Remote
+from fullconv.base.remote_files import file_at
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,7 +35,7 @@ def read_files(batch: pa.Table) -> pa.Table:
 def _content(path: str) -> tuple[bytes | None, str | None]:
     """Return the bytes of a file, or why there are none."""
     try:
-        file = fetched(Remote(path) if is_remote(path) else Path(path))
+        file = fetched(file_at(path))
     except FullconvError as error:
         return None, str(error)
     except Exception as error:  # nothing that one file has may stop the others

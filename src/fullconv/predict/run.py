@@ -27,12 +27,14 @@ def run(settings: PredictSettings, reporter: Reporter = SILENT) -> Prediction:
         from fullconv.predict.exports import label_by_export
 
         return label_by_export(settings, reporter)
+    place = None
     if settings.cold:
-        from fullconv.predict.kept import label_by_kept
+        from fullconv.predict.kept import kept_place, label_by_kept
 
-        prediction = label_by_kept(settings, reporter)
+        place = kept_place(settings)
+        prediction = label_by_kept(settings, place, reporter)
         if prediction is not None:
             return prediction
     from fullconv.predict.nets import label_by_net  # which imports torch, as all else need not
 
-    return label_by_net(settings, reporter)
+    return label_by_net(settings, place, reporter)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import platform
-import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +17,7 @@ from pydantic import ValidationError
 
 import fullconv
 from fullconv.base.errors import FullconvError
-from fullconv.base.files import write_text
+from fullconv.base.files import is_left_over, write_text
 from fullconv.base.processes import ALONE, Processes
 from fullconv.base.remote import RemotePath, place
 from fullconv.base.settings import first_mistake, read_yaml
@@ -139,7 +138,7 @@ class Record:
     def clear(self) -> None:
         """Remove what a process left that was killed while it wrote."""
         for leftover in self.out.rglob(".*.tmp"):
-            if re.fullmatch(r"\..+\.\d+\.tmp", leftover.name):
+            if is_left_over(leftover.name):
                 leftover.unlink(missing_ok=True)
 
     @property
