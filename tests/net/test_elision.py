@@ -6,6 +6,7 @@ import copy
 import functools
 import warnings
 from collections import OrderedDict
+from operator import lt
 
 import pytest
 import torch
@@ -317,6 +318,17 @@ def test_cells_that_see_an_image_of_500_pixels():
         assert rows.held[node] == columns.held[node]
         extra = len(rows.held[node]) - len(rows.seeing(node))
         assert 0 <= extra <= 2
+
+
+def test_no_window_lies_in_a_convolutions_own_padding_alone():
+    """For such padding oneDNN has no kernel of matrix tiles; the rest is no zeros to be merged."""
+    layers = list(elided(net_of("vgg", 8), (500, 500)).modules())
+    convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+    assert {layer.padding for layer in convolutions if layer.kernel_size == (3, 3)} >= {(2, 2)}
+    for layer in convolutions:
+        assert all(map(lt, layer.padding, layer.kernel_size)), layer
+    apart = [layer for layer in layers if isinstance(layer, nn.ConstantPad2d) and layer.value]
+    assert sum(sum(layer.padding) for layer in apart) == 4 + 2 + 2 + 4  # conv1_2, 2_1, 3_1, 4_3
 
 
 @pytest.mark.parametrize("kind", CLASSIFIERS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from operator import le
 from pathlib import Path
 from typing import Any
 
@@ -106,4 +107,38 @@ def _convert(function: Callable[..., tuple[Tensor, ...]], examples: Sequence[Ten
         # Tracing is deprecated, but its successor takes five times as long; and of modules it asks
         # for attributes that not every net has, of functions it doesn't.
         traced = torch.jit.trace(function, tuple(examples), check_trace=False)  # type: ignore[no-untyped-call]
-        return import_openvino().convert_model(traced, example_input=tuple(examples))
+        graph = import_openvino().convert_model(traced, example_input=tuple(examples))
+    _simplify_poolings(graph)
+    return graph
+
+
+def _simplify_poolings(graph: Any) -> None:
+    """Put poolings of opset 1 in the place of those that round up as torch does, if they are equal.
+
+    In torch's way OpenVINO works out where maxima lay, though nobody asks for it; and its int8
+    doesn't pass such a pooling: the convolution after it would compute in float32.
+    """
+    import_openvino()
+    from openvino import opset1
+
+    for pool in graph.get_ordered_ops():
+        if pool.get_type_name() != "MaxPool" or not _is_simple(pool):
+            continue
+        how = pool.get_attributes()
+        slides = [how[name] for name in ("strides", "pads_begin", "pads_end", "kernel")]
+        simple = opset1.max_pool(pool.input_value(0), *slides, "ceil")
+        simple.set_friendly_name(pool.get_friendly_name())
+        pool.output(0).replace(simple.output(0))
+
+
+def _is_simple(pool: Any) -> bool:
+    """Tell whether a pooling rounds up as torch does, to what opset 1 gives.
+
+    There its last window may lie in padding alone; without padding, and if no values lie between
+    windows, none does.
+    """
+    how = pool.get_attributes()
+    reaching = not any(how["pads_end"]) and all(map(le, how["strides"], how["kernel"]))
+    dilated = any(each != 1 for each in how.get("dilations", ()))
+    asked = any(output.get_target_inputs() for output in pool.outputs()[1:])
+    return how["rounding_type"] == "ceil_torch" and reaching and not dilated and not asked

@@ -39,10 +39,20 @@ class TwinBySize:
     """
 
     def __init__(
-        self, net: FCN, convolution: Callable[[nn.Parameter], nn.Parameter] | None = None
+        self,
+        net: FCN,
+        convolution: Callable[[nn.Parameter], nn.Parameter] | None = None,
+        *,
+        elides: bool = True,
     ) -> None:
-        """Twin a net; `convolution` is `inference_twin`'s."""
-        self._pays = net.vertical.edge == "zero"
+        """Twin a net.
+
+        Args:
+            net: the net.
+            convolution: see `inference_twin`.
+            elides: False: all twins are for any size.
+        """
+        self._pays = elides and net.vertical.edge == "zero"
         self._seen: Counter[Size] = Counter()
         self._chosen: set[Size] = set()
         self._lock = threading.Lock()

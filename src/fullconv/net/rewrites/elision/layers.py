@@ -16,6 +16,11 @@ from fullconv.net.fcn import FCN, Scores
 from fullconv.net.rewrites.elision.plan import POOLS, ElisionPlan
 from fullconv.net.surgery import with_parts
 
+# What convolutions add to sums that it doesn't change. Zeros OpenVINO and ONNX Runtime would make
+# the convolution's own padding, and where a window may lie in padding alone, oneDNN has no kernel
+# for a processor's matrix tiles (AMX): it would take two to five times as long.
+ALMOST_ZERO = 1e-30
+
 
 def elided(net: FCN, size: tuple[int, int]) -> Elided:
     """Return a module that does for images of one size what `net.coarse` does, with less work.
@@ -166,14 +171,16 @@ def _surrounded(plan: ElisionPlan, node: fx.Node, blank: Blank) -> nn.Module:
     left, right, top, bottom = plan.margins(node, source)
     constant, down, across = blank.constant(source), 0, 0
     slide: list[nn.Module]
-    shifts = max(left, right, top, bottom) > 0 and bool(constant.any())
+    shifts, beyond = max(left, right, top, bottom) > 0 and bool(constant.any()), False
     if isinstance(layer, nn.Conv2d):
-        down, across = max(0, min(top, bottom)), max(0, min(left, right))
+        most_down, most_across = (axis.windows[node].extent - 1 for axis in plan.axes)
+        down, across = max(0, min(top, bottom, most_down)), max(0, min(left, right, most_across))
+        beyond = max(top, bottom) > most_down or max(left, right) > most_across
         slide = [_convolution(layer, (down, across), constant if shifts else None)]
     else:
         slide = [_pooling(layer), *([Plus(constant)] if shifts else [])]
-    uneven = (left - across, right - across, top - down, bottom - down)
-    pad = [nn.ZeroPad2d(uneven)] if any(uneven) else []
+    rest = (left - across, right - across, top - down, bottom - down)
+    pad = [nn.ConstantPad2d(rest, ALMOST_ZERO if beyond else 0.0)] if any(rest) else []
     shift = [Plus(-constant, in_place=_is_sole(plan.network, source))] if shifts else []
     return nn.Sequential(*shift, *pad, *slide)
 
