@@ -22,7 +22,8 @@ from matplotlib.figure import Figure
 from fullconv.base.files import replacing
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+# Another machine's results lie beside those of the machine that the docs are about.
+RESULTS = Path(os.environ.get("BENCHMARK_RESULTS", ROOT / "benchmarks" / "results"))
 DOCS = ROOT / "docs"
 
 Row = dict[str, str]
@@ -71,7 +72,7 @@ class Results:
         self._write()
 
     def _write(self) -> None:
-        self.path.parent.mkdir(exist_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(self.rows[0]), lineterminator="\n")
             writer.writeheader()

@@ -1,6 +1,6 @@
 """A training step against plain PyTorch: the same net, interpolate + cross_entropy, AdamW.
 
-    python -m benchmarks.speed.training [--rounds 3]
+    python -m benchmarks.speed.training [--rounds 3] [--cases MobileNetV2 ...]
 
 Each variant runs in a process of its own, in turns: plain float32 eager, the same in channels_last,
 plain bfloat16 autocast in channels_last, and fullconv's step (`take_step`'s parts: coarse loss,
@@ -66,13 +66,14 @@ def main() -> None:
     """Measure every variant of every case, print and write them."""
     parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cases", nargs="+", default=[""], help="those whose names begin so")
     parser.add_argument("--measure", nargs=2, metavar=("CASE", "VARIANT"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.measure:
         print(json.dumps(measure(*asked.measure)))
         return
     rows = []
-    for case in CASES:
+    for case in (case for case in CASES if case.startswith(tuple(asked.cases))):
         named = (*VARIANTS, *WITHOUT) if case == next(iter(CASES)) else VARIANTS
         variants = [name for name in named if LOW or not name.endswith("bf16")]
         found: dict[str, list[tuple[float, float]]] = {variant: [] for variant in variants}

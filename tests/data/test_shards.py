@@ -6,6 +6,7 @@ import json
 import os
 import tarfile
 from collections import Counter
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from dataset_folders import add_sample, labels, write_dataset, write_rich
 from file_server import serving
 from packed import pack, uploaded
 from PIL import Image
+from s3_server import s3_served
 
 from fullconv.base.errors import FullconvError
 from fullconv.base.processes import Processes
@@ -162,6 +164,27 @@ def test_a_web_server_that_knows_ranges(root: Path, shards: Path) -> None:
         web.ranges, split = False, DatasetFolder(f"{web.address}/s").split("train")
         with pytest.raises(FullconvError, match=r"0\.tar: gave [\d,]+ bytes where .* no ranges"):
             split[0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not all(map(find_spec, ("moto", "s3fs"))), reason="needs moto and s3fs")
+def test_an_s3_server(root: Path, shards: Path) -> None:
+    """Read, checked, loaded by workers, and a shard that went missing is named."""
+    with s3_served("shards"):
+        bucket = fsspec.filesystem("s3")
+        bucket.put(f"{shards}/", "shards/street/", recursive=True)
+        split = DatasetFolder("s3://shards/street").split("train")
+        assert_same(DatasetFolder(root).split("train"), split)
+        assert not check_folder("s3://shards/street", quick=True).errors
+        dataset = TrainingDataset(split, lambda image, mask: (image, mask))
+        options: dict[str, Any] = {"part": 2, "workers": 2, "device": torch.device("cpu")}
+        loaded = training_batches(dataset, Batches(10, 2, seed=5), **options)
+        names = {name for batch in islice(loaded, 5) for name in batch.names}
+        loaded.close()
+        assert names == {sample.name for sample in split.samples}
+        bucket.rm("shards/street/train-000001.tar")
+        with pytest.raises(FullconvError, match=r"train-000001\.tar: no such file"):
+            DatasetFolder("s3://shards/street").split("train")
 
 
 # What is written ----------------------------------------------------------------------------------

@@ -10,7 +10,9 @@ from nets import NarrowVGG
 from torch import nn
 
 from fullconv.export import int8
+from fullconv.export.formats import FORMATS
 from fullconv.export.openvino import _convert
+from fullconv.export.whole import WholeNet
 from fullconv.net.fcn import FCN
 from fullconv.predict.engines.openvino_engine import OpenVINO
 
@@ -56,7 +58,8 @@ def test_indices_that_are_asked_for_stay():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not int8.is_installed(), reason="needs nncf")
-def test_in_int8_all_of_a_trunk_is_worked_out():
+@pytest.mark.parametrize("exported", [False, True])
+def test_in_int8_all_of_a_trunk_is_worked_out(exported):
     """Poolings that round up lie between its convolutions."""
     from fullconv.export.openvino_core import core
 
@@ -66,12 +69,18 @@ def test_in_int8_all_of_a_trunk_is_worked_out():
         if isinstance(layer, nn.MaxPool2d):
             layer.ceil_mode = True
     net = FCN(vgg, 32, 3).eval().requires_grad_(False)
-    graph = OpenVINO("int8", [image])._converted(net, image.dtype, None)
-    layers = int8.openvino_layers(graph).convolutions
+    if exported:
+        form = FORMATS["openvino"]
+        graph = form.convert(WholeNet(net, "labels", form.best))
+        (name,) = graph.inputs[0].get_names()
+        graph = int8.quantised(graph, form.layers(graph), [{name: image[None]}])
+    else:
+        graph = OpenVINO("int8", [image])._converted(net, image.dtype, None)
     run = core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     types = {
         op.get_friendly_name(): op.get_rt_info()["runtimePrecision"].value
         for op in run.get_runtime_model().get_ops()
         if op.get_rt_info()["layerType"].value == "Convolution"
     }
-    assert {types[name] for name in layers} <= {"u8", "i8"}
+    layers = int8.openvino_layers(graph).convolutions
+    assert len(layers) == 15 and {types[name] for name in layers} <= {"u8", "i8"}
