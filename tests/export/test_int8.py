@@ -9,15 +9,17 @@ from nets import NarrowVGG
 from PIL import Image
 
 from fullconv.base.errors import FullconvError, WorkFailedError
-from fullconv.base.progress import SILENT
+from fullconv.base.progress import SILENT, Reporter
 from fullconv.data.folder import DatasetFolder
 from fullconv.export import attempt, int8
 from fullconv.export.attempt import QuantisedAttempt
 from fullconv.export.formats import FORMATS as BY_NAME
 from fullconv.export.int8 import Layers, calibration_split
 from fullconv.export.opened import OpenedExport
+from fullconv.export.run import ExportSettings, export
 from fullconv.export.whole import WholeNet
 from fullconv.net.fcn import FCN
+from fullconv.predict.engines import is_installed
 
 needs_nncf = pytest.mark.skipif(not int8.is_installed(), reason="needs nncf")
 
@@ -108,6 +110,25 @@ def test_a_trunk_in_int8_keeps_its_labels(form, net, tmp_path, monkeypatch):
         score = net.scores["8"].weight.numel()
         floats = [int(np.prod(each.dims)) for each in graph.initializer if each.data_type == 1]
         assert score in floats  # left as it is
+
+
+@needs_nncf
+@pytest.mark.slow
+@pytest.mark.skipif(not is_installed("onnxruntime"), reason="needs onnxruntime")
+def test_biases_are_corrected_all_at_once_where_they_cant_be_one_by_one(
+    tmp_path, monkeypatch, capsys
+):
+    """SqueezeNet's: one activation that two convolutions read (see findings/)."""
+    monkeypatch.setattr(attempt, "MOST_LOST", 1.0)
+    net = scored_net("squeezenet1_1", 16, heads={"labels": ["a", "b", "c", "d"]})
+    data = write_data(tmp_path / "data", lambda image, _: net.label(image)["labels"])
+    settings = ExportSettings(net, "onnx", tmp_path / "net.onnx", precision="int8", data=data)
+    done = export(settings, Reporter())
+    told = capsys.readouterr().err
+    assert told.count("int8: biases are corrected all at once (") == 1 and "Duplicate" in told
+    image = photo((96, 130))
+    found = OpenedExport(done.path).label(image)["labels"]
+    assert (found == net.label(image)["labels"]).mean() > 0.6
 
 
 # Layers that stay in float

@@ -182,16 +182,25 @@ class QuantisedAttempt(Attempt):
     def graph(self, net: FCN, output: Output | None = None) -> Any:
         """Return the graph in int8."""
         if self._made is None or self._made[0] != self._in_float:
-            self._made = self._in_float, self._quantised(super().graph(net, output))
+            self._made = self._in_float, self._quantised(net, output)
         return self._made[1]
 
-    def _quantised(self, graph: Any) -> Any:
-        layers = self._form.layers(graph)
-        left = [name for group in self._in_float for name in layers.groups()[group]]
-        try:
-            return quantised(graph, layers, self._calibration, left)
-        except Exception as error:  # NNCF raises what it likes
-            raise WorkFailedError(f"this net can't be quantised: {one_line(error)}") from error
+    def _quantised(self, net: FCN, output: Output | None) -> Any:
+        """Return a graph whose biases are corrected layer by layer, or else all at once."""
+        reasons = []
+        for one_by_one in (True, False):
+            graph = super().graph(net, output)  # anew: an attempt may change it
+            layers = self._form.layers(graph)
+            left = [name for group in self._in_float for name in layers.groups()[group]]
+            try:
+                made = quantised(graph, layers, self._calibration, left, one_by_one=one_by_one)
+            except Exception as error:  # NNCF raises what it likes
+                reasons.append(one_line(error))
+                continue
+            if reasons and not self._in_float:  # else it was told before
+                self._reporter.warn(f"int8: biases are corrected all at once ({reasons[0]})")
+            return made
+        raise WorkFailedError(f"this net can't be quantised: {reasons[-1]}")
 
     @functools.cached_property
     def _calibration(self) -> list[Mapping[str, NDArray[Any]]]:

@@ -62,6 +62,8 @@ def quantised(
     layers: Layers,
     images: Sequence[Mapping[str, NDArray[Any]]],
     in_float: Sequence[str] = (),
+    *,
+    one_by_one: bool = True,
 ) -> Any:
     """Return a graph that computes in int8.
 
@@ -70,6 +72,10 @@ def quantised(
         layers: of it.
         images: to calibrate it with, N x H x W x C of each input by its name.
         in_float: names of further layers that are not to be quantised.
+        one_by_one: correct each layer's bias by what those before it do in int8, not in float.
+
+    Raises:
+        Exception: of any kind, as NNCF has it.
     """
     nncf = _nncf()
     left = nncf.IgnoredScope(names=[*layers.others, *in_float], validate=False)
@@ -79,7 +85,7 @@ def quantised(
             nncf.Dataset(images),
             subset_size=len(images),
             ignored_scope=left,
-            fast_bias_correction=False,
+            fast_bias_correction=not one_by_one,
             target_device=nncf.TargetDevice.CPU,
         )
 
