@@ -16,9 +16,9 @@ from fullconv.net.fcn import FCN, Scores
 from fullconv.net.rewrites.elision.plan import POOLS, ElisionPlan
 from fullconv.net.surgery import with_parts
 
-# What convolutions add to sums that it doesn't change. Zeros OpenVINO and ONNX Runtime would make
-# the convolution's own padding, and where a window may lie in padding alone, oneDNN has no kernel
-# for a processor's matrix tiles (AMX): it would take two to five times as long.
+# So little that it changes no sum. Zeros would be merged into the convolution's own padding by
+# OpenVINO and ONNX Runtime; and where a window may lie in padding alone, oneDNN has no kernel for a
+# processor's matrix tiles (AMX): the convolution would take two to five times as long.
 ALMOST_ZERO = 1e-30
 
 
