@@ -44,6 +44,8 @@ from fullconv.predict.video import is_film
 if TYPE_CHECKING:
     import pyarrow as pa
 
+CALLS = 2  # batches that an actor has in hand: while one ends, the next one keeps its cores busy
+
 
 @dataclass(frozen=True)
 class RaySettings:
@@ -323,7 +325,8 @@ class _Work:
             .map_batches(
                 Actor,
                 fn_constructor_args=([orders],),  # in a list, else Ray takes it out itself
-                compute=ActorPoolStrategy(size=pool.actors),
+                compute=ActorPoolStrategy(size=pool.actors, enable_true_multi_threading=True),
+                max_concurrency=CALLS,
                 num_cpus=pool.cpus,
                 num_gpus=pool.gpus,
                 **whole,
