@@ -57,6 +57,16 @@ def assert_same(one: Split, other: Split) -> None:
         assert other.headers(index) == one.headers(index)
 
 
+def loaded_by(workers: int, split: Split) -> set[str]:
+    """Return the names of an epoch of ten images, as workers load them."""
+    dataset = TrainingDataset(split, lambda image, mask: (image, mask))
+    options: dict[str, Any] = {"part": 2, "workers": workers, "device": torch.device("cpu")}
+    loaded = training_batches(dataset, Batches(10, 2, seed=5), **options)
+    names = {name for batch in islice(loaded, 5) for name in batch.names}
+    loaded.close()
+    return names
+
+
 def test_the_same_samples_in_the_same_order(root: Path, shards: Path) -> None:
     folder = DatasetFolder(root)
     for where in (shards, uploaded(shards, "same")):
@@ -154,12 +164,7 @@ def test_a_web_server_that_knows_ranges(root: Path, shards: Path) -> None:
         ranged = [asked for path, asked, _ in web.requests if path.endswith(".tar") and asked]
         assert len(ranged) == 2 * 15  # one an image, one a mask
         web.requests.clear()
-        dataset = TrainingDataset(split, lambda image, mask: (image, mask))
-        options: dict[str, Any] = {"part": 2, "workers": 1, "device": torch.device("cpu")}
-        loaded = training_batches(dataset, Batches(10, 2, seed=5), **options)
-        names = {name for batch in islice(loaded, 5) for name in batch.names}
-        loaded.close()
-        assert names == {sample.name for sample in split.samples}
+        assert loaded_by(1, split) == {sample.name for sample in split.samples}
         assert all(path.endswith(".tar") and asked for path, asked, _ in web.requests)
         web.ranges, split = False, DatasetFolder(f"{web.address}/s").split("train")
         with pytest.raises(FullconvError, match=r"0\.tar: gave [\d,]+ bytes where .* no ranges"):
@@ -176,12 +181,7 @@ def test_an_s3_server(root: Path, shards: Path) -> None:
         split = DatasetFolder("s3://shards/street").split("train")
         assert_same(DatasetFolder(root).split("train"), split)
         assert not check_folder("s3://shards/street", quick=True).errors
-        dataset = TrainingDataset(split, lambda image, mask: (image, mask))
-        options: dict[str, Any] = {"part": 2, "workers": 2, "device": torch.device("cpu")}
-        loaded = training_batches(dataset, Batches(10, 2, seed=5), **options)
-        names = {name for batch in islice(loaded, 5) for name in batch.names}
-        loaded.close()
-        assert names == {sample.name for sample in split.samples}
+        assert loaded_by(2, split) == {sample.name for sample in split.samples}
         bucket.rm("shards/street/train-000001.tar")
         with pytest.raises(FullconvError, match=r"train-000001\.tar: no such file"):
             DatasetFolder("s3://shards/street").split("train")

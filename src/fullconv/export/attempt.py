@@ -178,6 +178,7 @@ class QuantisedAttempt(Attempt):
 
     _in_float: tuple[str, ...] = ()
     _made: tuple[tuple[str, ...], Any] | None = None  # the last one, and its layers in float
+    _one_by_one = True  # whether NNCF is to correct biases so: false once it could not
 
     def graph(self, net: FCN, output: Output | None = None) -> Any:
         """Return the graph in int8."""
@@ -186,21 +187,18 @@ class QuantisedAttempt(Attempt):
         return self._made[1]
 
     def _quantised(self, net: FCN, output: Output | None) -> Any:
-        """Return a graph whose biases are corrected layer by layer, or else all at once."""
-        reasons = []
-        for one_by_one in (True, False):
-            graph = super().graph(net, output)  # anew: an attempt may change it
-            layers = self._form.layers(graph)
-            left = [name for group in self._in_float for name in layers.groups()[group]]
-            try:
-                made = quantised(graph, layers, self._calibration, left, one_by_one=one_by_one)
-            except Exception as error:  # NNCF raises what it likes
-                reasons.append(one_line(error))
-                continue
-            if reasons and not self._in_float:  # else it was told before
-                self._reporter.warn(f"int8: biases are corrected all at once ({reasons[0]})")
-            return made
-        raise WorkFailedError(f"this net can't be quantised: {reasons[-1]}")
+        """Return a graph whose biases are corrected one by one, or else all at once."""
+        graph = super().graph(net, output)
+        layers, one_by_one = self._form.layers(graph), self._one_by_one
+        left = [name for group in self._in_float for name in layers.groups()[group]]
+        try:
+            return quantised(graph, layers, self._calibration, left, one_by_one=one_by_one)
+        except Exception as error:  # NNCF raises what it likes
+            if not one_by_one:
+                raise WorkFailedError(f"this net can't be quantised: {one_line(error)}") from error
+            self._one_by_one = False  # nor for the attempts to come
+            self._reporter.warn(f"int8: biases are corrected all at once ({one_line(error)})")
+            return self._quantised(net, output)
 
     @functools.cached_property
     def _calibration(self) -> list[Mapping[str, NDArray[Any]]]:

@@ -121,9 +121,7 @@ def _simplify_poolings(graph: Any) -> None:
     In torch's way OpenVINO works out where maxima lay, though nobody asks for it; and its int8
     doesn't pass such a pooling: the convolution after it would compute in float32.
     """
-    import_openvino()
-    from openvino import opset1
-
+    opset1 = import_openvino().opset1
     for pool in graph.get_ordered_ops():
         if pool.get_type_name() != "MaxPool" or not _is_simple(pool):
             continue

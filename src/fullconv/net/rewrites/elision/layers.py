@@ -168,19 +168,20 @@ def _values(
 def _surrounded(plan: ElisionPlan, node: fx.Node, blank: Blank) -> nn.Module:
     """Return a sliding layer for an input that goes on beyond its edges as a constant."""
     layer, source = module_of(plan.network, node), plan.sources(node)[0]
-    left, right, top, bottom = plan.margins(node, source)
-    constant, down, across = blank.constant(source), 0, 0
+    left, right, top, bottom = margins = plan.margins(node, source)
+    constant, down, across, apart = blank.constant(source), 0, 0, 0.0
     slide: list[nn.Module]
-    shifts, beyond = max(left, right, top, bottom) > 0 and bool(constant.any()), False
+    shifts = max(margins) > 0 and bool(constant.any())
     if isinstance(layer, nn.Conv2d):
         most_down, most_across = (axis.windows[node].extent - 1 for axis in plan.axes)
         down, across = max(0, min(top, bottom, most_down)), max(0, min(left, right, most_across))
-        beyond = max(top, bottom) > most_down or max(left, right) > most_across
+        if max(top, bottom) > most_down or max(left, right) > most_across:
+            apart = ALMOST_ZERO
         slide = [_convolution(layer, (down, across), constant if shifts else None)]
     else:
         slide = [_pooling(layer), *([Plus(constant)] if shifts else [])]
     rest = (left - across, right - across, top - down, bottom - down)
-    pad = [nn.ConstantPad2d(rest, ALMOST_ZERO if beyond else 0.0)] if any(rest) else []
+    pad = [nn.ConstantPad2d(rest, apart)] if any(rest) else []
     shift = [Plus(-constant, in_place=_is_sole(plan.network, source))] if shifts else []
     return nn.Sequential(*shift, *pad, *slide)
 
