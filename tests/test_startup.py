@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fullconv.cli import VERBS
 from fullconv.export.run import ExportSettings, export
 from fullconv.predict.run import run
 from fullconv.predict.settings import PredictSettings
@@ -58,6 +59,8 @@ def test_predict_imports_no_torchvision(random_model, photograph, tmp_path):
     assert (tmp_path / "out" / "photograph.png").exists()
     assert "torch" in modules
     assert not modules & set(HEAVY.split())
+    verbs = {f"fullconv.cli.{verb}" for verb in VERBS}
+    assert modules & verbs == {"fullconv.cli.predict"}
 
 
 @pytest.mark.slow

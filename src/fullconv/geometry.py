@@ -16,6 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import Literal
 
 from fullconv.base.errors import FullconvError
@@ -200,7 +201,7 @@ class Grid:
             cells = window.least_size(cells)
         return cells
 
-    @property
+    @cached_property
     def shortfall(self) -> int:
         """Pixels by which the least image for n cells exceeds ``stride * n``, at worst over n."""
         return max(self.least_size(cells) - self.stride * cells for cells in range(1, 4))

@@ -22,7 +22,7 @@ from PIL import Image
 from snippets import Block, Forks, Session, blocks, commands, forks, free_port
 
 from fullconv.base.files import cache_folder
-from fullconv.cli import app
+from fullconv.cli import VERBS, command_line
 from fullconv.demo.streets import write_synthetic
 from fullconv.export.web_runtime import runtime_here
 
@@ -37,7 +37,7 @@ NEEDS = {  # of the packages that `dev` has
 }
 RUN = ("bash", "python")
 SHOWN = ("text", "yaml", "json", "ini", "dockerfile")  # which nobody can run
-COMMANDS = typer.main.get_command(app)
+COMMANDS = typer.main.get_command(command_line(*VERBS))
 
 # What a page says, and what is run in its place.
 INSTEAD = (

@@ -23,6 +23,7 @@ from fullconv.data.folder import DatasetFolder
 from fullconv.export.verified import REFERENCE, EngineConfig
 from fullconv.net.head import Head
 from fullconv.net.rewrites.by_size import OFTEN, SPECIAL_SIZES, TwinBySize
+from fullconv.net.surgery import inference_twin
 from fullconv.predict.engines import build, is_installed
 from fullconv.predict.engines.torch_engine import twins_for_torch
 from fullconv.predict.labeller import Labeller
@@ -207,7 +208,7 @@ def test_a_net_with_much_padding_of_any_size(config):
 
 
 def test_sizes_that_a_net_is_elided_for():
-    made = TwinBySize(net(narrow_caffe_vgg(), padding=100))
+    made = TwinBySize(inference_twin(net(narrow_caffe_vgg(), padding=100)))
 
     def special(height):
         return made((height, 7)).size
@@ -217,7 +218,7 @@ def test_sizes_that_a_net_is_elided_for():
     assert SPECIAL_SIZES == 2
     assert [special(8) for _ in range(2 * OFTEN)] == [None] * 2 * OFTEN
     assert (special(5), special(6)) == ((5, 7), (6, 7))
-    usual = TwinBySize(narrow())
+    usual = TwinBySize(inference_twin(narrow()))
     assert [usual((5, 7)).size for _ in range(OFTEN)] == [None] * OFTEN
 
 

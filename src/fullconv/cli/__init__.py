@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import traceback
@@ -9,49 +10,45 @@ import traceback
 import typer
 
 from fullconv.base.errors import FullconvError, ToldElsewhereError
-from fullconv.base.runtime import keep_freed_memory
-from fullconv.cli import (
-    compare,
-    convert,
-    data,
-    demo,
-    describe,
-    evaluate,
-    export,
-    heatmap,
-    predict,
-    push,
-    serve,
-    train,
-)
+from fullconv.base.runtime import keep_freed_memory, seek_cycles_rarely
 from fullconv.cli.options import RayCommand
 from fullconv.cli.signals import INTERRUPTED, Stopped
 from fullconv.cli.streams import log_warnings, settle_streams
 
-app = typer.Typer(
-    name="fullconv",
-    help="Fully convolutional networks: train, evaluate and predict per-pixel labellers.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+VERBS = (  # the files of this folder that are one each
+    "train",
+    "evaluate",
+    "compare",
+    "predict",
+    "describe",
+    "convert",
+    "export",
+    "heatmap",
+    "push",
+    "serve",
+    "demo",
+    "data",
 )
-for verb in (
-    train,
-    evaluate,
-    compare,
-    predict,
-    describe,
-    convert,
-    export,
-    heatmap,
-    push,
-    serve,
-    demo,
-):
-    name = verb.__name__.rpartition(".")[2]
-    app.command(name=name, cls=RayCommand if verb is predict else None)(verb.command)
-app.add_typer(data.app)
+
+
+def command_line(*verbs: str) -> typer.Typer:
+    """Return the command line with some of its verbs, whose files alone are imported."""
+    line = typer.Typer(
+        name="fullconv",
+        help="Fully convolutional networks: train, evaluate and predict per-pixel labellers.",
+        callback=lambda: None,  # without one, typer would take an only verb for granted
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    for name in verbs:
+        verb = importlib.import_module(f"fullconv.cli.{name}")
+        if name == "data":
+            line.add_typer(verb.app)
+        else:
+            line.command(name=name, cls=RayCommand if name == "predict" else None)(verb.command)
+    return line
 
 
 def main() -> None:
@@ -59,10 +56,12 @@ def main() -> None:
     settle_streams()
     log_warnings()
     keep_freed_memory()
+    seek_cycles_rarely()
     if "--quiet" in sys.argv:  # the Hub's client shows its own progress, and reads this first
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    asked = [word for word in sys.argv[1:2] if word in VERBS] or VERBS
     try:
-        code = app(prog_name="fullconv", standalone_mode=False)
+        code = command_line(*asked)(prog_name="fullconv", standalone_mode=False)
         sys.stdout.flush()
     except Stopped as stop:
         code = stop.exit_code

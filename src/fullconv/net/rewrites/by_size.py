@@ -48,8 +48,8 @@ class TwinBySize:
         """Twin a net.
 
         Args:
-            net: the net.
-            convolution: see `inference_twin`.
+            net: an `inference_twin`, which is that for any size.
+            convolution: gives what twins have in place of it (see there).
             elides: False: all twins are for any size.
         """
         self._pays = elides and net.vertical.edge == "zero"
@@ -58,7 +58,8 @@ class TwinBySize:
         self._lock = threading.Lock()
 
         def twin(size: Size | None) -> Twin:
-            return Twin(inference_twin(elided(net, size).net if size else net, convolution), size)
+            made = elided(net, size).net if size else net
+            return Twin(inference_twin(made, convolution) if convolution else made, size)
 
         self._twin = functools.cache(twin)
 

@@ -138,6 +138,7 @@ def build(
 
 def _engine(net: FCN, config: EngineConfig, samples: Sequence[Pixels], at_once: int) -> Engine:
     from fullconv.net.rewrites.by_size import TwinBySize
+    from fullconv.net.surgery import inference_twin
     from fullconv.predict.engines.engine import Engine, Runtime
 
     runtime: Runtime
@@ -162,7 +163,7 @@ def _engine(net: FCN, config: EngineConfig, samples: Sequence[Pixels], at_once: 
         runtime = ONNXRuntime()
     # Elided layers see features less a constant, below zero too, for which int8 has one bit less
     # and slower kernels: it takes the net as it is in a third of the time.
-    twins = TwinBySize(net, elides=config.precision != "int8")
+    twins = TwinBySize(inference_twin(net), elides=config.precision != "int8")
     return Engine(tuple(net.heads), twins, runtime, at_once)
 
 
