@@ -38,8 +38,8 @@ def bytes_a_pixel(net: FCN) -> float:
     """Return how many bytes the layers of a net hold at once for each pixel of its `area`.
 
     A small black image is labelled; what is counted are the tensors that live at the same time.
-    Without data torch would do the same by its compiler, whose import alone takes longer. A batch
-    normalisation takes nothing, since engines fold it into its convolution.
+    Without data torch would do the same by its compiler, whose import alone takes longer; so its
+    convolutions are left out, and batch normalisations, which engines fold into these.
     """
     size, twin = (SMALL, SMALL), net.for_inference()
     image = torch.zeros(1, *size, sum(net.inputs.values()), dtype=torch.uint8, device=net.device)
@@ -83,6 +83,23 @@ def strip_bytes(strips: Strips, tiles: Sequence[range], height: int) -> tuple[fl
     return held / width, (live.most - held) / width
 
 
+def _size_after(
+    features: Tensor,
+    weight: Tensor,
+    _bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[int, ...]:
+    """Return the size, N x C x H x W, of what a convolution gives."""
+    sides = zip(features.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+    return (
+        features.shape[0],
+        weight.shape[0],
+        *((size + 2 * pad - gap * (side - 1) - 1) // by + 1 for size, side, by, pad, gap in sides),
+    )
+
+
 class _Live(TorchDispatchMode):
     """Counts the bytes of the tensors that are alive.
 
@@ -105,11 +122,14 @@ class _Live(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run an operation and count what it makes, or pass a batch normalisation by."""
+        """Run an operation, or make room for what it would give, and count that."""
         if func.overloadpacket in NORMS:
             features = args[0]
             return (features, *(features.new_empty(0) for _ in func._schema.returns[1:]))
-        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket is ATEN.convolution and not args[6]:  # transposed
+            result = args[0].new_empty(_size_after(*args[:6]))
+        else:
+            result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and tensor.untyped_storage() not in self._known:
                 storage = tensor.untyped_storage()
