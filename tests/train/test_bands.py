@@ -16,6 +16,7 @@ from fullconv.train.recipe import read_recipe
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 TRAIN = 48  # images
 MEANS = (400, 3000, 90)  # of the fourth band, by class
+SEAM_TWO_OFF = 30 / 34  # the IU of halves 32 pixels wide whose seam is drawn so many from its place
 
 
 def scene(seed, size=(48, 64)):
@@ -42,7 +43,7 @@ def dataset(root, bands, dtype):
     return root
 
 
-def mean_iu(root, out, epochs=10):
+def mean_iu(root, out, epochs=16):
     recipe = read_recipe(
         "default",
         (f"epochs={epochs}", "batch_size=4", "workers=0", "precision=fp32", "magnify=1", "lr=3e-3"),
@@ -60,7 +61,7 @@ def four(tmp_path_factory):
 
 def test_a_class_that_only_the_fourth_band_shows_is_learnt(four, tmp_path):
     folder, found, root = four
-    assert found > 0.95, found
+    assert found > SEAM_TWO_OFF, found
     _, without = mean_iu(dataset(tmp_path / "data", 3, np.uint16), tmp_path / "run", 3)
     assert without < 0.5
     about = json.loads((folder / "config.json").read_text())["preprocessing"]
