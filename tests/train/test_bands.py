@@ -16,10 +16,9 @@ from fullconv.train.recipe import read_recipe
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 TRAIN = 48  # images
 MEANS = (400, 3000, 90)  # of the fourth band, by class
-SEAM_TWO_OFF = 30 / 34  # the IU of halves 32 pixels wide whose seam is drawn so many from its place
 
 
-def scene(seed, size=(48, 64)):
+def scene(seed, size=(48, 160)):  # wide: a seam one pixel off costs each half little
     """Labels of two halves, and four bands: three of noise, and one that tells them."""
     random = np.random.default_rng(seed)
     halves = random.permutation(3)[:2]
@@ -43,7 +42,7 @@ def dataset(root, bands, dtype):
     return root
 
 
-def mean_iu(root, out, epochs=16):
+def mean_iu(root, out, epochs=14):
     recipe = read_recipe(
         "default",
         (f"epochs={epochs}", "batch_size=4", "workers=0", "precision=fp32", "magnify=1", "lr=3e-3"),
@@ -61,7 +60,7 @@ def four(tmp_path_factory):
 
 def test_a_class_that_only_the_fourth_band_shows_is_learnt(four, tmp_path):
     folder, found, root = four
-    assert found > SEAM_TWO_OFF, found
+    assert found > 0.95, found
     _, without = mean_iu(dataset(tmp_path / "data", 3, np.uint16), tmp_path / "run", 3)
     assert without < 0.5
     about = json.loads((folder / "config.json").read_text())["preprocessing"]
