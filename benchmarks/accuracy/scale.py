@@ -30,7 +30,7 @@ from benchmarks.frame import Results, Row, arguments
 from fullconv.data.folder import DatasetFolder
 from fullconv.net.fcn import load
 from fullconv.train.recipe import read_recipe
-from fullconv.train.scale import scale_for
+from fullconv.train.resolution import resolutions
 from fullconv.train.settings import TrainSettings
 
 ENLARGED_CAMVID = "camvid-enlarged"
@@ -110,7 +110,7 @@ def trained(given: argparse.Namespace, way: Way) -> Row:
     model = Model.trained(out, asked, out.name)
     metrics, net = model.on_test(), load(model.folder)
     default = TrainSettings(data=data, recipe=read_recipe("default"))
-    chosen = default.stride, scale_for(default, DatasetFolder(data))
+    chosen = resolutions(default, DatasetFolder(data))[0]
     return {
         "minutes": model.minutes,
         "epochs": model.epochs,

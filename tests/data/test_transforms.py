@@ -158,6 +158,23 @@ def test_crops_of_magnified_images_show_as_much_less(
     assert default_crop(*size, magnify) == crop
 
 
+@pytest.mark.parametrize(
+    ("size", "magnify", "finer", "crop"),
+    [
+        ((584, 564), 1, 4, (128, 128)),
+        ((320, 320), 1, 4, (96, 96)),
+        ((384, 384), 1, 2, (192, 192)),
+        ((160, 240), 2, 4, (80, 112)),
+        ((360, 480), 1, 1, (352, 480)),
+        ((4000, 3000), 1, 4, (160, 128)),
+    ],
+)
+def test_crops_of_nets_with_finer_cells_show_as_much_less(
+    size: tuple[int, int], magnify: int, finer: int, crop: tuple[int, int]
+) -> None:
+    assert default_crop(*size, magnify, finer=finer) == crop
+
+
 # Several inputs and heads ----------------------------------------------------------------------
 
 INPUTS = {"depth": 1, "color": 3, "hha": 3}

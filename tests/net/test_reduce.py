@@ -26,7 +26,7 @@ from fullconv.data.folder import DatasetFolder
 from fullconv.data.transforms import default_crop, default_reductions, training_transform
 from fullconv.measure.evaluation import evaluate
 from fullconv.train.recipe import read_recipe
-from fullconv.train.scale import judged
+from fullconv.train.resolution import judged
 
 TRUNKS = ("mobilenet_v2", "squeezenet1_1", "narrow vgg")
 

@@ -1,4 +1,4 @@
-"""What a training begins with: magnification, what is frozen or slow, and what the user is told."""
+"""What a training begins with: how finely a net sees, what is frozen, and what one is told."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from fullconv.base.errors import FullconvError
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import Batch, Part
 from fullconv.net.fcn import FCN
-from fullconv.train.advice import about_details, about_magnification, about_precision, hints
+from fullconv.train.advice import about_details, about_precision, about_resolution, hints
 from fullconv.train.nets import target_net
 from fullconv.train.recipe import Recipe, read_recipe
-from fullconv.train.scale import judged
+from fullconv.train.resolution import judged
 from fullconv.train.settings import TrainSettings
 from fullconv.train.state import make_optimizer
 from fullconv.train.step import Objective, take_step
@@ -59,26 +59,92 @@ def test_small_images_are_magnified(
 
 
 @pytest.mark.parametrize(
-    ("side", "width", "model", "overrides", "factor"),
+    ("side", "width", "model", "overrides", "resolution"),
     [
-        (400, 2, "fcn8s", (), 4),
-        (400, 13, "fcn8s", (), 2),
-        (400, 24, "fcn8s", (), 1),
-        (400, 2, "fcn16s", (), 4),
-        (400, 24, "fcn16s", (), 1),  # judged as the FCN-8s that it is compared with
-        (400, 8, "fcn4s", (), 1),
-        (400, 3, "fcn8s", ("magnify=1",), 1),
-        (400, 3, "fcn8s", ("reduce=2",), 1),
-        (1000, 2, "fcn8s", (), 2),  # more would take too long
-        (1300, 2, "fcn8s", (), 1),
+        (400, 2, "fcn8s", (), (2, 1)),
+        (400, 13, "fcn8s", (), (4, 1)),
+        (400, 24, "fcn8s", (), (8, 1)),
+        (400, 2, "fcn16s", (), (16, 4)),
+        (400, 24, "fcn16s", (), (16, 1)),  # judged as the FCN-8s that it is compared with
+        (400, 8, "fcn4s", (), (4, 1)),
+        (400, 2, "fcn4s", (), (2, 1)),
+        (200, 2, "fcn8s", (), (4, 2)),  # smaller than what trunks learnt from
+        (200, 24, "fcn8s", (), (8, 2)),
+        (300, 24, "fcn8s", (), (4, 1)),  # cells as fine as magnification would make them
+        (400, 3, "fcn8s", ("magnify=1",), (8, 1)),
+        (400, 3, "fcn8s", ("magnify=2",), (8, 2)),
+        (400, 3, "fcn8s", ("reduce=2",), (8, 1)),
+        (400, 3, "fcn8s", ("finest=4",), (4, 2)),
+        (400, 24, "fcn8s", ("finest=2",), (2, 1)),
+        (1300, 2, "fcn8s", (), (2, 1)),
     ],
 )
-def test_what_is_too_thin_for_the_cells_is_magnified(
-    tmp_path: Path, side: int, width: int, model: str, overrides: tuple[str, ...], factor: int
+def test_what_is_too_thin_for_the_cells_is_scored_at_finer_strides(
+    tmp_path: Path,
+    side: int,
+    width: int,
+    model: str,
+    overrides: tuple[str, ...],
+    resolution: tuple[int, int],
 ) -> None:
     data = write_stripes(tmp_path, width, (side, side))
     settings = TrainSettings(**asked(data, *overrides, model=model))
-    assert target_net(settings, DatasetFolder(data)).arguments.magnify == factor
+    net = target_net(settings, DatasetFolder(data))
+    assert (net.stride, net.arguments.magnify) == resolution
+
+
+@pytest.mark.parametrize(
+    ("side", "width", "options", "resolution"),
+    [
+        (400, 2, {"staged": True}, (8, 4)),  # whose nets have the strides of their names
+        (400, 13, {"staged": True}, (8, 2)),
+        (400, 24, {"staged": True}, (8, 1)),
+        (1000, 2, {"staged": True}, (8, 2)),  # more would take too long
+        (1300, 2, {"staged": True}, (8, 1)),
+        (400, 2, {"backbone": "timm:test_convnext"}, (4, 2)),  # no layer has stride 2
+    ],
+)
+def test_where_finer_strides_cannot_be_it_is_magnified(
+    tmp_path: Path, side: int, width: int, options: dict[str, Any], resolution: tuple[int, int]
+) -> None:
+    data = write_stripes(tmp_path, width, (side, side))
+    settings = TrainSettings(**asked(data, **options))
+    net = target_net(settings, DatasetFolder(data))
+    assert (net.stride, net.arguments.magnify) == resolution
+
+
+@pytest.mark.parametrize(
+    ("overrides", "options", "wrong"),
+    [
+        (("finest=16",), {}, "finest=16 is coarser than fcn8s: --model fcn16s"),
+        (("finest=4",), {"staged": True}, "name fcn4s there and leave finest out"),
+        (
+            ("finest=4",),
+            {"model": "voc-fcn8s", "backbone": None},
+            "voc-fcn8s has skips of its own: leave finest out",
+        ),
+    ],
+)
+def test_a_finest_stride_that_cannot_be_is_refused(
+    tmp_path: Path, overrides: tuple[str, ...], options: dict[str, Any], wrong: str
+) -> None:
+    data = write_dataset(tmp_path)
+    settings = TrainSettings(**asked(data, *overrides, **options))
+    with pytest.raises(FullconvError, match=wrong):
+        target_net(settings, DatasetFolder(data))
+
+
+@pytest.mark.slow
+def test_a_finer_net_s_strides_last_and_its_crops_show_less(tmp_path: Path) -> None:
+    data = write_stripes(tmp_path / "data", 2, (400, 400))
+    first = trained(tmp_path / "first", asked(data))
+    assert (first.name, fullconv.load(first).stride) == ("fcn8s", 2)
+    record = yaml.safe_load((tmp_path / "first" / "recipe.yaml").read_text())["nets"]["fcn8s"]
+    assert (record["stride"], record["plan"]["crop"]) == (2, [96, 96])
+    for options, stride in (({}, 2), ({"model": "fcn16s"}, 16)):
+        more = {"weights": str(first), "backbone": None, **options}
+        settings = TrainSettings(**asked(data, **more))
+        assert target_net(settings, DatasetFolder(data)).stride == stride
 
 
 @pytest.mark.slow
@@ -131,16 +197,25 @@ def test_frozen_normalisation_keeps_its_statistics(batch_norm: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
-    [((), "4 times as large"), (("magnify=4",), None), (("magnify=1",), None)],
+    ("side", "overrides", "told"),
+    [
+        (40, (), ("4 times as large", "16 times as long")),
+        (40, ("magnify=4",), ()),
+        (40, ("magnify=1",), ()),
+        (400, (), ("as an FCN-2s does",)),
+        (200, (), ("as an FCN-4s does", "2 times as large", "4 times as long")),
+        (200, ("finest=4",), ("2 times as large",)),
+    ],
 )
-def test_who_did_not_ask_for_magnified_images_is_told(
-    tmp_path: Path, overrides: tuple[str, ...], told: str | None
+def test_who_did_not_ask_for_so_fine_a_net_is_told(
+    tmp_path: Path, side: int, overrides: tuple[str, ...], told: tuple[str, ...]
 ) -> None:
-    data = write_scenes(tmp_path / "data", train=2, val=1, size=(40, 60))
+    data = write_stripes(tmp_path, 2, (side, side))
     settings = TrainSettings(**asked(data, *overrides))
-    hint = about_magnification(settings, target_net(settings, DatasetFolder(data)))
-    assert (told in hint and "16 times as long" in hint) if told else hint is None
+    hint = about_resolution(settings, target_net(settings, DatasetFolder(data))) or ""
+    assert bool(hint) == bool(told)
+    assert all(part in hint for part in told)
+    assert ("FCN-" in hint) == any("FCN-" in part for part in told)
 
 
 def test_who_asks_for_emulated_bf16_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

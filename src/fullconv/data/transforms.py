@@ -16,8 +16,10 @@ from fullconv.data.info import COLOR
 
 MOST_PIXELS = 640 * 640  # that a net sees at once in training, if nobody says otherwise
 LEAST_REDUCED = 768 * 768  # pixels that are left of an image that is reduced
-MOST_MAGNIFIED = 768 * 768  # pixels of an image that is magnified, likewise
-LEAST_MAGNIFIED = 48  # pixels on a side of a crop that is seen magnified
+SMALL = 768 * 768  # pixels up to which a magnified image counts as small, likewise
+TINY = 448 * 448  # pixels up to which one does whose things a trunk has never seen as small
+LEAST_SHOWN, LEAST_SEEN = 48, 96  # pixels on a side of a crop, and of it as the net sees it
+USUAL_STRIDE = 8  # of the net that is trained where nobody says otherwise
 COARSEST_STRIDE = 32  # of any trunk
 MEAN_COLOR = (124, 116, 104)  # ImageNet's: about zero after most preprocessing
 MIDDLE, UNMEASURED = 128, 0  # of other bytes, such as HHA; of distances: nothing was measured
@@ -181,37 +183,51 @@ def training_transform(
     return v2.Compose(steps or [v2.Identity()])
 
 
-def default_crop(height: int, width: int, magnify: int = 1, reduce: int = 1) -> tuple[int, int]:
+def default_crop(
+    height: int, width: int, magnify: int = 1, reduce: int = 1, *, finer: int | None = None
+) -> tuple[int, int]:
     """Return the training crop for images of a typical size, in their own pixels.
 
-    About the native size, in its proportions where the net sees more than `MOST_PIXELS` of it. Of
-    images that it sees magnified, a half or a quarter of each side, as they are seen twice or four
-    times as large, though not below `LEAST_MAGNIFIED`: on them a trunk looks less far around, and
-    for the same work a step sees more places. Multiples of 32 of the pixels that the net sees,
+    About the native size, in its proportions where the net sees more than `MOST_PIXELS` of it.
+    Where small or thin things call for finer cells, a half or a quarter of each side, by the larger
+    of the factors that make cells finer, magnification and finer strides, though not below
+    `LEAST_SHOWN` nor, as the net sees it, `LEAST_SEEN`: what is small is known by what is near, and
+    for the same work more steps see more places. Multiples of 32 of the pixels that the net sees,
     except for sides below that.
+
+    Args:
+        height: of the images in pixels.
+        width: likewise.
+        magnify: how many times larger than they are the net sees images.
+        reduce: how many times smaller.
+        finer: how many times finer than its model's name tells its cells are, on the image as it
+            is; None: as magnification alone makes them.
     """
     shrink = min(1.0, reduce * math.sqrt(MOST_PIXELS / (height * width)))
     sides = [max(int(side * shrink), 1) for side in (height, width)]
-    if magnify > 1:
-        sides = [max(side // magnify, min(side, LEAST_MAGNIFIED)) for side in sides]
+    part = max(magnify, (finer or magnify) // magnify)
+    if part > 1:
+        least = max(LEAST_SHOWN, LEAST_SEEN // magnify)
+        sides = [max(side // part, min(side, least)) for side in sides]
     unit = max(COARSEST_STRIDE * reduce // magnify, 1)
     rows, columns = (side // unit * unit if side >= unit else side for side in sides)
     return rows, columns
 
 
-def default_magnification(height: int, width: int, most: int) -> int:
-    """Return how many times larger a net is to see images of a typical size: a power of two.
+def default_magnification(height: int, width: int, most: int, pixels: int = SMALL) -> int:
+    """Return how many times larger images of a typical size may become: a power of two.
 
     Small images show small things, and what a trunk learnt from photographs it learnt from larger
-    ones: so they are magnified until they would exceed `MOST_MAGNIFIED`.
+    ones.
 
     Args:
         height: of the images in pixels.
         width: likewise.
         most: the largest factor that the net allows.
+        pixels: which a magnified image must not exceed.
     """
     factor = 1
-    while 2 * factor <= most and (2 * factor) ** 2 * height * width <= MOST_MAGNIFIED:
+    while 2 * factor <= most and (2 * factor) ** 2 * height * width <= pixels:
         factor *= 2
     return factor
 

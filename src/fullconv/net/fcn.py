@@ -38,7 +38,7 @@ from fullconv.net.hub import Hub, find_folder
 from fullconv.net.preprocessing import Preprocessing
 from fullconv.net.rehearsal import Known, rehearse
 from fullconv.net.surgery import inference_twin, with_parts
-from fullconv.net.trunk import LateFusion, Tap, Trunk
+from fullconv.net.trunk import LateFusion, StrideError, Tap, Trunk
 from fullconv.net.upscore import Upscore
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ class FCN(nn.Module):
         joined, asked = self._skips(self.scale), self.arguments.stride
         _require_fit(joined)
         if self.taps[-1].stride != asked:
-            raise FullconvError(f"the trunk's finest stride is {self.taps[-1].stride}, not {asked}")
+            raise StrideError(f"the trunk's finest stride is {self.taps[-1].stride}, not {asked}")
         return joined
 
     def _head(self, joined: Skips, labelling: Labelling) -> Head:

@@ -13,12 +13,16 @@ from fullconv.base.errors import FullconvError, nearest
 from fullconv.dense.grids import LayerGrid, NotConvolutionalError, layer_grids, layer_name
 from fullconv.dense.layers import densify, keep
 from fullconv.dense.tracing import cut_points, module_of, note_shapes, trace
-from fullconv.geometry import Grid
+from fullconv.geometry import GeometryError, Grid
 from fullconv.net import caffe_classifiers as caffe
 from fullconv.net.surgery import with_channels
 
 STRIDES = (32, 16, 8, 4, 2)
 MOST_STRIDE, MOST_REACH = 128, 10_000  # pixels; no classifier comes near
+
+
+class StrideError(GeometryError):
+    """A classifier has no layer at a stride that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ class Trunk(nn.Module):
                 are not padded then, as in the paper's nets. None: every layer keeps its own.
 
         Raises:
-            FullconvError: the classifier has no layer at `finest`, or none by a name in `skips`.
+            StrideError: the classifier has no layer at `finest`.
+            FullconvError: it has none by a name in `skips`.
             NotConvolutionalError, UntraceableError: see `convolutionalize`.
         """
         super().__init__()
@@ -81,7 +86,7 @@ class Trunk(nn.Module):
         found = layer_grids(network)
         nodes = _tapped(network, found, _last_layer(network), type(classifier), skips)
         if finest not in nodes:
-            raise FullconvError(
+            raise StrideError(
                 f"{type(classifier).__name__} has no layer at stride {finest}; it has "
                 f"{', '.join(map(str, nodes))}"
             )

@@ -12,9 +12,10 @@ from fullconv.data.fingerprint import SIDES, Fingerprint
 from fullconv.data.folder import DatasetFolder
 from fullconv.net.arguments import most_magnification
 from fullconv.net.fcn import FCN
+from fullconv.papers.blueprint import Blueprint
 from fullconv.train.nets import is_model, models_by_input, unseen_inputs
 from fullconv.train.recipe import Recipe
-from fullconv.train.scale import DRAWN_WELL
+from fullconv.train.resolution import DRAWN_WELL
 from fullconv.train.settings import TrainSettings
 
 
@@ -37,7 +38,7 @@ def hints(
     for hint in (
         about_stages(settings),
         about_unseen(settings, net, folder),
-        about_magnification(settings, net),
+        about_resolution(settings, net),
         about_precision(settings.recipe, device),
     ):
         if hint:
@@ -69,14 +70,22 @@ def about_unseen(settings: TrainSettings, net: FCN, folder: DatasetFolder) -> st
     return f"{told}; --inputs {','.join((*net.inputs, *unseen))} lets it"
 
 
-def about_magnification(settings: TrainSettings, net: FCN) -> str | None:
-    """Return what to tell whose images are seen larger than they are without being asked for."""
-    magnify = net.scale.numerator
-    if magnify == 1 or settings.recipe.magnify or is_model(settings.weights):
+def about_resolution(settings: TrainSettings, net: FCN) -> str | None:
+    """Return what to tell whose net has finer cells than its name tells, without being asked to."""
+    magnify, finer = net.scale.numerator, net.stride < settings.stride
+    if is_model(settings.weights) or not (finer or (magnify > 1 and not settings.recipe.magnify)):
         return None
+    ways = []
+    if finer:
+        ways.append(f"scores finer strides, down to {net.stride}, as an FCN-{net.stride}s does")
+    if magnify > 1:
+        ways.append(
+            f"sees images {magnify} times as large, which makes labels take about {magnify**2} "
+            "times as long"
+        )
     return (
-        f"the net sees images {magnify} times as large, for what is small or thin in them; labels "
-        f"take about {magnify**2} times as long (--set magnify=1: quicker, and coarser)"
+        f"for what is small or thin in images, the net {' and '.join(ways)} (--set magnify=1: "
+        f"{settings.model} as it is, coarser)"
     )
 
 
@@ -97,8 +106,10 @@ def about_details(
 
     Judged by the bounds that a perfect net of such cells has on a few masks (PAMI, appendix A).
     """
-    finer = settings.blueprint.finer
-    if settings.blueprint.fixed or finer is None:
+    if settings.blueprint.fixed:
+        return
+    finer = Blueprint.named(f"fcn{net.stride}s").finer
+    if finer is None:
         return
     magnify, reduce = net.scale.as_integer_ratio()
     cell = net.stride * reduce // magnify

@@ -12,7 +12,7 @@ from fullconv.data.info import DatasetInfo
 from fullconv.net.card import CARD, Background, card
 from fullconv.net.folder import ModelConfig, read_config
 from fullconv.train.outcome import Outcome, Trained
-from fullconv.train.scale import told
+from fullconv.train.resolution import told
 
 
 def write_cards(outcome: Outcome, info: DatasetInfo) -> None:

@@ -23,7 +23,7 @@ from fullconv.train.nets import described, not_finite, saved_net
 from fullconv.train.outcome import read_metrics
 from fullconv.train.plan import Plan, make_plan
 from fullconv.train.recipe import Recipe
-from fullconv.train.scale import told
+from fullconv.train.resolution import told
 from fullconv.train.sharing import about_sharing, require_shareable, traffic_told
 from fullconv.train.stage import Period, Stage
 from fullconv.train.state import Row, TrainingState
@@ -78,6 +78,7 @@ def begun(stage: Stage) -> TrainingState:
         len(stage.data.val),
         workers=stage.data.workers,
         scale=net.scale,
+        finer=stage.finer(net),
         share=stage.budget.share,
         seconds=stage.budget.seconds,
     )

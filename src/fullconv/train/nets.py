@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from fractions import Fraction
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from torch import nn
 from fullconv.base.errors import FullconvError, nearest
 from fullconv.data.folder import DatasetFolder, Input
 from fullconv.data.info import COLOR, DatasetInfo
+from fullconv.geometry import GeometryError
 from fullconv.net.fcn import FCN, load
 from fullconv.net.head import Head
 from fullconv.net.preprocessing import Preprocessing
@@ -30,7 +31,7 @@ from fullconv.net.trunk import LateFusion
 from fullconv.net.weights.torch_file import TORCH_FILES
 from fullconv.papers.blueprint import NYUD_LOG_DEPTH, Blueprint
 from fullconv.train.recipe import Recipe
-from fullconv.train.scale import Judge, judged, scale_for
+from fullconv.train.resolution import Judge, Resolution, judged, resolutions
 from fullconv.train.settings import TrainSettings
 
 CLASSIFIER_FILES = (".safetensors", ".caffemodel", *TORCH_FILES)
@@ -44,7 +45,7 @@ def target_net(settings: TrainSettings, folder: DatasetFolder, judge: Judge = ju
     Args:
         settings: of the run.
         folder: the dataset.
-        judge: tells its fingerprint (see `scale_for`).
+        judge: tells its fingerprint (see `resolutions`).
 
     Raises:
         FullconvError: the backbone, the inputs or the weights don't fit, can't be had or hold NaN,
@@ -79,6 +80,7 @@ def _target_net(settings: TrainSettings, folder: DatasetFolder, judge: Judge) ->
     weights, fixed = settings.weights, settings.blueprint.fixed
     if fixed:
         _require_own(settings)
+    _require_finest(settings)
     by_input = models_by_input(weights)
     if by_input:
         return _joined_net(settings, folder, judge, by_input)
@@ -98,7 +100,7 @@ def _target_net(settings: TrainSettings, folder: DatasetFolder, judge: Judge) ->
     with _of(weights):
         return grown_net(
             source,
-            settings.stride,
+            min(source.stride, settings.stride) if settings.may_be_finer else settings.stride,
             folder.info,
             settings.recipe,
             inputs=inputs,
@@ -140,7 +142,8 @@ def _net_on_classifier(
     first = next(iter(folder.info.inputs))
     named = settings.inputs or ((first,) if folder.info.has_bands else None)
     inputs = chosen_inputs(named, folder) if named and not settings.blueprint.fixed else None
-    net = new_net(
+    build = partial(
+        new_net,
         settings.blueprint,
         settings.backbone,
         folder.info,
@@ -148,11 +151,22 @@ def _net_on_classifier(
         weights,
         inputs=inputs,
         fusion=settings.fusion or "early",
-        scale=scale_for(settings, folder, judge),
+    )
+    *finer, surest = resolutions(settings, folder, judge)
+    net = next(filter(None, (_if_fit(build, each) for each in finer)), None) or build(
+        resolution=surest
     )
     if inputs and next(iter(inputs)) == first and net.arguments.fusion == "early":
         _show_colours(net, folder.input(first))
     return net
+
+
+def _if_fit(build: Callable[..., FCN], resolution: Resolution) -> FCN | None:
+    """Build a net; return None where the trunk has no layer at its stride, or none that fits."""
+    try:
+        return build(resolution=resolution)
+    except GeometryError:
+        return None
 
 
 def _show_colours(net: FCN, first: Input) -> None:
@@ -217,6 +231,21 @@ def _require_own(settings: TrainSettings) -> None:
         )
 
 
+def _require_finest(settings: TrainSettings) -> None:
+    """Refuse a finest stride that the model cannot have."""
+    finest, net = settings.recipe.finest, settings.blueprint
+    if finest is None:
+        return
+    if net.fixed:
+        raise FullconvError(f"{net.name} has skips of its own: leave finest out")
+    if settings.staged:
+        raise FullconvError(
+            f"--staged trains the nets up to --model: name fcn{finest}s there and leave finest out"
+        )
+    if finest > net.stride:
+        raise FullconvError(f"finest={finest} is coarser than {net.name}: --model fcn{finest}s")
+
+
 def _require_scale(source: FCN, net: FCN) -> None:
     """Refuse a trunk that saw images larger or smaller than the net is to."""
     for key in ("magnify", "reduce"):
@@ -245,9 +274,9 @@ def new_net(
     recipe: Recipe,
     weights: str | None,
     *,
+    resolution: Resolution,
     inputs: Mapping[str, int] | None = None,
     fusion: Literal["early", "late"] = "early",
-    scale: Fraction = Fraction(1),
 ) -> FCN:
     """Build a net for a dataset on a classifier, whose weights are imagenet, none or a file.
 
@@ -257,9 +286,9 @@ def new_net(
         info: tells the classes.
         recipe: tells what is learnt.
         weights: of the classifier.
+        resolution: how finely it sees and scores images.
         inputs: channels of each input by name; None: the blueprint's.
         fusion: of several inputs.
-        scale: how many times larger than they are it sees images.
     """
     decided = {**_for_data(info), **_learning(recipe)}
     decided["weights"] = None if weights == "none" else weights
@@ -267,10 +296,10 @@ def new_net(
         return blueprint.build(**decided)
     net = blueprint.build(
         trunk=backbone or blueprint.backbone,
+        stride=resolution.stride,
+        scale=resolution.scale,
         inputs=inputs or blueprint.inputs,
         fusion=fusion,
-        magnify=scale.numerator,
-        reduce=scale.denominator,
         **decided,
     )
     first, channels = next(iter(net.inputs.items()))

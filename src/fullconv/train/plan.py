@@ -126,6 +126,7 @@ def make_plan(
     *,
     workers: int,
     scale: Fraction = Fraction(1),
+    finer: int | None = None,
     share: float = 1.0,
     seconds: float | None = None,
 ) -> Plan:
@@ -137,11 +138,12 @@ def make_plan(
         val_images: how many images a validation has.
         workers: processes that prepare images.
         scale: how many times larger than they are the net sees images.
+        finer: how many times finer than its model's name tells its cells are (`default_crop`).
         share: of the recipe's epochs that this training may use (a stage's share).
         seconds: that it may take, or None.
     """
     (height, width), (magnify, reduce) = found.median_size, scale.as_integer_ratio()
-    crop = recipe.crop or default_crop(height, width, magnify, reduce)
+    crop = recipe.crop or default_crop(height, width, magnify, reduce, finer=finer)
     shown = (height, width) if crop == "whole" else crop
     if recipe.batch_size == 1 and max(shown) * magnify <= COARSEST_STRIDE * reduce:
         raise FullconvError(

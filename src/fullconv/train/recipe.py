@@ -69,12 +69,19 @@ class Recipe(BaseModel):
         description="size of the training crops in pixels, HxW or one number; whole: images as "
         "they are, one at a time (`scale_jitter` does not apply); null: from the images' sizes",
     )
+    finest: Literal[32, 16, 8, 4, 2] | None = Field(
+        default=None,
+        description="finest stride that is scored, at most that of the model: 2 makes of an FCN-8s "
+        "an FCN-2s; null: from the images' sizes and what their masks hold (small images, and "
+        "small or thin things, need finer cells); the model's own where it is coarser than an "
+        "FCN-8s, trained in stages or given, such as the paper's, or where `magnify` is given",
+    )
     magnify: int | None = Field(
         default=None,
         ge=1,
         description="how many times larger the net sees images than they are: 1, 2 or more, up to "
-        "half its stride; null: from the images' sizes and what their masks hold (small images, "
-        "and small or thin things, show more so); 1 for nets that are given, such as the paper's",
+        "half its stride; null: from the images' sizes and, where finer skips can't serve, from "
+        "what their masks hold; 1 for nets that are given, such as the paper's",
     )
     reduce: int | None = Field(
         default=None,

@@ -230,6 +230,7 @@ class Record:
         """Note the plan of a net and, when its training has ended, the seconds it took."""
         magnify, reduce = state.net.scale.as_integer_ratio()
         self.nets[name] = {
+            "stride": state.net.stride,
             "magnify": magnify,
             "reduce": reduce,
             "plan": _plain(state.plan.to_dict()),

@@ -173,7 +173,8 @@ class Run:
                 *hints(settings, target, folder, data.found, device),
             ):
                 reporter.say(f"note: {line}")
-            strides = [tap.stride for tap in target.taps] if settings.staged else [settings.stride]
+            last = settings.blueprint.stride
+            strides = [tap.stride for tap in target.taps] if settings.staged else [last]
             record.fingerprint = {each.name: each.to_dict() for each in found}
             record.begin([f"fcn{stride}s" for stride in strides])
         whole = cls(record, folder, found, data, device, target, begun, reporter, clock, processes)
@@ -269,6 +270,7 @@ class Run:
                 reporter=self.reporter,
                 clock=self.clock,
                 processes=self.processes,
+                stride=self.record.stride(name),
             )
             self.begun = self.clock()
 
@@ -307,7 +309,7 @@ class Run:
                 _see_in_ranges(source, self.folder, settings)
             self.target = None  # of a training to come only its own net stays in memory
             torch.manual_seed(mixed_seed(settings.recipe.seed, stage))
-            if source.stride == self.record.stride(name):
+            if not settings.staged or source.stride == self.record.stride(name):
                 return source
             return grown_net(source, self.record.stride(name), self.folder.info, settings.recipe)
 

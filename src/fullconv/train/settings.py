@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fullconv.base.images import MAX_PIXELS, ImageReader
 from fullconv.base.remote import Place
+from fullconv.data.transforms import USUAL_STRIDE
 from fullconv.papers.blueprint import Blueprint
 from fullconv.train.recipe import Recipe
 
@@ -66,5 +67,11 @@ class TrainSettings(BaseModel):
 
     @property
     def stride(self) -> int:
-        """The stride of the last net."""
-        return self.blueprint.stride
+        """The stride of the last net, unless the data call for a finer one."""
+        return self.recipe.finest or self.blueprint.stride
+
+    @property
+    def may_be_finer(self) -> bool:
+        """Whether the data may call for a finer net than the model's name tells."""
+        named = self.blueprint
+        return not (self.staged or named.fixed) and named.stride <= USUAL_STRIDE

@@ -113,6 +113,7 @@ class Stage:
         reporter: is told how it goes.
         clock: tells the time in seconds, to all processes the same.
         processes: train the net together.
+        stride: that the net's name tells, where what it is trained on may call for a finer one.
     """
 
     name: str
@@ -129,6 +130,11 @@ class Stage:
     reporter: Reporter = SILENT
     clock: Clock = time.monotonic
     processes: Processes = ALONE
+    stride: int | None = None
+
+    def finer(self, net: FCN) -> int:
+        """Return how many times finer than its name tells a net's cells are on an image."""
+        return max(int(net.scale * (self.stride or net.stride) / net.stride), 1)
 
     @property
     def share(self) -> Share:

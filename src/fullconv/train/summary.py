@@ -20,7 +20,7 @@ from fullconv.net.fcn import FCN, load
 from fullconv.predict.scenes import photograph
 from fullconv.report.page import BORDER_IMAGES, Example, NetResult, Report, ReportedHead
 from fullconv.train.outcome import Outcome, Trained
-from fullconv.train.scale import told
+from fullconv.train.resolution import told
 
 
 def summarise(
