@@ -62,7 +62,7 @@ def main() -> None:
             results.add({key: row.pop(key) for key in ("dataset", "net")}, row)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def rows_of(weights: Path, folder: Path) -> Iterator[Row]:
     """Measure the nets of one dataset."""
     data = DatasetFolder(folder)
@@ -89,7 +89,8 @@ def rows_of(weights: Path, folder: Path) -> Iterator[Row]:
     for net in nets:
         yield {
             "dataset": folder.resolve().name,
-            "net": net if net != OWN else f"{OWN} (FCN-{own.stride}s, {own.scale} times as large)",
+            "net": net,
+            "seen_and_scored": f"x{own.scale}, FCN-{own.stride}s" if net == OWN else "",
             "torch_ms": f"{plain[net]:.1f}",
             "of_unet": f"{plain[net] / plain[UNET]:.2f}",
             "best_ms": f"{quickest[net][0]:.1f}",

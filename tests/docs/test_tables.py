@@ -23,6 +23,7 @@ def script(name: str) -> ModuleType:
 
 TRUNKS, SETTINGS = script("trunks"), script("settings")
 METRICS = ROOT / "docs/other-libraries-metrics.md"
+ACCURACY = ROOT / "docs/accuracy.md"
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -53,6 +54,24 @@ def test_what_trunks_reach() -> None:
             row = found[trunk, f"fcn{cells[2]}"]
             assert f"{float(row['test_mean_iu']):.3f}" == cells[3], line
     assert told == 6
+
+
+def test_how_long_labels_take() -> None:
+    """What accuracy.md says of the peers' time and ours are rows of labelling.csv."""
+    page, told = ACCURACY.read_text(encoding="utf-8"), rows("labelling")
+    for name in dict.fromkeys(row["dataset"] for row in told):
+        unet, fpn, deeplab, own = (row for row in told if row["dataset"] == name)
+        plain = [row["torch_ms"] for row in (unet, fpn, deeplab, own)]
+        best = [unet["best_ms"], own["best_ms"], own["best_of_unet"]]
+        line = " | ".join((*plain, own["of_unet"], *best))
+        assert f" | {line} | {own['seen_and_scored']} |" in page, name
+
+
+def test_what_finer_strides_give() -> None:
+    """What accuracy.md says of finer strides are rows of finer.csv."""
+    page, told = ACCURACY.read_text(encoding="utf-8"), rows("finer")
+    for row in told:
+        assert f" {float(row['test_mean_iu']):.3f} |" in page, row["dataset"]
 
 
 def test_what_others_say_is_what_was_measured() -> None:

@@ -139,11 +139,16 @@ def test_a_finer_net_s_strides_last_and_its_crops_show_less(tmp_path: Path) -> N
     data = write_stripes(tmp_path / "data", 2, (400, 400))
     first = trained(tmp_path / "first", asked(data))
     assert (first.name, fullconv.load(first).stride) == ("fcn8s", 2)
+    assert "FCN-2s" in (first / "README.md").read_text()
     record = yaml.safe_load((tmp_path / "first" / "recipe.yaml").read_text())["nets"]["fcn8s"]
     assert (record["stride"], record["plan"]["crop"]) == (2, [96, 96])
-    for options, stride in (({}, 2), ({"model": "fcn16s"}, 16)):
-        more = {"weights": str(first), "backbone": None, **options}
-        settings = TrainSettings(**asked(data, **more))
+    for overrides, model, stride in (
+        ((), "fcn8s", 2),
+        (("finest=4",), "fcn8s", 4),
+        ((), "fcn16s", 16),
+    ):
+        more = {"weights": str(first), "backbone": None, "model": model}
+        settings = TrainSettings(**asked(data, *overrides, **more))
         assert target_net(settings, DatasetFolder(data)).stride == stride
 
 

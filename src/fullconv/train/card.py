@@ -43,6 +43,7 @@ def _facts(outcome: Outcome, trained: Trained, config: ModelConfig) -> list[tupl
         ("started from", start),
         ("epochs", f"{plan.epochs:.3g}"),
         ("batch", f"{recipe.step_images} {crop}"),
+        ("finest stride", str(config.net.stride)),
         ("images are seen", told(config.net.scale)),
         ("optimizer", f"{recipe.optimizer}, learning rate {recipe.lr:g}, {recipe.schedule}"),
         ("kept", "the best on val" if recipe.keep == "best" else "the last weights"),

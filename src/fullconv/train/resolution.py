@@ -81,7 +81,7 @@ def resolutions(
     if magnify is None:
         larger = reduce in (None, 1)
         magnify = _magnification(found, stride, most_magnification(stride) if larger else 1)
-        if larger and recipe.finest is None and settings.may_be_finer:
+        if larger and settings.may_be_finer:
             finer = tuple(_finer(found, stride, magnify))
     if reduce is None:
         free = magnify == 1 and recipe.learn_upscores != "all"

@@ -73,5 +73,5 @@ class TrainSettings(BaseModel):
     @property
     def may_be_finer(self) -> bool:
         """Whether the data may call for a finer net than the model's name tells."""
-        named = self.blueprint
-        return not (self.staged or named.fixed) and named.stride <= USUAL_STRIDE
+        decided = self.staged or self.recipe.finest is not None or self.blueprint.fixed
+        return not decided and self.blueprint.stride <= USUAL_STRIDE

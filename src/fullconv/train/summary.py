@@ -145,6 +145,7 @@ def _facts(outcome: Outcome, net: FCN) -> tuple[tuple[str, str], ...]:
         *([("inputs", inputs)] if len(net.inputs) > 1 else []),
         ("epochs", " + ".join(epochs)),
         ("batch", f"{recipe.batch_size} x {recipe.accumulate} {shown}"),
+        ("finest stride", str(net.stride)),
         ("images are seen", told(net.scale)),
         ("optimizer", f"{recipe.optimizer}, learning rate {recipe.lr:g}, {recipe.schedule}"),
         ("model", "the best on val" if recipe.keep == "best" else "the last weights"),
