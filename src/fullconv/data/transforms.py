@@ -16,10 +16,9 @@ from fullconv.data.info import COLOR
 
 MOST_PIXELS = 640 * 640  # that a net sees at once in training, if nobody says otherwise
 LEAST_REDUCED = 768 * 768  # pixels that are left of an image that is reduced
-SMALL = 768 * 768  # pixels up to which a magnified image counts as small, likewise
-TINY = 448 * 448  # pixels up to which one does whose things a trunk has never seen as small
+SMALL = 768 * 768  # pixels that small images may have once they are magnified
+TINY = 448 * 448  # likewise of images smaller than those that trunks learnt from
 LEAST_SHOWN, LEAST_SEEN = 48, 96  # pixels on a side of a crop, and of it as the net sees it
-USUAL_STRIDE = 8  # of the net that is trained where nobody says otherwise
 COARSEST_STRIDE = 32  # of any trunk
 MEAN_COLOR = (124, 116, 104)  # ImageNet's: about zero after most preprocessing
 MIDDLE, UNMEASURED = 128, 0  # of other bytes, such as HHA; of distances: nothing was measured

@@ -13,8 +13,9 @@ from typing import NamedTuple
 from fullconv.base.errors import FullconvError
 from fullconv.data.fingerprint import Fingerprint
 from fullconv.data.folder import DatasetFolder
-from fullconv.data.transforms import TINY, USUAL_STRIDE, default_magnification, default_reductions
+from fullconv.data.transforms import TINY, default_magnification, default_reductions
 from fullconv.net.arguments import COLOR_ONLY, most_magnification
+from fullconv.papers.blueprint import DEFAULT_STRIDE
 from fullconv.train.settings import TrainSettings
 
 DRAWN_WELL = 0.85  # the mean IU below which a net's cells are too coarse for the masks
@@ -93,7 +94,7 @@ def _magnification(found: Fingerprint, stride: int, most: int) -> int:
     """Return how far images of a size are magnified, more than that where cells are too coarse."""
     height, width = found.median_size
     factors = [default_magnification(height, width, most)]
-    stride = min(stride, USUAL_STRIDE)  # coarser nets are to see what the FCN-8s sees
+    stride = min(stride, DEFAULT_STRIDE)  # coarser nets are to see what the FCN-8s sees
     most = min(most, most_magnification(stride))
     while 2 * factors[-1] <= most and (2 * factors[-1]) ** 2 * height * width <= MOST_DETAILED:
         factors.append(2 * factors[-1])

@@ -8,8 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fullconv.base.images import MAX_PIXELS, ImageReader
 from fullconv.base.remote import Place
-from fullconv.data.transforms import USUAL_STRIDE
-from fullconv.papers.blueprint import Blueprint
+from fullconv.papers.blueprint import DEFAULT_NET, DEFAULT_STRIDE, Blueprint
 from fullconv.train.recipe import Recipe
 
 # Of a run that is continued: where, not what.
@@ -42,7 +41,7 @@ class TrainSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: Place
-    model: str = "fcn8s"
+    model: str = DEFAULT_NET
     staged: bool = False
     backbone: str | None = None
     weights: str = "imagenet"
@@ -74,4 +73,4 @@ class TrainSettings(BaseModel):
     def may_be_finer(self) -> bool:
         """Whether the data may call for a finer net than the model's name tells."""
         decided = self.staged or self.recipe.finest is not None or self.blueprint.fixed
-        return not decided and self.blueprint.stride <= USUAL_STRIDE
+        return not decided and self.blueprint.stride <= DEFAULT_STRIDE
