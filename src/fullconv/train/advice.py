@@ -73,7 +73,7 @@ def about_unseen(settings: TrainSettings, net: FCN, folder: DatasetFolder) -> st
 def about_resolution(settings: TrainSettings, net: FCN) -> str | None:
     """Return what to tell whose net has finer cells than its name tells, without being asked to."""
     magnify, finer = net.scale.numerator, net.stride < settings.stride
-    if is_model(settings.weights) or not (finer or (magnify > 1 and not settings.recipe.magnify)):
+    if not (finer or (magnify > 1 and not settings.recipe.magnify)) or is_model(settings.weights):
         return None
     ways = []
     if finer:
