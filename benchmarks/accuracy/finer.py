@@ -26,7 +26,7 @@ from fullconv.train.recipe import read_recipe
 from fullconv.train.resolution import resolutions
 from fullconv.train.settings import TrainSettings
 
-FINER, MAGNIFIED = "finer strides", "magnified"
+WAYS = FINER, MAGNIFIED = "finer strides", "magnified"
 
 
 def main() -> None:
@@ -37,12 +37,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/finer"), help="folder of the runs")
     parser.add_argument("--minutes", type=float, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     given = parser.parse_args()
     write_missing(given.sets)
     results = Results("finer")
     for seed in given.seeds:
         for made in unlike_sets():
-            for way in (FINER, MAGNIFIED):
+            for way in given.ways:
                 identity = {"dataset": made.info.name, "way": way, "seed": str(seed)}
                 identity["limit_minutes"] = f"{given.minutes:g}"
                 if results.lacks(identity):
