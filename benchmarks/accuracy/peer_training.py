@@ -158,13 +158,17 @@ class Peer(nn.Module):
         called in evaluation mode.
         """
         height, width = image.shape[:2]
-        above, left = -height % COARSEST // 2, -width % COARSEST // 2
-        padding = (above, -height % COARSEST - above), (left, -width % COARSEST - left), (0, 0)
-        padded = torch.from_numpy(np.pad(image, padding, mode="reflect"))
+        (above, _), (left, _) = padding = margins(height), margins(width)
+        padded = torch.from_numpy(np.pad(image, (*padding, (0, 0)), mode="reflect"))
         scores = self(padded.permute(2, 0, 1)[None])
         own = scores[0, :, above : above + height, left : left + width]
         labels: Labels = own.argmax(0).to(torch.uint8).numpy()
         return labels
+
+
+def margins(length: int) -> tuple[int, int]:
+    """Return by how many pixels a side is padded at its start and end, to a multiple of 32."""
+    return -length % COARSEST // 2, -length % COARSEST - -length % COARSEST // 2
 
 
 class Augmentation:

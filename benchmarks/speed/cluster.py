@@ -30,6 +30,7 @@ import torch
 from PIL import Image
 
 from benchmarks.frame import Results, Row, arguments, in_own_process
+from benchmarks.speed.predict import with_random_scores
 from fullconv.demo.streets import draw_scene
 from fullconv.net.fcn import FCN
 from fullconv.predict.engines import is_installed
@@ -83,10 +84,7 @@ def untrained(folder: Path, *, small: bool) -> Path:
     """Save an FCN of 11 classes with random scores."""
     torch.manual_seed(0)
     net = FCN("squeezenet1_1", 16, 11) if small else FCN("mobilenet_v2", 8, 11)
-    for score in net.scores.values():
-        assert isinstance(score, torch.nn.Conv2d)
-        torch.nn.init.normal_(score.weight, std=score.in_channels**-0.5)
-    net.eval().save_pretrained(folder)
+    with_random_scores(net).eval().save_pretrained(folder)
     return folder
 
 

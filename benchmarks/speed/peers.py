@@ -26,11 +26,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.accuracy.peer_training import ARCHITECTURES, COARSEST, Peer
+from benchmarks.accuracy.peer_training import ARCHITECTURES, Peer, margins
 from benchmarks.accuracy.peers import OWN, TIMED_IMAGES
 from benchmarks.datasets.unlike_sets import unlike_sets, write_missing
 from benchmarks.frame import Results, Row, arguments, in_turns
-from benchmarks.speed.predict import by_onnxruntime, by_openvino, each
+from benchmarks.speed.predict import by_onnxruntime, by_openvino, each, with_random_scores
 from fullconv.base.runtime import has_bf16, keep_freed_memory
 from fullconv.data.folder import DatasetFolder, evenly_chosen
 from fullconv.net.fcn import FCN
@@ -103,10 +103,7 @@ def default_net(weights: Path, folder: Path) -> FCN:
     """Build the net that is trained with nothing given, with random scores."""
     settings = TrainSettings(data=folder, weights=str(weights), recipe=read_recipe("default"))
     net = target_net(settings, DatasetFolder(folder)).eval().requires_grad_(False)
-    for score in net.scores.values():
-        assert isinstance(score, nn.Conv2d)
-        nn.init.normal_(score.weight, std=score.in_channels**-0.5)
-    return net
+    return with_random_scores(net)
 
 
 def of_fullconv(net: FCN, images: list[Any]) -> dict[str, Label]:
@@ -135,8 +132,7 @@ class WholePeer(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return labels N x H x W of images N x H x W x 3, bytes."""
         height, width = self.size
-        above, left = -height % COARSEST // 2, -width % COARSEST // 2
-        below, right = -height % COARSEST - above, -width % COARSEST - left
+        (above, below), (left, right) = margins(height), margins(width)
         values = images.permute(0, 3, 1, 2).float()
         scores = self.peer(F.pad(values, (left, right, above, below), mode="reflect"))
         labels: Tensor = scores[..., above : above + height, left : left + width].argmax(1)

@@ -80,7 +80,11 @@ def drawn(folder: Path) -> Path:
 def untrained() -> FCN:
     """Return an FCN-8s of 11 classes whose scores are random."""
     torch.manual_seed(0)
-    net = FCN("mobilenet_v2", 8, 11).eval()
+    return with_random_scores(FCN("mobilenet_v2", 8, 11).eval())
+
+
+def with_random_scores(net: FCN) -> FCN:
+    """Give a net random scores, in place; return it."""
     for score in net.scores.values():
         assert isinstance(score, nn.Conv2d)
         nn.init.normal_(score.weight, std=score.in_channels**-0.5)

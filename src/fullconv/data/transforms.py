@@ -183,7 +183,7 @@ def training_transform(
 
 
 def default_crop(
-    height: int, width: int, magnify: int = 1, reduce: int = 1, *, finer: int | None = None
+    height: int, width: int, magnify: int = 1, reduce: int = 1, *, finer: int = 1
 ) -> tuple[int, int]:
     """Return the training crop for images of a typical size, in their own pixels.
 
@@ -199,12 +199,11 @@ def default_crop(
         width: likewise.
         magnify: how many times larger than they are the net sees images.
         reduce: how many times smaller.
-        finer: how many times finer than its model's name tells its cells are, on the image as it
-            is; None: as magnification alone makes them.
+        finer: how many times finer than its model's name tells its strides make its cells.
     """
     shrink = min(1.0, reduce * math.sqrt(MOST_PIXELS / (height * width)))
     sides = [max(int(side * shrink), 1) for side in (height, width)]
-    part = max(magnify, (finer or magnify) // magnify)
+    part = max(magnify, finer)
     if part > 1:
         least = max(LEAST_SHOWN, LEAST_SEEN // magnify)
         sides = [max(side // part, min(side, least)) for side in sides]

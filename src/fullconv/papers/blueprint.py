@@ -22,7 +22,8 @@ from fullconv.net.fcn import FCN, load
 from fullconv.net.preprocessing import Preprocessing
 from fullconv.papers.classes import GEOMETRY, NYUD, PASCAL_CONTEXT, SIFT_FLOW, VOC
 
-DEFAULT_NET, DEFAULT_STRIDE = "fcn8s", 8
+DEFAULT_STRIDE = 8
+DEFAULT_NET = f"fcn{DEFAULT_STRIDE}s"
 DEFAULT_BACKBONE = "mobilenet_v2"
 DEFAULT_RECIPE = "default"
 

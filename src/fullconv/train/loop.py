@@ -217,7 +217,7 @@ def _announce(stage: Stage, net: FCN, plan: Plan, seconds: float) -> None:
     else:
         images = "{} crops of {}x{}".format(count, *plan.crop)
     images += " each," if net.scale == 1 else f", {told(net.scale)},"
-    if net.stride < (stage.stride or net.stride):
+    if net.stride < stage.stride:
         images += f" as an FCN-{net.stride}s,"
     if math.isinf(seconds):  # the timed steps failed, and the training will say how
         lasts = "for a time unknown"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
@@ -152,21 +152,19 @@ def _net_on_classifier(
         inputs=inputs,
         fusion=settings.fusion or "early",
     )
-    *finer, surest = resolutions(settings, folder, judge)
-    net = next(filter(None, (_if_fit(build, each) for each in finer)), None) or build(
-        resolution=surest
-    )
+    net = _first_that_fits(build, resolutions(settings, folder, judge))
     if inputs and next(iter(inputs)) == first and net.arguments.fusion == "early":
         _show_colours(net, folder.input(first))
     return net
 
 
-def _if_fit(build: Callable[..., FCN], resolution: Resolution) -> FCN | None:
-    """Build a net; return None where the trunk has no layer at its stride, or none that fits."""
-    try:
-        return build(resolution=resolution)
-    except GeometryError:
-        return None
+def _first_that_fits(build: Callable[..., FCN], ways: Sequence[Resolution]) -> FCN:
+    """Build a net in the first way for which the trunk has layers that fit, or else in the last."""
+    *finer, surest = ways
+    for each in finer:
+        with suppress(GeometryError):
+            return build(resolution=each)
+    return build(resolution=surest)
 
 
 def _show_colours(net: FCN, first: Input) -> None:

@@ -126,7 +126,7 @@ def make_plan(
     *,
     workers: int,
     scale: Fraction = Fraction(1),
-    finer: int | None = None,
+    finer: int = 1,
     share: float = 1.0,
     seconds: float | None = None,
 ) -> Plan:
@@ -138,7 +138,7 @@ def make_plan(
         val_images: how many images a validation has.
         workers: processes that prepare images.
         scale: how many times larger than they are the net sees images.
-        finer: how many times finer than its model's name tells its cells are (`default_crop`).
+        finer: how many times finer than its model's name tells its strides make its cells.
         share: of the recipe's epochs that this training may use (a stage's share).
         seconds: that it may take, or None.
     """

@@ -270,7 +270,6 @@ class Run:
                 reporter=self.reporter,
                 clock=self.clock,
                 processes=self.processes,
-                stride=self.record.stride(name),
             )
             self.begun = self.clock()
 

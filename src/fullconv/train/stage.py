@@ -24,6 +24,7 @@ from fullconv.data.loading import (
     training_batches,
 )
 from fullconv.data.transforms import training_transform
+from fullconv.papers.blueprint import Blueprint
 from fullconv.papers.patch_sampling import sampled_batches
 from fullconv.train.losses import ClassWeights
 from fullconv.train.plan import Plan
@@ -113,7 +114,6 @@ class Stage:
         reporter: is told how it goes.
         clock: tells the time in seconds, to all processes the same.
         processes: train the net together.
-        stride: that the net's name tells, where what it is trained on may call for a finer one.
     """
 
     name: str
@@ -130,11 +130,15 @@ class Stage:
     reporter: Reporter = SILENT
     clock: Clock = time.monotonic
     processes: Processes = ALONE
-    stride: int | None = None
+
+    @property
+    def stride(self) -> int:
+        """The stride that the net's name tells; what it is trained on may call for a finer one."""
+        return Blueprint.named(self.name).stride
 
     def finer(self, net: FCN) -> int:
-        """Return how many times finer than its name tells a net's cells are on an image."""
-        return max(int(net.scale * (self.stride or net.stride) / net.stride), 1)
+        """Return how many times finer than its name tells a net's strides make its cells."""
+        return max(self.stride // (net.stride * net.arguments.reduce), 1)
 
     @property
     def share(self) -> Share:
