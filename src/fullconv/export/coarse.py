@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fullconv.net.described import Size
 from fullconv.net.fcn import FCN
+from fullconv.net.rewrites.magnification import with_merged_magnification
 
 ODD = (97, 131)  # pixels; an example that fits no stride, so that no converter takes it for a rule
 
@@ -19,7 +20,7 @@ class CoarseScores(nn.Module):
 
     def __init__(self, net: FCN) -> None:
         super().__init__()
-        self.net = net
+        self.net = with_merged_magnification(net)
         self.training = net.training  # the exporter leaves all parts in this mode
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

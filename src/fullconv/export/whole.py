@@ -12,6 +12,7 @@ from fullconv.export.coarse import ODD
 from fullconv.export.metadata import Output, input_names, output_names
 from fullconv.net.fcn import FCN
 from fullconv.net.head import Features, probabilities
+from fullconv.net.rewrites.magnification import with_merged_magnification
 from fullconv.net.surgery import inference_twin
 
 Best = Callable[[Tensor], Tensor]
@@ -79,7 +80,7 @@ class WholeNet(Exported):
             best: gives the class of each pixel of scores N x classes x H x W.
             resizes: whether scores are enlarged by a resize, where that gives the same.
         """
-        super().__init__(net)
+        super().__init__(with_merged_magnification(net))
         self.output, self._best = output, best
         self.output_names = output_names(net.heads, output)
         if output != "labels":

@@ -1,1 +1,1 @@
-"""The same net with less work: folded, elided, or with quicker layers."""
+"""The same net with less work: folded, elided, merged, or with quicker layers."""
