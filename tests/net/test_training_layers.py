@@ -10,8 +10,8 @@ from torch import nn
 
 from fullconv import FCN
 from fullconv.net.rewrites.quicker_layers import (
+    Depthwise,
     FrugalReLU6,
-    StridedDepthwise,
     plain_layers,
     quicken,
 )
@@ -32,7 +32,8 @@ def cleared(layer):
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(
-    ("kernel", "stride", "padding", "dilation"), [(3, 2, 1, 1), (5, 2, 2, 1), (3, (2, 3), 0, 2)]
+    ("kernel", "stride", "padding", "dilation"),
+    [(3, 2, 1, 1), (5, 2, 2, 1), (3, (2, 3), 0, 2), (5, 1, 2, 1), ((3, 5), 1, 0, 1)],
 )
 @pytest.mark.parametrize("size", [(13, 16), (7, 7)])
 def test_values_and_gradients(kernel, stride, padding, dilation, size, bias):
@@ -44,7 +45,7 @@ def test_values_and_gradients(kernel, stride, padding, dilation, size, bias):
     ours = quicken(nn.Sequential(ours))[0]
     actual = gradients(ours, features, bf16=True)
     plain = gradients(theirs, features, bf16=True)
-    assert type(ours) is StridedDepthwise and actual[0].dtype == plain[0].dtype == torch.bfloat16
+    assert type(ours) is Depthwise and actual[0].dtype == plain[0].dtype == torch.bfloat16
     assert actual[0].equal(plain[0])
     for own, their, true in zip(actual[1:], plain[1:], expected[1:], strict=True):
         assert own.dtype == their.dtype == torch.float32
@@ -65,12 +66,12 @@ def test_a_first_layer_needs_no_gradient_to_the_image():
     assert layer[0].weight.grad is not None
 
 
-def test_only_strided_depthwise_layers_change_and_names_stay():
+def test_only_depthwise_layers_with_slow_gradients_change_and_names_stay():
     net = FCN("mobilenet_v2", 8, 3)
     names = list(net.state_dict())
     before = {name for name, m in net.named_modules() if type(m) is nn.Conv2d}
     quicken(net)
-    changed = {name for name, m in net.named_modules() if isinstance(m, StridedDepthwise)}
+    changed = {name for name, m in net.named_modules() if isinstance(m, Depthwise)}
     assert len(changed) == 4 and changed < before
     for name, layer in net.named_modules():
         if name in changed:
@@ -133,12 +134,12 @@ def test_plain_layers_stand_in_their_places_while_a_net_is_stored(tmp_path):
     parameters = dict(net.named_parameters())
     with plain_layers(net):
         kinds = {type(layer) for layer in net.modules()}
-        assert not kinds & {StridedDepthwise, FrugalReLU6}
+        assert not kinds & {Depthwise, FrugalReLU6}
         net.save_pretrained(tmp_path)
-    assert sum(isinstance(layer, StridedDepthwise) for layer in net.modules()) == 4
+    assert sum(isinstance(layer, Depthwise) for layer in net.modules()) == 4
     assert all(own is parameters[name] for name, own in net.named_parameters())
     stored = (tmp_path / "config.json").read_text()
-    assert "Conv2d" in stored and "StridedDepthwise" not in stored and "FrugalReLU6" not in stored
+    assert "Conv2d" in stored and "Depthwise" not in stored and "FrugalReLU6" not in stored
 
 
 def test_what_is_not_plain_is_not_stored_as_if_it_were(tmp_path):

@@ -6,7 +6,7 @@ again wherever the net is written down: what is stored is always the plain layer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,11 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+LARGEST_KERNEL = 3  # for whose gradient oneDNN has a fast bfloat16 kernel
 
-class StridedDepthwise(nn.Conv2d):
-    """A depthwise convolution of stride 2 or more whose input gradient is worked out in float32.
 
-    oneDNN has no fast bfloat16 kernel for that gradient: in float32 it takes a fifth of the time,
+class Depthwise(nn.Conv2d):
+    """A depthwise convolution whose slow gradients are worked out in float32.
+
+    oneDNN has no fast bfloat16 kernel for the input's gradient where the stride is 2 or more, nor
+    for the weight's where the kernel is larger than 3: in float32 they take a fifth of the time,
     conversions included. Everything else is as in the parent class.
     """
 
@@ -83,23 +86,45 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        features, weight = ctx.saved_tensors
-        gradient = gradients[0]
+        (features, weight), gradient = ctx.saved_tensors, gradients[0]
         rest = (*ctx.geometry, False, (0, 0), len(weight))
         backward = torch.ops.aten.convolution_backward
-        to_weight = backward(gradient, features, weight, None, *rest, (False, True, False))[1]
         to_features = None
-        if ctx.needs_input_grad[0]:
-            to_features = torch.empty_like(features)
-            shape, wide = torch.empty(()).expand(1, *features.shape[1:]), weight.float()
-            for image, result in zip(
-                torch.split(gradient, 1), torch.split(to_features, 1), strict=True
-            ):
-                result.copy_(
-                    backward(image.float(), shape, wide, None, *rest, (True, False, False))[0]
-                )
+        if ctx.needs_input_grad[0] and _is_strided(ctx.geometry[0]):
+            to_features = _features_gradient(gradient, features, weight, rest)
+        elif ctx.needs_input_grad[0]:
+            asked = True, False, False
+            to_features = backward(gradient, features, weight, None, *rest, asked)[0]
+        if _is_large(weight.shape[2:]):
+            to_weight = _weight_gradient(gradient, features, weight, rest)
+        else:
+            asked = False, True, False
+            to_weight = backward(gradient, features, weight, None, *rest, asked)[1]
         to_bias = gradient.sum((0, 2, 3)) if ctx.biased else None
         return to_features, to_weight, to_bias, None, None, None
+
+
+def _features_gradient(
+    gradient: Tensor, features: Tensor, weight: Tensor, rest: tuple[Any, ...]
+) -> Tensor:
+    """Return the gradient to the input, worked out in float32, image by image to save memory."""
+    result = torch.empty_like(features)
+    shape, wide = torch.empty(()).expand(1, *features.shape[1:]), weight.float()
+    backward, asked = torch.ops.aten.convolution_backward, (True, False, False)
+    for image, into in zip(torch.split(gradient, 1), torch.split(result, 1), strict=True):
+        into.copy_(backward(image.float(), shape, wide, None, *rest, asked)[0])
+    return result
+
+
+def _weight_gradient(
+    gradient: Tensor, features: Tensor, weight: Tensor, rest: tuple[Any, ...]
+) -> Tensor:
+    """Return the gradient to the weight, in float32, likewise."""
+    result = torch.zeros_like(weight, dtype=torch.float32)
+    backward, asked = torch.ops.aten.convolution_backward, (False, True, False)
+    for image, of in zip(torch.split(gradient, 1), torch.split(features, 1), strict=True):
+        result += backward(image.float(), of.float(), result, None, *rest, asked)[1]
+    return result.to(weight.dtype)
 
 
 def quicken(net: nn.Module) -> nn.Module:
@@ -132,8 +157,9 @@ def _quick(layer: nn.Module) -> nn.Module:
     """Return the faster twin of a layer, or itself where there is none."""
     if layer._forward_hooks or layer._forward_pre_hooks:
         return layer
-    if type(layer) is nn.Conv2d and _is_strided_depthwise(layer):
-        return _convolution(layer, StridedDepthwise)
+    if type(layer) is nn.Conv2d and _is_depthwise(layer):
+        slow = _is_strided(layer.stride) or _is_large(layer.kernel_size)
+        return _convolution(layer, Depthwise) if slow else layer
     if type(layer) is nn.ReLU6 and layer.inplace:
         return FrugalReLU6(inplace=True).train(layer.training)
     return layer
@@ -141,7 +167,7 @@ def _quick(layer: nn.Module) -> nn.Module:
 
 def _plain(layer: nn.Module) -> nn.Module:
     """Return torch's own layer in place of a twin, or a plain layer itself."""
-    if isinstance(layer, StridedDepthwise):
+    if isinstance(layer, Depthwise):
         return _convolution(layer, nn.Conv2d)
     if isinstance(layer, FrugalReLU6):
         return nn.ReLU6(inplace=True).train(layer.training)
@@ -165,7 +191,14 @@ def _convolution(layer: nn.Conv2d, kind: type[nn.Conv2d]) -> nn.Conv2d:
     return made.train(layer.training)
 
 
-def _is_strided_depthwise(layer: nn.Conv2d) -> bool:
+def _is_depthwise(layer: nn.Conv2d) -> bool:
     depthwise = 1 < layer.groups == layer.in_channels == layer.out_channels
-    plain = isinstance(layer.padding, tuple) and layer.padding_mode == "zeros"
-    return depthwise and plain and max(layer.stride) > 1
+    return depthwise and isinstance(layer.padding, tuple) and layer.padding_mode == "zeros"
+
+
+def _is_strided(stride: Sequence[int]) -> bool:
+    return max(stride) > 1
+
+
+def _is_large(kernel: Sequence[int]) -> bool:
+    return max(kernel) > LARGEST_KERNEL
