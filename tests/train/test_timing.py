@@ -143,3 +143,14 @@ def test_validation_loss_is_the_mean_over_valid_pixels(net: FCN, tmp_path: Path)
     net.train()
     assert validation_loss(net, stage.data.val) == pytest.approx(total / pixels, rel=1e-5)
     assert net.training
+
+
+def test_a_moment_s_delay_does_not_count_for_every_image_of_a_validation(
+    net: FCN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, taken = SimulatedClock(), iter([9.0, 5.0, 0.1, 0.2])
+    stage = stage_on(write_scenes(tmp_path), tmp_path / "out", clock=clock)
+    monkeypatch.setattr("fullconv.train.timing.take_step", lambda *_: clock.pass_(0.03) or 0.0)
+    monkeypatch.setattr(FCN, "label", lambda *_: clock.pass_(next(taken)))
+    pace = fitted_to_machine(stage, net, Plan(50, 1, 50, (16, 24)))[1]
+    assert pace.validation == pytest.approx(0.1 * len(stage.data.val))
