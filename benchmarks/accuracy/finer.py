@@ -38,11 +38,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--only", nargs="+", help="names of sets")
     given = parser.parse_args()
     write_missing(given.sets)
     results = Results("finer")
     for seed in given.seeds:
         for made in unlike_sets():
+            if given.only and made.info.name not in given.only:
+                continue
             for way in given.ways:
                 identity = {"dataset": made.info.name, "way": way, "seed": str(seed)}
                 identity["limit_minutes"] = f"{given.minutes:g}"
@@ -63,6 +66,7 @@ def trained(given: argparse.Namespace, dataset: str, way: str, seed: int) -> Row
     metrics, net = model.on_test(), load(model.folder)
     return {
         "stride": str(net.stride),
+        "coarsest": str(net.taps[0].stride),
         "magnify": str(net.arguments.magnify),
         "minutes": model.minutes,
         "epochs": model.epochs,

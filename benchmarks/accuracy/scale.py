@@ -30,7 +30,7 @@ from benchmarks.frame import Results, Row, arguments
 from fullconv.data.folder import DatasetFolder
 from fullconv.net.fcn import load
 from fullconv.train.recipe import read_recipe
-from fullconv.train.resolution import resolutions
+from fullconv.train.resolution import Resolution, resolutions
 from fullconv.train.settings import TrainSettings
 
 ENLARGED_CAMVID = "camvid-enlarged"
@@ -111,10 +111,11 @@ def trained(given: argparse.Namespace, way: Way) -> Row:
     metrics, net = model.on_test(), load(model.folder)
     default = TrainSettings(data=data, recipe=read_recipe("default"))
     chosen = resolutions(default, DatasetFolder(data))[0]
+    own = Resolution(net.stride, net.scale, net.arguments.coarsest)
     return {
         "minutes": model.minutes,
         "epochs": model.epochs,
-        "default": "yes" if (net.stride, net.scale) == chosen else "",
+        "default": "yes" if own == chosen else "",
         "val_mean_iu": model.val_mean_iu,
         "test_mean_iu": f"{metrics.mean_iu:.4f}",
         "iu": model.by_class(metrics),

@@ -6,9 +6,10 @@
 builds, for each of the five small sets (benchmarks/datasets/unlike_sets.py), Unet, FPN and
 DeepLabV3Plus of segmentation-models-pytorch on MobileNetV2, and the net that `fullconv train` would
 train with nothing given; none is trained, which changes no time. Measured in turns is an image in
-memory to its labels: in plain PyTorch (float32, channels_last, as in benchmarks/accuracy/peers.py)
-and by each one's best engine of OpenVINO in float32 and in bfloat16 and of ONNX Runtime, of a
-peer the whole net up to its argmax in the engine, for images of one size.
+memory to its labels: in plain PyTorch (float32, channels_last; of fullconv as `predict --engine
+torch` does it, of the peers as in benchmarks/accuracy/peers.py) and by each one's best engine of
+OpenVINO in float32 and in bfloat16 and of ONNX Runtime, of a peer the whole net up to its argmax in
+the engine, for images of one size.
 
 Expected: fullconv takes at most 0.7 times Unet's time on every set, both ways.
 Results: benchmarks/results/labelling.csv and labelling-machine.json.
@@ -108,10 +109,9 @@ def default_net(weights: Path, folder: Path) -> FCN:
 
 def of_fullconv(net: FCN, images: list[Any]) -> dict[str, Label]:
     """Return the ways in which `predict` labels, and the plain one."""
-    options = configs("auto", "auto", torch.device("cpu"))
-    engines = [way for way in options if way.engine != PLAIN and way.precision != "int8"]
-    last = net.to(memory_format=torch.channels_last)
-    found: dict[str, Label] = {PLAIN: last.predict}
+    plain, *others = configs("auto", "auto", torch.device("cpu"))
+    engines = [way for way in others if way.engine != PLAIN and way.precision != "int8"]
+    found: dict[str, Label] = {PLAIN: Labeller(net, build(net, plain, images))}
     for way in engines:
         found[str(way)] = Labeller(net, build(net, way, images))
     return found

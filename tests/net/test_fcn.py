@@ -25,7 +25,7 @@ from nets import (
 from PIL import Image
 from torch import nn
 
-from fullconv import FCN, FullconvError, Preprocessing
+from fullconv import FCN, FullconvError, Preprocessing, load
 
 SMALL = Preprocessing(input_size=32)
 
@@ -252,6 +252,11 @@ def test_and_a_pixel_of_a_reduced_image(name, reduce):
     assert_sees_exactly_what_is_derived(quick_net(name, 8, reduce=reduce), 8 * reduce)
 
 
+@pytest.mark.slow
+def test_and_a_pixel_of_a_net_that_is_cut_off():
+    assert_sees_exactly_what_is_derived(quick_net("mobilenet_v2", 8, coarsest=16), 8)
+
+
 # Those with squeeze-and-excitation are unbounded; vgg16_bn's layers lie as vgg16's.
 UNBOUNDED = ("mobilenet_v3_large", "efficientnet_b0", "regnet_y_400mf", "timm:convnextv2_atto")
 
@@ -324,6 +329,32 @@ def test_fusion_is_the_sum_of_the_aligned_scores():
         torch.testing.assert_close(net(images), expected)
 
 
+def test_a_net_cut_off_scores_what_the_whole_one_does_if_the_coarsest_scores_are_zero():
+    cut, whole = (quick_net("resnet18", 8, coarsest=coarsest) for coarsest in (16, None))
+    assert [tap.stride for tap in cut.taps] == [16, 8]
+    assert not any(name.startswith("trunk.layers.layer4") for name in cut.state_dict())
+    whole = copy.deepcopy(whole)
+    missing, unexpected = whole.load_state_dict(cut.state_dict(), strict=False)
+    assert not unexpected
+    assert {name.split(".")[2] for name in missing if name.startswith("trunk")} == {"layer4"}
+    nn.init.zeros_(whole.scores["32"].weight)
+    nn.init.zeros_(whole.scores["32"].bias)
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        assert torch.equal(cut(images), whole(images))
+        assert cut(torch.randn(1, 3, 37, 61)).shape == (1, 3, 37, 61)
+
+
+def test_a_net_cut_off_is_loaded_as_it_was_saved(tmp_path):
+    net = quick_net("mobilenet_v2", 4, coarsest=16)
+    net.save_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    assert loaded.arguments == net.arguments
+    assert loaded.arguments.coarsest == 16
+    image = torch.randint(0, 256, (40, 56, 3), dtype=torch.uint8).numpy()
+    assert (loaded.predict(image) == net.predict(image)).all()
+
+
 @pytest.mark.parametrize(
     ("name", "stride"), [("narrow vgg", 32), ("squeezenet1_0", 16), ("resnet18", 32)]
 )
@@ -388,6 +419,13 @@ def test_train_and_eval_switch_the_trunk():
 def test_wrong_arguments(arguments, reason):
     with pytest.raises(FullconvError, match=reason):
         FCN(*arguments)
+
+
+def test_no_net_is_cut_off_before_its_finest_scores():
+    with pytest.raises(FullconvError, match="coarsest must be at least the stride, 8"):
+        FCN("resnet18", 8, 3, coarsest=4)
+    with pytest.raises(FullconvError, match="the trunk's coarsest stride is 32, not 16"):
+        FCN(quick_net("resnet18", 8).trunk, 8, 3, coarsest=16)
 
 
 def test_wrong_names_and_colours():

@@ -138,6 +138,12 @@ def test_squeezenet_starts_at_16():
         Trunk(classifier("squeezenet1_0"), 32, 224, {})
 
 
+def test_a_trunk_is_cut_off_after_the_coarsest_stride_that_is_asked_for():
+    for coarsest, strides in ((32, [16, 8]), (16, [16, 8]), (8, [8])):
+        made = Trunk(classifier("squeezenet1_0"), 8, 224, {}, coarsest=coarsest)
+        assert [tap.stride for tap in made.taps] == strides
+
+
 def test_training_mode_passes_through():
     made = Trunk(classifier("mobilenet_v2").train(), 8, 224, {})
     images = torch.randn(2, 3, 96, 96)

@@ -114,10 +114,51 @@ def test_where_finer_strides_cannot_be_it_is_magnified(
 
 
 @pytest.mark.parametrize(
+    ("side", "overrides", "strides"),
+    [
+        (200, (), (16, 4)),  # magnified
+        (200, ("coarsest=32",), (32, 4)),
+        (200, ("finest=4",), (32, 4)),
+        (200, ("magnify=2",), (32, 8)),
+        (400, (), (32, 2)),
+        (400, ("coarsest=16",), (16, 2)),
+        (400, ("coarsest=8", "finest=4"), (8, 4)),
+    ],
+)
+def test_layers_coarser_than_stride_16_are_left_out_of_magnified_images(
+    tmp_path: Path, side: int, overrides: tuple[str, ...], strides: tuple[int, int]
+) -> None:
+    data = write_stripes(tmp_path, 2, (side, side))
+    settings = TrainSettings(**asked(data, *overrides, backbone="mobilenet_v2"))
+    net = target_net(settings, DatasetFolder(data))
+    assert (net.taps[0].stride, net.stride) == strides
+
+
+@pytest.mark.slow
+def test_a_trained_net_is_cut_off_and_a_net_cut_off_stays_so(tmp_path: Path) -> None:
+    data = write_scenes(tmp_path / "data", train=2, val=1, size=(240, 320))
+    whole = trained(tmp_path / "whole", asked(data, "magnify=1", backbone="resnet18"))
+    cut = trained(tmp_path / "cut", asked(data, "coarsest=16", weights=str(whole), backbone=None))
+    record = yaml.safe_load((tmp_path / "cut" / "recipe.yaml").read_text())["nets"]["fcn8s"]
+    assert record["coarsest"] == 16
+    assert "16 down to 8" in (cut / "README.md").read_text()
+    settings = TrainSettings(**asked(data, weights=str(cut), backbone=None))
+    assert target_net(settings, DatasetFolder(data)).taps[0].stride == 16
+
+
+@pytest.mark.parametrize(
     ("overrides", "options", "wrong"),
     [
         (("finest=16",), {}, "finest=16 is coarser than fcn8s: --model fcn16s"),
-        (("finest=4",), {"staged": True}, "name fcn4s there and leave finest out"),
+        (("coarsest=4",), {}, "coarsest=4 is finer than the finest stride, 8"),
+        (("coarsest=16", "finest=32"), {}, "finest=32 is coarser than fcn8s"),
+        (("finest=4",), {"staged": True}, "leave finest out, or name fcn4s without --staged"),
+        (("coarsest=16",), {"staged": True}, "leave coarsest out"),
+        (
+            ("coarsest=16",),
+            {"model": "voc-fcn8s", "backbone": None},
+            "voc-fcn8s has skips of its own: leave coarsest out",
+        ),
         (
             ("finest=4",),
             {"model": "voc-fcn8s", "backbone": None},
@@ -208,7 +249,7 @@ def test_frozen_normalisation_keeps_its_statistics(batch_norm: str) -> None:
         (40, ("magnify=4",), ()),
         (40, ("magnify=1",), ()),
         (400, (), ("as an FCN-2s does",)),
-        (200, (), ("as an FCN-4s does", "2 times as large", "4 times as long")),
+        (200, (), ("as an FCN-4s does", "4 times as long", "coarser than stride 16")),
         (200, ("finest=4",), ("2 times as large",)),
     ],
 )

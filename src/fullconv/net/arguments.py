@@ -39,6 +39,8 @@ class NetArguments(BaseModel):
     Attributes:
         trunk: a classifier's name; None: a module of the user's own.
         stride: of the coarse scores.
+        coarsest: the coarsest stride that is scored, after which the trunk is cut off; None: the
+            classifier's.
         inputs: channels of each input by name.
         fusion: of several inputs.
         skips: names of layers to score at given strides, instead of the default ones.
@@ -54,6 +56,7 @@ class NetArguments(BaseModel):
 
     trunk: str | None = None
     stride: Annotated[int, Field(ge=1, le=MOST_STRIDE)]
+    coarsest: Annotated[int, Field(ge=1, le=MOST_STRIDE)] | None = None
     inputs: Annotated[dict[str, Channels], Field(min_length=1, max_length=MOST_INPUTS)] = COLOR_ONLY
     fusion: Literal["early", "late"] = "early"
     skips: dict[int, str] = {}
@@ -135,6 +138,8 @@ class NetArguments(BaseModel):
     def _fitting(self) -> NetArguments:
         if self.fusion == "late" and len(self.inputs) < 2:
             raise ValueError("late fusion is of several inputs; name them")
+        if self.coarsest is not None and self.coarsest < self.stride:
+            raise ValueError(f"coarsest must be at least the stride, {self.stride}")
         most = 1 if self.padding is not None else max(most_magnification(self.stride), 1)
         allowed = [factor for factor in range(1, most + 1) if most % factor == 0]
         if self.magnify not in allowed:

@@ -22,7 +22,7 @@ from fullconv.base.palette import Colour
 from fullconv.base.runtime import inference
 from fullconv.dense.layers import own_copy
 from fullconv.geometry import GeometryError, Grid, least_padding
-from fullconv.net.arguments import COLOR_ONLY, Labelling, NetArguments, labellings
+from fullconv.net.arguments import COLOR_ONLY, MOST_STRIDE, Labelling, NetArguments, labellings
 from fullconv.net.described import Labels, Pixels, Size
 from fullconv.net.folder import (
     CONFIG,
@@ -95,6 +95,7 @@ class FCN(nn.Module):
         palette: Sequence[Colour] | Mapping[str, Sequence[Colour]] | None = None,
         ignore_index: int = 255,
         preprocessing: Preprocessing | None = None,
+        coarsest: int | None = None,
         inputs: Mapping[str, int] | None = None,
         fusion: Literal["early", "late"] = "early",
         skips: Mapping[int, str] | None = None,
@@ -111,7 +112,7 @@ class FCN(nn.Module):
         Args:
             trunk: a torchvision classifier's name, ``timm:NAME``, ``caffe:NAME``, or any
                 classifier that `convolutionalize` takes (which is copied); or a trunk that was
-                made before, of the same stride, inputs, fusion, skips and padding.
+                made before, of the same strides, inputs, fusion, skips and padding.
             stride: of the coarse scores: 32, 16, 8, 4 or 2, if the trunk has it.
             num_classes: number of scores a pixel, 1 to 255.
             heads: in its place, for several labellings at once (SIFT Flow's semantic and
@@ -123,6 +124,8 @@ class FCN(nn.Module):
             ignore_index: the label id that training and metrics leave out.
             preprocessing: what the trunk expects; by default what its weights say (of channels
                 beyond the colours: the mean of those).
+            coarsest: the coarsest stride that is scored; layers of coarser ones are left out. None:
+                the trunk's own, 32 as a rule.
             inputs: channels of each input by name, ``{"color": 3}`` by default.
             fusion: of several inputs: "early" gives the trunk more channels, "late" gives each
                 input a trunk, whose scores are averaged (paper, section 5, RGB-HHA).
@@ -152,6 +155,7 @@ class FCN(nn.Module):
         self.arguments = NetArguments.of(
             trunk=trunk if isinstance(trunk, str) else None,
             stride=stride,
+            coarsest=coarsest,
             inputs=dict(inputs or COLOR_ONLY),
             fusion=fusion,
             skips=dict(skips or {}),
@@ -195,6 +199,11 @@ class FCN(nn.Module):
         _require_fit(joined)
         if self.taps[-1].stride != asked:
             raise StrideError(f"the trunk's finest stride is {self.taps[-1].stride}, not {asked}")
+        if (self.arguments.coarsest or MOST_STRIDE) < self.taps[0].stride:
+            raise StrideError(
+                f"the trunk's coarsest stride is {self.taps[0].stride}, not "
+                f"{self.arguments.coarsest}"
+            )
         return joined
 
     def _head(self, joined: Skips, labelling: Labelling) -> Head:
@@ -688,6 +697,7 @@ def _trunk(classifier: nn.Module, arguments: NetArguments, input_size: int) -> T
             arguments.stride,
             input_size,
             arguments.skips,
+            coarsest=arguments.coarsest,
             channels=channels,
             padding=arguments.padding,
         )

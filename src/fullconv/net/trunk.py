@@ -44,7 +44,7 @@ class Tap:
 
 
 class Trunk(nn.Module):
-    """Yields a classifier's features at its coarsest stride and at finer ones.
+    """Yields a classifier's features at its coarsest stride, or less, and at finer ones.
 
     Attributes:
         taps: coarsest first.
@@ -58,6 +58,7 @@ class Trunk(nn.Module):
         input_size: int,
         skips: Mapping[int, str],
         *,
+        coarsest: int | None = None,
         channels: int = 3,
         padding: int | None = None,
     ) -> None:
@@ -68,6 +69,8 @@ class Trunk(nn.Module):
             finest: the finest stride to tap: 32, 16, 8, 4 or 2.
             input_size: native size of the classifier's input in pixels.
             skips: names of layers to tap instead of the default ones, by stride.
+            coarsest: the coarsest stride to tap, if there are coarser ones, after which no layer
+                is left; at least `finest`. None: the classifier's.
             channels: of the images; see `surgery.with_channels`.
             padding: of the first convolution, in pixels, in place of its own; hidden dense layers
                 are not padded then, as in the paper's nets. None: every layer keeps its own.
@@ -90,7 +93,8 @@ class Trunk(nn.Module):
                 f"{type(classifier).__name__} has no layer at stride {finest}; it has "
                 f"{', '.join(map(str, nodes))}"
             )
-        nodes = {stride: node for stride, node in nodes.items() if stride >= finest}
+        coarsest = coarsest or max(nodes)
+        nodes = {stride: node for stride, node in nodes.items() if finest <= stride <= coarsest}
         self.layers = _with_outputs(network, tuple(nodes.values()))
         self.taps = _taps(self.layers)
 

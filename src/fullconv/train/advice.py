@@ -83,8 +83,10 @@ def about_resolution(settings: TrainSettings, net: FCN) -> str | None:
             f"sees images {magnify} times as large, which makes labels take about {magnify**2} "
             "times as long"
         )
+    if net.arguments.coarsest not in (None, settings.recipe.coarsest):
+        ways.append(f"does without layers coarser than stride {net.arguments.coarsest}")
     return (
-        f"for what is small or thin in images, the net {' and '.join(ways)} (--set magnify=1: "
+        f"for what is small or thin in images, the net {', and '.join(ways)} (--set magnify=1: "
         f"{settings.model} as it is, coarser)"
     )
 

@@ -12,7 +12,7 @@ from fullconv.data.info import DatasetInfo
 from fullconv.net.card import CARD, Background, card
 from fullconv.net.folder import ModelConfig, read_config
 from fullconv.train.outcome import Outcome, Trained
-from fullconv.train.resolution import told
+from fullconv.train.resolution import strides_told, told
 
 
 def write_cards(outcome: Outcome, info: DatasetInfo) -> None:
@@ -43,7 +43,7 @@ def _facts(outcome: Outcome, trained: Trained, config: ModelConfig) -> list[tupl
         ("started from", start),
         ("epochs", f"{plan.epochs:.3g}"),
         ("batch", f"{recipe.step_images} {crop}"),
-        ("finest stride", str(config.net.stride)),
+        ("strides", strides_told(config.net)),
         ("images are seen", told(config.net.scale)),
         ("optimizer", f"{recipe.optimizer}, learning rate {recipe.lr:g}, {recipe.schedule}"),
         ("kept", "the best on val" if recipe.keep == "best" else "the last weights"),

@@ -80,7 +80,7 @@ def _target_net(settings: TrainSettings, folder: DatasetFolder, judge: Judge) ->
     weights, fixed = settings.weights, settings.blueprint.fixed
     if fixed:
         _require_own(settings)
-    _require_finest(settings)
+    _require_strides(settings)
     by_input = models_by_input(weights)
     if by_input:
         return _joined_net(settings, folder, judge, by_input)
@@ -229,19 +229,25 @@ def _require_own(settings: TrainSettings) -> None:
         )
 
 
-def _require_finest(settings: TrainSettings) -> None:
-    """Refuse a finest stride that the model cannot have."""
-    finest, net = settings.recipe.finest, settings.blueprint
-    if finest is None:
-        return
-    if net.fixed:
-        raise FullconvError(f"{net.name} has skips of its own: leave finest out")
-    if settings.staged:
+def _require_strides(settings: TrainSettings) -> None:
+    """Refuse a coarsest or finest stride that the model cannot have."""
+    recipe, net = settings.recipe, settings.blueprint
+    for key, asked in (("coarsest", recipe.coarsest), ("finest", recipe.finest)):
+        if asked is not None and net.fixed:
+            raise FullconvError(f"{net.name} has skips of its own: leave {key} out")
+        if asked is not None and settings.staged:
+            raise FullconvError(
+                f"--staged trains the nets from FCN-32s up to --model: leave {key} out, or name "
+                f"fcn{asked}s without --staged"
+            )
+    if recipe.finest is not None and recipe.finest > net.stride:
         raise FullconvError(
-            f"--staged trains the nets up to --model: name fcn{finest}s there and leave finest out"
+            f"finest={recipe.finest} is coarser than {net.name}: --model fcn{recipe.finest}s"
         )
-    if finest > net.stride:
-        raise FullconvError(f"finest={finest} is coarser than {net.name}: --model fcn{finest}s")
+    if recipe.coarsest is not None and recipe.coarsest < settings.stride:
+        raise FullconvError(
+            f"coarsest={recipe.coarsest} is finer than the finest stride, {settings.stride}"
+        )
 
 
 def _require_scale(source: FCN, net: FCN) -> None:
@@ -295,6 +301,7 @@ def new_net(
     net = blueprint.build(
         trunk=backbone or blueprint.backbone,
         stride=resolution.stride,
+        coarsest=resolution.coarsest,
         scale=resolution.scale,
         inputs=inputs or blueprint.inputs,
         fusion=fusion,
@@ -337,7 +344,8 @@ def grown_net(
             f"its inputs are {', '.join(source.inputs)}: {', '.join(inputs)} don't begin alike"
         )
     arguments = source.arguments.to_dict() | {"inputs": inputs, "fusion": fusion}
-    arguments |= {key: getattr(recipe, key) or arguments[key] for key in ("magnify", "reduce")}
+    asked = ("coarsest", "magnify", "reduce")
+    arguments |= {key: getattr(recipe, key) or arguments[key] for key in asked}
     preprocessing = preprocessing_for(inputs, source.preprocessing, source.inputs)
     net = _like(arguments, preprocessing, stride, info, recipe)
     take_over(source, net)

@@ -76,6 +76,12 @@ class Recipe(BaseModel):
         "small or thin things, need finer cells); the model's own where it is coarser than an "
         "FCN-8s, trained in stages or given, such as the paper's, or where `magnify` is given",
     )
+    coarsest: Literal[32, 16, 8, 4, 2] | None = Field(
+        default=None,
+        description="coarsest stride that is scored, at least the finest: 16 leaves out what "
+        "follows a trunk's last layer at stride 16; null: the trunk's own, 32 as a rule, or 16 "
+        "where the data alone decide that small images are magnified and scored at finer strides",
+    )
     magnify: int | None = Field(
         default=None,
         ge=1,

@@ -231,6 +231,7 @@ class Record:
         magnify, reduce = state.net.scale.as_integer_ratio()
         self.nets[name] = {
             "stride": state.net.stride,
+            "coarsest": state.net.taps[0].stride,
             "magnify": magnify,
             "reduce": reduce,
             "plan": _plain(state.plan.to_dict()),

@@ -14,13 +14,14 @@ from fullconv.base.errors import FullconvError
 from fullconv.data.fingerprint import Fingerprint
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.transforms import TINY, default_magnification, default_reductions
-from fullconv.net.arguments import COLOR_ONLY, most_magnification
+from fullconv.net.arguments import COLOR_ONLY, NetArguments, most_magnification
 from fullconv.papers.blueprint import DEFAULT_STRIDE
 from fullconv.train.settings import TrainSettings
 
 DRAWN_WELL = 0.85  # the mean IU below which a net's cells are too coarse for the masks
 DRAWN_POORLY = 0.77  # that below which finer cells are worth their work
 FINEST_CELL = 2  # pixels
+COARSE_ENOUGH = 16  # pixels of a magnified image; its coarser cells would see little else than all
 MOST_DETAILED = 2560 * 2560  # pixels of an image that is magnified for finer cells
 
 Judge = Callable[[DatasetFolder, tuple[str, ...]], Fingerprint]
@@ -32,10 +33,12 @@ class Resolution(NamedTuple):
     Attributes:
         stride: of its coarse scores, in pixels that the trunk sees.
         scale: how many times larger than they are the trunk sees images.
+        coarsest: the coarsest stride that it scores; None: the trunk's.
     """
 
     stride: int
     scale: Fraction
+    coarsest: int | None = None
 
 
 def judged(folder: DatasetFolder, inputs: tuple[str, ...]) -> Fingerprint:
@@ -49,6 +52,11 @@ def told(scale: Fraction) -> str:
     if scale == 1:
         return "as they are"
     return f"magnified x{scale}" if scale > 1 else f"reduced to {scale}"
+
+
+def strides_told(net: NetArguments) -> str:
+    """Tell which strides a net scores."""
+    return f"{net.coarsest} down to {net.stride}" if net.coarsest else f"down to {net.stride}"
 
 
 def resolutions(
@@ -76,18 +84,18 @@ def resolutions(
     decided = magnify is not None and (reduce is not None or magnify > 1)
     if decided or settings.blueprint.fixed or folder.info.inputs.keys() != COLOR_ONLY.keys():
         # Distances are not to be mixed, and models of one dataset are to go together.
-        return (Resolution(stride, Fraction(magnify or 1, reduce or 1)),)
+        return (Resolution(stride, Fraction(magnify or 1, reduce or 1), recipe.coarsest),)
     found = judge(folder, tuple(COLOR_ONLY))
     finer: tuple[Resolution, ...] = ()
     if magnify is None:
         larger = reduce in (None, 1)
         magnify = _magnification(found, stride, most_magnification(stride) if larger else 1)
         if larger and settings.may_be_finer:
-            finer = tuple(_finer(found, stride, magnify))
+            finer = tuple(_finer(found, stride, magnify, recipe.coarsest))
     if reduce is None:
         free = magnify == 1 and recipe.learn_upscores != "all"
         reduce = _reduction(found, stride) if free else 1
-    return (*finer, Resolution(stride, Fraction(magnify, reduce)))
+    return (*finer, Resolution(stride, Fraction(magnify, reduce), recipe.coarsest))
 
 
 def _magnification(found: Fingerprint, stride: int, most: int) -> int:
@@ -101,13 +109,16 @@ def _magnification(found: Fingerprint, stride: int, most: int) -> int:
     return _enough(found, stride, factors)
 
 
-def _finer(found: Fingerprint, stride: int, magnify: int) -> Iterator[Resolution]:
+def _finer(
+    found: Fingerprint, stride: int, magnify: int, coarsest: int | None
+) -> Iterator[Resolution]:
     """Yield how a net sees images less magnified and scores finer strides, in the cells it needs.
 
     Args:
         found: of the training images.
         stride: of the model.
         magnify: how far it would magnify images without finer strides.
+        coarsest: stride that is asked for, or None.
     """
     height, width = found.median_size
     most = most_magnification(stride)
@@ -117,7 +128,8 @@ def _finer(found: Fingerprint, stride: int, magnify: int) -> Iterator[Resolution
     cell = stride // _enough(found, stride, factors)
     scale = default_magnification(height, width, most, TINY)
     while cell * scale < stride and scale <= magnify:
-        yield Resolution(cell * scale, Fraction(scale))
+        cut = COARSE_ENOUGH if scale > 1 else None
+        yield Resolution(cell * scale, Fraction(scale), coarsest or cut)
         scale *= 2
 
 

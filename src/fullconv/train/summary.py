@@ -20,7 +20,7 @@ from fullconv.net.fcn import FCN, load
 from fullconv.predict.scenes import photograph
 from fullconv.report.page import BORDER_IMAGES, Example, NetResult, Report, ReportedHead
 from fullconv.train.outcome import Outcome, Trained
-from fullconv.train.resolution import told
+from fullconv.train.resolution import strides_told, told
 
 
 def summarise(
@@ -145,7 +145,7 @@ def _facts(outcome: Outcome, net: FCN) -> tuple[tuple[str, str], ...]:
         *([("inputs", inputs)] if len(net.inputs) > 1 else []),
         ("epochs", " + ".join(epochs)),
         ("batch", f"{recipe.batch_size} x {recipe.accumulate} {shown}"),
-        ("finest stride", str(net.stride)),
+        ("strides", strides_told(net.arguments)),
         ("images are seen", told(net.scale)),
         ("optimizer", f"{recipe.optimizer}, learning rate {recipe.lr:g}, {recipe.schedule}"),
         ("model", "the best on val" if recipe.keep == "best" else "the last weights"),
