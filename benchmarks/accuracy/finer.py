@@ -4,8 +4,9 @@
 
 trains on each of the five small sets (benchmarks/datasets/unlike_sets.py) for `--minutes` (3) with
 nothing given, which scores finer strides, and as an FCN-8s with cells of the same size, which sees
-images magnified; with each of `--seeds`, in turns. Each model is the best on val and is measured on
-test once. How long labels take is measured by benchmarks/speed/peers.py.
+images magnified; with each of `--seeds`, in turns. `--ways "finer strides, whole trunk"` keeps what
+trunks that see magnified images do without. Each model is the best on val and is measured on test
+once. How long labels take is measured by benchmarks/speed/peers.py.
 
 Expected: the mean IU of finer strides is at most 0.005 below that of magnified images.
 Results: benchmarks/results/finer.csv. What is there already is not trained again; a training that
@@ -26,7 +27,7 @@ from fullconv.train.recipe import read_recipe
 from fullconv.train.resolution import resolutions
 from fullconv.train.settings import TrainSettings
 
-WAYS = FINER, MAGNIFIED = "finer strides", "magnified"
+WAYS = FINER, MAGNIFIED, UNCUT = "finer strides", "magnified", "finer strides, whole trunk"
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/finer"), help="folder of the runs")
     parser.add_argument("--minutes", type=float, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=(FINER, MAGNIFIED))
     parser.add_argument("--only", nargs="+", help="names of sets")
     given = parser.parse_args()
     write_missing(given.sets)
@@ -60,8 +61,10 @@ def trained(given: argparse.Namespace, dataset: str, way: str, seed: int) -> Row
     if way == MAGNIFIED:
         default = TrainSettings(data=data, recipe=read_recipe("default"))
         changes.append(f"magnify={resolutions(default, DatasetFolder(data))[-1].scale}")
+    if way == UNCUT:
+        changes.append("coarsest=32")
     asked = {"data": data, "weights": given.weights, "recipe": read_recipe("default", changes)}
-    name = f"{dataset}-{way}-{seed}".replace(" ", "-")
+    name = f"{dataset}-{way}-{seed}".replace(",", "").replace(" ", "-")
     model = Model.trained(given.out / name, asked, name)
     metrics, net = model.on_test(), load(model.folder)
     return {

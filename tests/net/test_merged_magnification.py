@@ -9,7 +9,7 @@ from torch import nn
 
 from fullconv import FCN
 from fullconv.export.coarse import CoarseScores
-from fullconv.net.rewrites.magnification import with_merged_magnification
+from fullconv.net.rewrites.magnification import Extended, with_merged_magnification
 
 
 def magnified_net(name, stride=4, **options):
@@ -34,7 +34,8 @@ def test_scores_are_the_same(name, size):
 def test_it_is_what_is_worked_out_by_hand():
     """The first layer on rows 1, 2, 4: magnified they are 1, 1.5, 2, 3, 4, 4 between zeros."""
     twin = with_merged_magnification(magnified_net("mobilenet_v2").double())
-    extended, convolution = twin.trunk.layers.extended, first_convolution(twin)
+    (extended,) = (part for part in twin.modules() if isinstance(part, Extended))
+    convolution = first_convolution(twin)
     column = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64).reshape(1, 1, 3, 1)
     plain = first_convolution(magnified_net("mobilenet_v2").double())
     summed = plain.weight.detach().sum((1, 3))  # of channels and columns, that are all alike

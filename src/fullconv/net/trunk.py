@@ -44,7 +44,7 @@ class Tap:
 
 
 class Trunk(nn.Module):
-    """Yields a classifier's features at its coarsest stride, or less, and at finer ones.
+    """Yields a classifier's features at its coarsest stride, if it isn't cut off, and finer ones.
 
     Attributes:
         taps: coarsest first.

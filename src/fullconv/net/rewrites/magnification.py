@@ -22,7 +22,6 @@ from fullconv.net.trunk import Trunk
 # cells 2i - 1, 2i and 2i + 1 are (x[i - 1] + x[i]) / 2, x[i] and (x[i] + x[i + 1]) / 2.
 MERGED = ((0.5, 0.0, 0.0), (0.5, 1.0, 0.5), (0.0, 0.0, 0.5))
 MERGES = (3, 3), (2, 2), (1, 1), (1, 1)  # kernel, stride, padding and dilation that it takes
-EXTENDED = "extended"  # the name of the new layer
 
 
 class Extended(nn.Module):
@@ -86,9 +85,10 @@ def _merge(layers: fx.GraphModule, reader: str) -> None:
     new.weight = nn.Parameter(weight.to(old.weight), requires_grad=False)
     new.bias = old.bias
     layers.set_submodule(reader, new.eval())
-    layers.add_submodule(EXTENDED, Extended())
+    name = f"{reader}_extended"  # beside the convolution, where no other layer is called so
+    layers.add_submodule(name, Extended())
     image = next(iter(layers.graph.nodes))
     with layers.graph.inserting_after(image):
-        extended = layers.graph.call_module(EXTENDED, (image,))
+        extended = layers.graph.call_module(name, (image,))
     image.replace_all_uses_with(extended, lambda node: node is not extended)
     layers.recompile()

@@ -21,8 +21,8 @@ class Depthwise(nn.Conv2d):
     """A depthwise convolution whose slow gradients are worked out in float32.
 
     oneDNN has no fast bfloat16 kernel for the input's gradient where the stride is 2 or more, nor
-    for the weight's where the kernel is larger than 3: in float32 they take a fifth of the time,
-    conversions included. Everything else is as in the parent class.
+    for the weight's where the kernel is larger than 3: in float32 they take a third to a fifth of
+    the time, conversions included. Everything else is as in the parent class.
     """
 
     def forward(self, input: Tensor) -> Tensor:
