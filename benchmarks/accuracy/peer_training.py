@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 
 from fullconv.base.errors import FullconvError, WorkFailedError
 from fullconv.base.pipeline import ahead
@@ -44,14 +44,16 @@ from fullconv.data.loading import (
     Batches,
     CachedSplit,
     TrainingDataset,
+    Transform,
     cached_splits,
     default_workers,
     training_batches,
 )
+from fullconv.data.transforms import training_transform
 from fullconv.measure.metrics import ConfusionMatrix, Metrics
 from fullconv.net.classifiers import build_classifier
 from fullconv.net.described import Labels, Pixels
-from fullconv.train.plan import Pace, Plan, make_plan
+from fullconv.train.plan import Pace, Plan, learning_rate, make_plan
 from fullconv.train.recipe import Recipe
 from fullconv.train.state import TrainingState
 from fullconv.train.timing import MOST_STEPS, WORTH_BF16, step_seconds
@@ -87,21 +89,32 @@ class Practice:
     """How a peer is trained.
 
     Attributes:
-        loss: dice, as in the examples, or dice+ce: cross entropy is added.
+        loss: dice, as in the examples, dice+ce: cross entropy is added, or ce: that alone.
         lr: the learning rate at the start.
         lowest_lr: at the end of the cosine.
         batch_size: crops a step.
         crop: height and width of the crops in pixels, where the images are that large.
+        recipe: of fullconv, whose optimizer, learning rates and views take the place of the
+            examples'; None: those.
     """
 
-    loss: Literal["dice", "dice+ce"] = "dice"
+    loss: Literal["dice", "dice+ce", "ce"] = "dice"
     lr: float = 2e-4
     lowest_lr: float = 1e-5
     batch_size: int = 8
     crop: int = 320
+    recipe: Recipe | None = None
+
+    @classmethod
+    def tuned(cls) -> Practice:
+        """Return what serves them better: AdamW, one cycle, cross entropy and plain views."""
+        recipe = Recipe()
+        return cls(loss="ce", lr=recipe.lr, recipe=recipe)
 
     def learning_rate(self, done: float) -> float:
         """Return the learning rate when a share `done` of the steps is done, 0 to 1."""
+        if self.recipe:
+            return self.lr * learning_rate(self.recipe.schedule, done, self.recipe.warmup)
         return self.lowest_lr + (self.lr - self.lowest_lr) * (1 + math.cos(math.pi * done)) / 2
 
     def crop_of(self, height: float, width: float) -> tuple[int, int]:
@@ -113,12 +126,29 @@ class Practice:
 
     def loss_function(self, ignore_index: int) -> Loss:
         """Return the loss of scores N,C,H,W and labels N,H,W (int64)."""
+        entropy = nn.CrossEntropyLoss(ignore_index=ignore_index)
+        if self.loss == "ce":
+            return entropy
         losses = package("segmentation_models_pytorch").losses
         dice: Loss = losses.DiceLoss("multiclass", from_logits=True, ignore_index=ignore_index)
         if self.loss == "dice":
             return dice
-        entropy = nn.CrossEntropyLoss(ignore_index=ignore_index)
         return lambda scores, truth: dice(scores, truth) + entropy(scores, truth)
+
+    def views(self, crop: tuple[int, int], ignore_index: int) -> Transform:
+        """Return what makes a random view of an image and its labels."""
+        if self.recipe is None:
+            return Augmentation(crop, ignore_index)
+        settings = self.recipe.scale_jitter, self.recipe.flip, self.recipe.color
+        view: Transform = training_transform(crop, *settings, ignore_index=ignore_index)
+        return view
+
+    def optimizer(self, peer: Peer) -> Optimizer:
+        """Return the optimizer of a peer; `TrainingState` asks each group for its factor."""
+        group = {"params": list(peer.parameters()), "factor": 1.0}
+        if self.recipe is None:
+            return Adam([group], lr=self.lr)
+        return AdamW([group], lr=self.lr, weight_decay=self.recipe.weight_decay)
 
 
 class Peer(nn.Module):
@@ -251,7 +281,7 @@ class Task:
         assert plan.crop != "whole"
         size = self.practice.batch_size
         return training_batches(
-            TrainingDataset(self.train, Augmentation(plan.crop, self.ignore_index)),
+            TrainingDataset(self.train, self.practice.views(plan.crop, self.ignore_index)),
             Batches(len(self.train), size, self.seed),
             part=size,
             workers=self.workers,
@@ -296,7 +326,7 @@ def train(
     peer = Peer(architecture, len(folder.info.classes), weights).train()
     task = Task.of(folder, practice, seed)
     plan, pace = timed(task, peer, task.plan(minutes * 60), begun)
-    optimizer = _optimizer(peer, practice)
+    optimizer = practice.optimizer(peer)
     state = TrainingState(cast("FCN", peer), optimizer, plan, pace=pace, ticked=begun)
     state.tick()
     best = _train(task, peer, state, architecture)
@@ -390,14 +420,9 @@ def timed(task: Task, peer: Peer, plan: Plan, begun: float) -> tuple[Plan, Pace]
 def _step_times(task: Task, peer: Peer, plan: Plan) -> list[float]:
     """Return the seconds of a few steps on a copy, loading included; the first one warms up."""
     trial, loss_function = deepcopy(peer), task.practice.loss_function(task.ignore_index)
-    optimizer = _optimizer(trial, task.practice)
+    optimizer = task.practice.optimizer(trial)
 
     def step(batch: Batch) -> None:
         take_step(trial, optimizer, batch, loss_function, precision=plan.precision)
 
     return step_seconds(task.batches(plan), step, plan, MOST_STEPS)
-
-
-def _optimizer(peer: Peer, practice: Practice) -> Adam:
-    """Return the examples' optimizer; `TrainingState` asks each group for its factor."""
-    return Adam([{"params": list(peer.parameters()), "factor": 1.0}], lr=practice.lr)

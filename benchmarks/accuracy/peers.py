@@ -14,7 +14,8 @@ keeps its best weights on val and is then measured on test once, by the same con
 the images' own resolution. Finally labelling is timed, an image in memory to its labels, in eager
 float32 and channels_last, in turns, in a process that keeps its memory, as `fullconv predict`
 does.
---loss and --lr give the peers other settings than their examples', in rows of their own.
+--loss and --lr give the peers other settings than their examples', in rows of their own; --tuned
+trains them by AdamW, one cycle, cross entropy and fullconv's own plain views.
 
 Expected: fullconv's test mean IU is the highest on every dataset.
 Results: benchmarks/results/peers-DATASET.csv. A training that is there already is not done again; a
@@ -84,6 +85,7 @@ def command_line() -> argparse.Namespace:
     parser.add_argument("--nets", nargs="+", choices=NETS, default=NETS)
     parser.add_argument("--loss", choices=("dice", "dice+ce"), default=Practice.loss)
     parser.add_argument("--lr", type=float, default=Practice.lr, help="the peers' learning rate")
+    parser.add_argument("--tuned", action="store_true", help="train peers better: see Practice")
     parser.add_argument("--again", action="store_true", help="train also what is known already")
     parser.add_argument("--train", choices=NETS, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -96,7 +98,8 @@ def dataset(given: argparse.Namespace) -> str:
 
 def identity(given: argparse.Namespace, net: str) -> Row:
     """Return the columns that tell one training from another."""
-    training = "defaults" if net == OWN else f"{given.loss} lr={given.lr:g}"
+    as_examples = "tuned" if given.tuned else f"{given.loss} lr={given.lr:g}"
+    training = "defaults" if net == OWN else as_examples
     return {
         "dataset": dataset(given),
         "net": net,
@@ -132,7 +135,7 @@ def trained_peer(given: argparse.Namespace, net: str) -> Row:
     """Train and measure one of the peers."""
     data = DatasetFolder(given.data)
     test = data.split("test")  # what is wrong with it is better known now
-    practice = Practice(loss=given.loss, lr=given.lr)
+    practice = Practice.tuned() if given.tuned else Practice(loss=given.loss, lr=given.lr)
     done = train(net, given.weights, data, practice, minutes=given.minutes, seed=given.seed)
     state = {key: value.contiguous() for key, value in done.peer.state_dict().items()}
     with replacing(folder_of(given, net) / "model.safetensors") as path:

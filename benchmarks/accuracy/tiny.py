@@ -6,9 +6,10 @@
 draws so many images of a small set's train (benchmarks/datasets/unlike_sets.py; with `--camvid`
 CamVid's besides), a quarter of which, one at least, is kept for val, as by somebody who has no
 more; `--draws` (5) times. On each draw fullconv is trained with nothing given but the data, the
-weights and `--minutes` (1), and each of `--peers` (Unet) as its examples do
-(benchmarks/accuracy/peer_training.py), for the same minutes. Each is the best on val, and is
-measured on at most `--test` (60) images of test, once.
+weights and `--minutes` (1), and each of `--peers` (Unet) for the same minutes, by AdamW, one cycle,
+cross entropy and fullconv's own plain views, which serve it better than its examples' practice
+(`--as-examples`). Each is the best on val, and is measured on at most `--test` (60) images of test,
+once.
 
 Expected: fullconv's mean over the draws is the highest at every number of images, and no training
 of its own collapses: each is better than the commonest class alone.
@@ -79,6 +80,7 @@ def command_line() -> argparse.Namespace:
     parser.add_argument("--minutes", default="1", help="for each training")
     parser.add_argument("--test", type=int, default=60, help="images to measure on")
     parser.add_argument("--peers", nargs="*", choices=ARCHITECTURES, default=["Unet"])
+    parser.add_argument("--as-examples", action="store_true", help="train peers as these do")
     parser.add_argument("--out", type=Path, default=Path("runs/tiny"), help="folder of the runs")
     return parser.parse_args()
 
@@ -114,7 +116,8 @@ def trained(given: argparse.Namespace, net: str, data: Path, source: Path, seed:
         minutes, epochs = model.minutes, model.epochs
     else:
         limit, folder = float(given.minutes), DatasetFolder(data)
-        done = train(net, given.weights, folder, Practice(), minutes=limit, seed=seed)
+        practice = Practice() if given.as_examples else Practice.tuned()
+        done = train(net, given.weights, folder, practice, minutes=limit, seed=seed)
         metrics = measure(done.peer, test)
         minutes, epochs = f"{done.minutes:.1f}", f"{done.epochs:.1f}"
     return {
@@ -136,11 +139,10 @@ def picture(rows: Sequence[Row]) -> None:
             found: dict[int, list[float]] = {}
             for row in own:
                 found.setdefault(int(row["images"]), []).append(float(row["test_mean_iu"]))
-            style = {"color": f"C{colour}", "marker": "o"}
-            counts = sorted(found)
-            axes.plot(counts, [mean(found[n]) for n in counts], **style, label=net)
+            counts, shade = sorted(found), f"C{colour}"
+            axes.plot(counts, [mean(found[n]) for n in counts], color=shade, label=net)
             for n in counts:
-                axes.scatter([n] * len(found[n]), found[n], s=9, alpha=0.5, color=f"C{colour}")
+                axes.scatter([n] * len(found[n]), found[n], s=12, alpha=0.6, color=shade)
         axes.set(title=name, xlabel="labelled images", xscale="log", ylim=(0, None))
         axes.set_xticks(COUNTS, [str(n) for n in COUNTS], minor=False)
         axes.minorticks_off()

@@ -16,6 +16,7 @@ import torchvision
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
+from torchvision import tv_tensors
 
 from fullconv.base.errors import FullconvError
 
@@ -124,7 +125,7 @@ def test_labels_lie_where_the_image_is(training: ModuleType, weights: Path) -> N
         np.testing.assert_array_equal(peer.label(image), labels)
 
 
-@pytest.mark.parametrize("loss", ["dice", "dice+ce"])
+@pytest.mark.parametrize("loss", ["dice", "dice+ce", "ce"])
 def test_ignored_pixels_do_not_count(training: ModuleType, loss: str) -> None:
     function = training.Practice(loss=loss).loss_function(255)
     torch.manual_seed(0)
@@ -145,6 +146,19 @@ def test_the_learning_rate_is_that_of_torchs_cosine(training: ModuleType) -> Non
         assert training.Practice().learning_rate(step / 20) == pytest.approx(expected)
         optimizer.step()
         schedule.step()
+
+
+def test_tuned_peers_learn_by_adamw_and_one_cycle(training: ModuleType) -> None:
+    practice = training.Practice.tuned()
+    rates = [practice.learning_rate(done) for done in (0, 0.1, 0.55, 1)]
+    assert rates == pytest.approx([1e-3 / 25, 1e-3, 5e-4, 0])
+    optimizer = practice.optimizer(nn.Linear(2, 3))
+    assert type(optimizer) is torch.optim.AdamW
+    assert [(group["factor"], group["lr"]) for group in optimizer.param_groups] == [(1.0, 1e-3)]
+    image, mask = torch.zeros(3, 50, 60, dtype=torch.uint8), torch.zeros(1, 50, 60)
+    view = practice.views((32, 64), 255)
+    moved, moved_mask = view(tv_tensors.Image(image), tv_tensors.Mask(mask.byte()))
+    assert (moved.shape, moved_mask.shape) == ((3, 32, 64), (1, 32, 64))
 
 
 def test_views_keep_labels_on_their_pixels(training: ModuleType) -> None:
