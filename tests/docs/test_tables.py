@@ -58,7 +58,7 @@ def test_what_trunks_reach() -> None:
 
 def test_how_long_labels_take() -> None:
     """What accuracy.md says of the peers' time and ours are rows of labelling.csv."""
-    page, told = ACCURACY.read_text(encoding="utf-8"), rows("labelling")
+    page, told = ACCURACY.read_text(encoding="utf-8"), rows("intel/labelling")
     for name in dict.fromkeys(row["dataset"] for row in told):
         unet, fpn, deeplab, own = (row for row in told if row["dataset"] == name)
         plain = [row["torch_ms"] for row in (unet, fpn, deeplab, own)]
@@ -72,9 +72,19 @@ def test_what_finer_strides_give() -> None:
     page, told = ACCURACY.read_text(encoding="utf-8"), rows("finer")
     for name in dict.fromkeys(row["dataset"] for row in told):
         finer, magnified, again = (row for row in told if row["dataset"] == name)
+        whole = ", whole trunk" if finer["way"].endswith("whole trunk") else ""
         iu = [f"{float(row['test_mean_iu']):.3f}" for row in (magnified, finer, again)]
         before, now = (f"x{row['magnify']}, FCN-{row['stride']}s" for row in (magnified, finer))
-        assert f"| {name} | {before} | {iu[0]} | {now} | {iu[1]} | {iu[2]} |" in page
+        assert f"| {name}{whole} | {before} | {iu[0]} | {now} | {iu[1]} | {iu[2]} |" in page
+
+
+def test_what_a_trunk_that_is_cut_off_gives() -> None:
+    """What accuracy.md says of street on the Xeon are rows of intel/finer.csv."""
+    page, told = " ".join(ACCURACY.read_text(encoding="utf-8").split()), rows("intel/finer")
+    for way, before in (("finer strides", "gave"), ("magnified", "which gave")):
+        of_way = [float(row["test_mean_iu"]) for row in told if row["way"] == way]
+        first, second, third = (f"{iu:.3f}" for iu in of_way)
+        assert f"{before} {first}, {second} and {third}" in page
 
 
 def test_what_others_say_is_what_was_measured() -> None:
