@@ -156,6 +156,64 @@ def test_training_mode_passes_through():
     assert norm.running_mean.equal(before)
 
 
+class SamePadded(nn.Conv2d):
+    """Pads so that there is a cell for each started stride, as TensorFlow does."""
+
+    scaled = 1
+
+    def forward(self, images):
+        missing = [
+            max((-(-length // step) - 1) * step + size - length, 0)
+            for length, step, size in zip(
+                images.shape[-2:], self.stride, self.kernel_size, strict=True
+            )
+        ]
+        (above, beside), weight = (each // 2 for each in missing), self.weight
+        margins = (beside, missing[1] - beside, above, missing[0] - above)
+        weight = weight if self.scaled == 1 else self.scaled * weight
+        padded = nn.functional.pad(images, margins)
+        return nn.functional.conv2d(padded, weight, self.bias, self.stride, groups=self.groups)
+
+
+def same_padded_classifier():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        SamePadded(3, 8, 3, 2),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        SamePadded(8, 8, 5, 2, groups=8, bias=False),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    ).eval()
+
+
+def test_convolutions_that_pad_by_the_image_s_size_are_plain_layers_again():
+    network = same_padded_classifier()
+    names, images = list(network[:4].state_dict()), torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = network[:4](images)
+    made = Trunk(network, 4, 64, {})
+    first, second = (part for part in made.modules() if isinstance(part, nn.Conv2d))
+    assert type(first) is type(second) is nn.Conv2d
+    assert (second.groups, second.stride, second.bias) == (8, (2, 2), None)
+    assert not any(node.op == "get_attr" for node in made.layers.graph.nodes)
+    assert [name.removeprefix("layers.") for name in made.state_dict()] == names
+    with torch.no_grad():
+        assert torch.equal(made(images)[0], expected)
+
+
+def test_a_convolution_by_a_weight_that_is_computed_stays_a_call():
+    network = same_padded_classifier()
+    network[3].scaled = 2
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = network[:4](images)
+        made = Trunk(network, 4, 64, {})
+        assert torch.equal(made(images)[0], expected)
+    assert sum(isinstance(part, nn.Conv2d) for part in made.modules()) == 1
+
+
 # Named skips --------------------------------------------------------------------------------------
 
 

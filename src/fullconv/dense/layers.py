@@ -113,6 +113,7 @@ def densify(
             or nothing ("drop"), which leaves every cell of the features to itself.
         hidden: padding of dense layers with a kernel larger than one cell.
     """
+    _restore_convolutions(network)
     _put_channels_first(network)
     pooled = [_localize_pooling(network, node) for node in cut_points(network.graph)]
     if hidden == "same":
@@ -132,6 +133,59 @@ def densify(
         reason = str(error).strip().split("\n")[0]
         raise NotConvolutionalError(f"its layers can't work on maps: {reason}") from error
     _crop_to_pieces(network)
+
+
+def _restore_convolutions(network: fx.GraphModule) -> None:
+    """Make plain layers of convolutions that call F.conv2d with their own parameters alone.
+
+    Those that pad by their input's size are traced to a padding and such a call. What is done to
+    plain layers, so that they train or label faster, is done to them then, too.
+    """
+    for node in list(network.graph.nodes):
+        if node.op != "call_function" or call_name(node) != "conv2d":
+            continue
+        path = _owner(network, argument(node, 1, "weight"), argument(node, 2, "bias"))
+        if path is None or isinstance(argument(node, 4, "padding"), str):
+            continue
+        network.set_submodule(path, _convolution(network.get_submodule(path), node))
+        with network.graph.inserting_before(node):
+            called = network.graph.call_module(path, (argument(node, 0, "input"),))
+        called.meta = node.meta
+        node.replace_all_uses_with(called)
+        network.graph.erase_node(node)
+
+
+def _convolution(holder: nn.Module, node: fx.Node) -> nn.Conv2d:
+    """Return the convolution that a call of F.conv2d is, with the parameters of their holder."""
+    weight, bias = holder.get_parameter("weight"), dict(holder.named_parameters()).get("bias")
+    groups = argument(node, 6, "groups", 1)
+    made = nn.Conv2d(
+        weight.shape[1] * groups,
+        weight.shape[0],
+        pair(weight.shape[2:]),
+        pair(argument(node, 3, "stride", 1)),
+        pair(argument(node, 4, "padding", 0)),
+        pair(argument(node, 5, "dilation", 1)),
+        groups,
+        bias=bias is not None,
+        device="meta",
+    )
+    made.weight, made.bias = weight, bias
+    return made.train(holder.training)
+
+
+def _owner(network: fx.GraphModule, weight: Any, bias: Any) -> str | None:
+    """Return the path of what holds a weight and a bias, or None, and nothing else."""
+    read = [node for node in (weight, bias) if node is not None]
+    if not all(isinstance(node, fx.Node) and node.op == "get_attr" for node in read):
+        return None
+    path = str(weight.target).rpartition(".")[0]
+    holder = network.get_submodule(path)
+    held = {f"{path}.{name}" for name in holder.state_dict()}
+    parameters = {f"{path}.{name}" for name, _ in holder.named_parameters()}
+    called = any(node.op == "call_module" and node.target == path for node in network.graph.nodes)
+    alone = held == parameters == {str(node.target) for node in read} and not called
+    return path if alone and f"{path}.weight" in held else None
 
 
 def _crop_to_pieces(network: fx.GraphModule) -> None:
