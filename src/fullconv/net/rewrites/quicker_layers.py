@@ -15,14 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LARGEST_KERNEL = 3  # for whose gradient oneDNN has a fast bfloat16 kernel
+MOST_AT_ONCE = 1 << 22  # values of features that are worked on at a time
 
 
 class Depthwise(nn.Conv2d):
-    """A depthwise convolution whose slow gradients are worked out in float32.
+    """A depthwise convolution whose slow gradients are worked out otherwise.
 
-    oneDNN has no fast bfloat16 kernel for the input's gradient where the stride is 2 or more, nor
-    for the weight's where the kernel is larger than 3: in float32 they take a third to a fifth of
-    the time, conversions included. Everything else is as in the parent class.
+    oneDNN has no fast bfloat16 kernel for the input's gradient where the stride is 2 or more: as a
+    convolution of stride 1 it takes a tenth of the time or less. Nor has it one for the weight's
+    gradient where the kernel is larger than 3: in float32 it takes a fifth of the time, conversions
+    included. Everything else is as in the parent class.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -88,10 +90,11 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (features, weight), gradient = ctx.saved_tensors, gradients[0]
         rest = (*ctx.geometry, False, (0, 0), len(weight))
+        spread = _is_strided(ctx.geometry[0]) and min(_margins(weight, *ctx.geometry)) >= 0
         backward = torch.ops.aten.convolution_backward
         to_features = None
-        if ctx.needs_input_grad[0] and _is_strided(ctx.geometry[0]):
-            to_features = _features_gradient(gradient, features, weight, rest)
+        if ctx.needs_input_grad[0] and spread:
+            to_features = _features_gradient(gradient, features, weight, *ctx.geometry)
         elif ctx.needs_input_grad[0]:
             asked = True, False, False
             to_features = backward(gradient, features, weight, None, *rest, asked)[0]
@@ -104,27 +107,61 @@ class _Convolution(torch.autograd.Function):
         return to_features, to_weight, to_bias, None, None, None
 
 
+def _margins(
+    weight: Tensor, _: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> tuple[int, int]:
+    """Return by how much, above and beside, what a cell gave to features reaches beyond them."""
+    above, beside = (
+        apart * (size - 1) - before
+        for size, before, apart in zip(weight.shape[2:], padding, dilation, strict=True)
+    )
+    return above, beside
+
+
 def _features_gradient(
-    gradient: Tensor, features: Tensor, weight: Tensor, rest: tuple[Any, ...]
+    gradient: Tensor,
+    features: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
 ) -> Tensor:
-    """Return the gradient to the input, worked out in float32, image by image to save memory."""
-    result = torch.empty_like(features)
-    shape, wide = torch.empty(()).expand(1, *features.shape[1:]), weight.float()
-    backward, asked = torch.ops.aten.convolution_backward, (True, False, False)
-    for image, into in zip(torch.split(gradient, 1), torch.split(result, 1), strict=True):
-        into.copy_(backward(image.float(), shape, wide, None, *rest, asked)[0])
+    """Return the gradient to the input, in the precision of the features, a few images at a time.
+
+    Cells are spread out, with zeros between them, and convolved by the mirrored kernel.
+    """
+    result, count = torch.empty_like(features), _at_once(features)
+    margins = _margins(weight, stride, padding, dilation)
+    rows, columns = (
+        length - apart * (size - 1) + 2 * before
+        for length, size, before, apart in zip(
+            features.shape[2:], weight.shape[2:], padding, dilation, strict=True
+        )
+    )
+    (down, right), mirrored = stride, weight.flip(2, 3)
+    cells = slice(0, down * gradient.shape[2], down), slice(0, right * gradient.shape[3], right)
+    for some, into in zip(torch.split(gradient, count), torch.split(result, count), strict=True):
+        spread = some.new_zeros(len(some), rows, columns, len(weight)).permute(0, 3, 1, 2)
+        spread[:, :, *cells] = some
+        rest = 1, margins, tuple(dilation), len(weight)
+        into.copy_(F.conv2d(spread, mirrored, None, *rest))
     return result
 
 
 def _weight_gradient(
     gradient: Tensor, features: Tensor, weight: Tensor, rest: tuple[Any, ...]
 ) -> Tensor:
-    """Return the gradient to the weight, in float32, likewise."""
-    result = torch.zeros_like(weight, dtype=torch.float32)
+    """Return the gradient to the weight, worked out in float32, a few images at a time."""
+    result, count = torch.zeros_like(weight, dtype=torch.float32), _at_once(features)
     backward, asked = torch.ops.aten.convolution_backward, (False, True, False)
-    for image, of in zip(torch.split(gradient, 1), torch.split(features, 1), strict=True):
-        result += backward(image.float(), of.float(), result, None, *rest, asked)[1]
+    for some, of in zip(torch.split(gradient, count), torch.split(features, count), strict=True):
+        result += backward(some.float(), of.float(), result, None, *rest, asked)[1]
     return result.to(weight.dtype)
+
+
+def _at_once(features: Tensor) -> int:
+    """Return how many images are worked on at a time: few of large maps, to save memory."""
+    return max(MOST_AT_ONCE // features[0].numel(), 1)
 
 
 def quicken(net: nn.Module) -> nn.Module:
