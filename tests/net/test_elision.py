@@ -191,6 +191,13 @@ class Doubled(nn.Conv2d):
         return super().forward(features.abs()) + 1
 
 
+class Halved(nn.Conv2d):
+    """A convolution by a weight that is computed."""
+
+    def forward(self, features):
+        return nn.functional.conv2d(features, self.weight / 2, self.bias, padding=1)
+
+
 @pytest.mark.parametrize(
     ("layer", "is_elided"),
     [
@@ -206,7 +213,8 @@ class Doubled(nn.Conv2d):
         (nn.PReLU(4), True),
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), False),
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), False),
-        (Doubled(4, 4, 3, padding=1), False),
+        (Doubled(4, 4, 3, padding=1), True),
+        (Halved(4, 4, 3, padding=1), False),
         (nn.LPPool2d(2, 3, 1), False),
         (nn.InstanceNorm2d(4), False),
         (nn.ReflectionPad2d(1), False),

@@ -47,6 +47,7 @@ class ColourNet(FCN):
         self.ignore_index = 255
         self.preprocessing = preprocessing or Preprocessing(mean=(0.0,) * 3, std=(1.0,) * 3)
         self.vertical = self.horizontal = SimpleNamespace(edge="replicate", alignments=(EXACT,))
+        self.magnified = None
         self.heads = Heads(heads or {"labels": PixelHead()})
         self.score = nn.Conv2d(3, 3, 1, bias=False)
         nn.init.eye_(self.score.weight[:, :, 0, 0])

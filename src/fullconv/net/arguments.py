@@ -95,12 +95,16 @@ class NetArguments(BaseModel):
         return {name: value for name, value in self if name != "trunk"}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, as config.json and last.pt hold them."""
+        """Return plain values, as config.json and last.pt hold them.
+
+        What nets of earlier versions don't know is left out where it is not used, so that folders
+        load there, too.
+        """
         values: dict[str, Any] = {}
         for name, value in self:
             plain = {"magnify": self.magnify, "reduce": self.reduce}
             values |= plain if name == "scale" else {name: value}
-        return values
+        return values if self.coarsest else {k: v for k, v in values.items() if k != "coarsest"}
 
     @model_validator(mode="before")
     @classmethod

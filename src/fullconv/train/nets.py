@@ -345,7 +345,7 @@ def grown_net(
         )
     arguments = source.arguments.to_dict() | {"inputs": inputs, "fusion": fusion}
     asked = ("coarsest", "magnify", "reduce")
-    arguments |= {key: getattr(recipe, key) or arguments[key] for key in asked}
+    arguments |= {key: getattr(recipe, key) or arguments.get(key) for key in asked}
     preprocessing = preprocessing_for(inputs, source.preprocessing, source.inputs)
     net = _like(arguments, preprocessing, stride, info, recipe)
     take_over(source, net)
