@@ -33,7 +33,15 @@ def cleared(layer):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding", "dilation"),
-    [(3, 2, 1, 1), (5, 2, 2, 1), (3, (2, 3), 0, 2), (5, 1, 2, 1), ((3, 5), 1, 0, 1)],
+    [
+        (3, 2, 1, 1),
+        (5, 2, 2, 1),
+        (3, (2, 3), 0, 2),
+        (5, 1, 2, 1),
+        ((3, 5), 1, 0, 1),
+        (3, 2, 3, 1),  # padded by more than a window reaches
+        (1, 2, 0, 1),
+    ],
 )
 @pytest.mark.parametrize("size", [(13, 16), (7, 7)])
 def test_values_and_gradients(kernel, stride, padding, dilation, size, bias):

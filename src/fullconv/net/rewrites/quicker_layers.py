@@ -90,7 +90,8 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (features, weight), gradient = ctx.saved_tensors, gradients[0]
         rest = (*ctx.geometry, False, (0, 0), len(weight))
-        spread = _is_strided(ctx.geometry[0]) and min(_margins(weight, *ctx.geometry)) >= 0
+        stride, padding, dilation = ctx.geometry
+        spread = _is_strided(stride) and min(_margins(weight, padding, dilation)) >= 0
         backward = torch.ops.aten.convolution_backward
         to_features = None
         if ctx.needs_input_grad[0] and spread:
@@ -107,9 +108,7 @@ class _Convolution(torch.autograd.Function):
         return to_features, to_weight, to_bias, None, None, None
 
 
-def _margins(
-    weight: Tensor, _: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
-) -> tuple[int, int]:
+def _margins(weight: Tensor, padding: Sequence[int], dilation: Sequence[int]) -> tuple[int, int]:
     """Return by how much, above and beside, what a cell gave to features reaches beyond them."""
     above, beside = (
         apart * (size - 1) - before
@@ -131,12 +130,10 @@ def _features_gradient(
     Cells are spread out, with zeros between them, and convolved by the mirrored kernel.
     """
     result, count = torch.empty_like(features), _at_once(features)
-    margins = _margins(weight, stride, padding, dilation)
+    margins = _margins(weight, padding, dilation)
     rows, columns = (
-        length - apart * (size - 1) + 2 * before
-        for length, size, before, apart in zip(
-            features.shape[2:], weight.shape[2:], padding, dilation, strict=True
-        )
+        length + before - margin
+        for length, before, margin in zip(features.shape[2:], padding, margins, strict=True)
     )
     (down, right), mirrored = stride, weight.flip(2, 3)
     cells = slice(0, down * gradient.shape[2], down), slice(0, right * gradient.shape[3], right)
