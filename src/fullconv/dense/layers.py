@@ -158,20 +158,33 @@ def _restore_convolutions(network: fx.GraphModule) -> None:
 def _convolution(holder: nn.Module, node: fx.Node) -> nn.Conv2d:
     """Return the convolution that a call of F.conv2d is, with the parameters of their holder."""
     weight, bias = holder.get_parameter("weight"), dict(holder.named_parameters()).get("bias")
-    groups = argument(node, 6, "groups", 1)
-    made = nn.Conv2d(
-        weight.shape[1] * groups,
-        weight.shape[0],
-        pair(weight.shape[2:]),
-        pair(argument(node, 3, "stride", 1)),
-        pair(argument(node, 4, "padding", 0)),
-        pair(argument(node, 5, "dilation", 1)),
-        groups,
-        bias=bias is not None,
-        device="meta",
+    made = convolution_of(
+        weight,
+        bias,
+        stride=pair(argument(node, 3, "stride", 1)),
+        padding=pair(argument(node, 4, "padding", 0)),
+        dilation=pair(argument(node, 5, "dilation", 1)),
+        groups=argument(node, 6, "groups", 1),
     )
-    made.weight, made.bias = weight, bias
     return made.train(holder.training)
+
+
+def convolution_of(
+    weight: Tensor, bias: Tensor | None, *, kind: type[nn.Conv2d] = nn.Conv2d, **geometry: Any
+) -> nn.Conv2d:
+    """Return a convolution of a kind with these very parameters.
+
+    Args:
+        weight: O x C / groups x H x W.
+        bias: O, or None.
+        kind: of the layer.
+        geometry: stride, padding, dilation and groups, where they are not a layer's defaults.
+    """
+    channels = weight.shape[1] * geometry.get("groups", 1), weight.shape[0]
+    sides, biased = pair(weight.shape[2:]), bias is not None
+    made = kind(*channels, sides, bias=biased, device="meta", **geometry)
+    made.weight, made.bias = weight, bias
+    return made
 
 
 def _owner(network: fx.GraphModule, weight: Any, bias: Any) -> str | None:
@@ -396,20 +409,9 @@ def dense_to_convolution(
 
     Its weight is the linear layer's, reshaped O x (C·H·W) -> O x C x H x W (Caffe's ``surgery``).
     """
-    height, width = kernel
-    channels = layer.in_features // (height * width)
-    with torch.device("meta"):  # the values come from the linear layer
-        convolution = nn.Conv2d(
-            channels,
-            layer.out_features,
-            (height, width),
-            padding=padding,
-            bias=layer.bias is not None,
-        )
-    weight = layer.weight.detach().reshape(convolution.weight.shape)
-    convolution.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
-    convolution.bias = layer.bias
-    return convolution.train(layer.training)
+    weight = layer.weight.detach().reshape(layer.out_features, -1, *kernel)
+    kernels = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
+    return convolution_of(kernels, layer.bias, padding=padding).train(layer.training)
 
 
 def _pad_before(network: fx.GraphModule, node: fx.Node, kernel: tuple[int, ...]) -> None:

@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, fx, nn
 
+from fullconv.dense.layers import convolution_of
 from fullconv.dense.tracing import module_of
 from fullconv.geometry import Alignment, Grid
 from fullconv.net.fcn import FCN
@@ -78,12 +79,10 @@ def _reader(layers: fx.GraphModule) -> str | None:
 def _merge(layers: fx.GraphModule, reader: str) -> None:
     """Let the convolution that reads the image magnify it, in place."""
     old = cast(nn.Conv2d, layers.get_submodule(reader))
-    channels, biased = (old.in_channels, old.out_channels), old.bias is not None
-    new = nn.Conv2d(*channels, 3, groups=old.groups, bias=biased, device="meta")
     merged = torch.tensor(MERGED, dtype=torch.float64, device=old.weight.device)
     weight = torch.einsum("ai,bj,ocij->ocab", merged, merged, old.weight.detach().double())
-    new.weight = nn.Parameter(weight.to(old.weight), requires_grad=False)
-    new.bias = old.bias
+    kernel = nn.Parameter(weight.to(old.weight), requires_grad=False)
+    new = convolution_of(kernel, old.bias, groups=old.groups)
     layers.set_submodule(reader, new.eval())
     name = f"{reader}_extended"  # beside the convolution, where no other layer is called so
     layers.add_submodule(name, Extended())

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fullconv.dense.layers import convolution_of
+
 LARGEST_KERNEL = 3  # for whose gradient oneDNN has a fast bfloat16 kernel
 MOST_AT_ONCE = 1 << 22  # values of features that are worked on at a time
 
@@ -210,18 +212,8 @@ def _plain(layer: nn.Module) -> nn.Module:
 
 def _convolution(layer: nn.Conv2d, kind: type[nn.Conv2d]) -> nn.Conv2d:
     """Return a convolution of a kind with the geometry and the very parameters of another."""
-    made = kind(
-        layer.in_channels,
-        layer.out_channels,
-        layer.kernel_size,  # type: ignore[arg-type]  # torch's own type is wider
-        layer.stride,  # type: ignore[arg-type]
-        layer.padding,  # type: ignore[arg-type]
-        layer.dilation,  # type: ignore[arg-type]
-        layer.groups,
-        bias=layer.bias is not None,
-        device="meta",
-    )
-    made.weight, made.bias = layer.weight, layer.bias
+    geometry = {name: getattr(layer, name) for name in ("stride", "padding", "dilation", "groups")}
+    made = convolution_of(layer.weight, layer.bias, kind=kind, **geometry)
     return made.train(layer.training)
 
 

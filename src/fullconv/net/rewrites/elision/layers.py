@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from fullconv.base.errors import FullconvError
 from fullconv.dense.grids import pair
+from fullconv.dense.layers import convolution_of
 from fullconv.dense.tracing import module_of
 from fullconv.net.fcn import FCN, Scores
 from fullconv.net.rewrites.elision.plan import POOLS, ElisionPlan
@@ -188,17 +189,14 @@ def _surrounded(plan: ElisionPlan, node: fx.Node, blank: Blank) -> nn.Module:
 
 def _convolution(conv: nn.Conv2d, padding: tuple[int, int], constant: Tensor | None) -> nn.Conv2d:
     """Return `conv` with other padding, for features less a `constant` C x 1 x 1."""
-    twin = nn.Conv2d(
-        conv.in_channels,
-        conv.out_channels,
-        pair(conv.kernel_size),
-        pair(conv.stride),
-        padding,
-        pair(conv.dilation),
-        conv.groups,
-        device="meta",
+    twin = convolution_of(
+        conv.weight,
+        conv.bias,
+        stride=pair(conv.stride),
+        padding=padding,
+        dilation=pair(conv.dilation),
+        groups=conv.groups,
     )
-    twin.weight, twin.bias = conv.weight, conv.bias
     if constant is not None:
         window = constant.expand(-1, *twin.kernel_size)[None]
         answer = F.conv2d(window, conv.weight, conv.bias, groups=conv.groups)
