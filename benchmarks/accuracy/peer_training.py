@@ -24,6 +24,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -56,7 +57,7 @@ from fullconv.net.described import Labels, Pixels
 from fullconv.train.plan import Pace, Plan, learning_rate, make_plan
 from fullconv.train.recipe import Recipe
 from fullconv.train.state import TrainingState
-from fullconv.train.timing import MOST_STEPS, WORTH_BF16, step_seconds
+from fullconv.train.timing import MOST_STEPS, WORTH_BF16, label_seconds, step_seconds
 
 if TYPE_CHECKING:
     from fullconv.net.fcn import FCN
@@ -410,10 +411,8 @@ def timed(task: Task, peer: Peer, plan: Plan, begun: float) -> tuple[Plan, Pace]
         plan, times = mixed_plan, mixed
     image = task.val[0].image
     with evaluating(peer):
-        peer.label(image)  # warms up
-        start = time.monotonic()
-        peer.label(image)
-    pace = Pace(sum(times) / len(times), (time.monotonic() - start) * len(task.val))
+        validation = label_seconds(partial(peer.label, image)) * len(task.val)
+    pace = Pace(sum(times) / len(times), validation)
     return plan.fitted(pace, spent=time.monotonic() - begun), pace
 
 

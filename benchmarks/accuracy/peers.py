@@ -14,8 +14,8 @@ keeps its best weights on val and is then measured on test once, by the same con
 the images' own resolution. Finally labelling is timed, an image in memory to its labels, in eager
 float32 and channels_last, in turns, in a process that keeps its memory, as `fullconv predict`
 does.
---loss and --lr give the peers other settings than their examples', in rows of their own; --tuned
-trains them by AdamW, one cycle, cross entropy and fullconv's own plain views.
+--loss and --lr give the peers other settings than their examples', in rows of their own; --tuned,
+in their place, trains them by AdamW, one cycle, cross entropy and fullconv's own plain views.
 
 Expected: fullconv's test mean IU is the highest on every dataset.
 Results: benchmarks/results/peers-DATASET.csv. A training that is there already is not done again; a
@@ -98,8 +98,8 @@ def dataset(given: argparse.Namespace) -> str:
 
 def identity(given: argparse.Namespace, net: str) -> Row:
     """Return the columns that tell one training from another."""
-    as_examples = "tuned" if given.tuned else f"{given.loss} lr={given.lr:g}"
-    training = "defaults" if net == OWN else as_examples
+    of_peer = "tuned" if given.tuned else f"{given.loss} lr={given.lr:g}"
+    training = "defaults" if net == OWN else of_peer
     return {
         "dataset": dataset(given),
         "net": net,

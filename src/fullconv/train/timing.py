@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -113,16 +114,21 @@ def step_seconds(
 
 
 def _seconds_per_validation(stage: Stage, net: FCN) -> float:
-    """Time the labelling of an image and multiply by how many a process labels.
+    """Time the labelling of an image and multiply by how many a process labels."""
+    seconds = label_seconds(partial(net.label, stage.data.val[0].image), stage.clock)
+    return seconds * len(stage.data.val) / stage.processes.count
 
-    The quickest time of several counts: a moment's delay, times all images, would leave no time to
-    train.
+
+def label_seconds(label: Callable[[], object], clock: Clock = time.monotonic) -> float:
+    """Return how long it takes to label an image; once more goes ahead, to warm up.
+
+    The quickest time of several counts: a moment's delay, times all images of a validation, would
+    leave no time to train.
     """
-    image = stage.data.val[0].image
-    net.label(image)  # warms up
+    label()
     times = []
     for _ in range(LABELLED):
-        begun = stage.clock()
-        net.label(image)
-        times.append(stage.clock() - begun)
-    return min(times) * len(stage.data.val) / stage.processes.count
+        begun = clock()
+        label()
+        times.append(clock() - begun)
+    return min(times)
