@@ -102,9 +102,11 @@ class NetArguments(BaseModel):
         """
         values: dict[str, Any] = {}
         for name, value in self:
-            plain = {"magnify": self.magnify, "reduce": self.reduce}
-            values |= plain if name == "scale" else {name: value}
-        return values if self.coarsest else {k: v for k, v in values.items() if k != "coarsest"}
+            if name == "scale":
+                values |= {"magnify": self.magnify, "reduce": self.reduce}
+            elif name != "coarsest" or value is not None:
+                values[name] = value
+        return values
 
     @model_validator(mode="before")
     @classmethod

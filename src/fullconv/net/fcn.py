@@ -22,7 +22,7 @@ from fullconv.base.palette import Colour
 from fullconv.base.runtime import inference
 from fullconv.dense.layers import own_copy
 from fullconv.geometry import GeometryError, Grid, least_padding
-from fullconv.net.arguments import COLOR_ONLY, MOST_STRIDE, Labelling, NetArguments, labellings
+from fullconv.net.arguments import COLOR_ONLY, Labelling, NetArguments, labellings
 from fullconv.net.described import Labels, Pixels, Size
 from fullconv.net.folder import (
     CONFIG,
@@ -199,11 +199,9 @@ class FCN(nn.Module):
         _require_fit(joined)
         if self.taps[-1].stride != asked:
             raise StrideError(f"the trunk's finest stride is {self.taps[-1].stride}, not {asked}")
-        if (self.arguments.coarsest or MOST_STRIDE) < self.taps[0].stride:
-            raise StrideError(
-                f"the trunk's coarsest stride is {self.taps[0].stride}, not "
-                f"{self.arguments.coarsest}"
-            )
+        first, most = self.taps[0].stride, self.arguments.coarsest
+        if most is not None and first > most:
+            raise StrideError(f"the trunk's coarsest stride is {first}, not {most}")
         return joined
 
     def _head(self, joined: Skips, labelling: Labelling) -> Head:

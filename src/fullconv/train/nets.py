@@ -236,10 +236,8 @@ def _require_strides(settings: TrainSettings) -> None:
         if asked is not None and net.fixed:
             raise FullconvError(f"{net.name} has skips of its own: leave {key} out")
         if asked is not None and settings.staged:
-            raise FullconvError(
-                f"--staged trains the nets from FCN-32s up to --model: leave {key} out, or name "
-                f"fcn{asked}s without --staged"
-            )
+            cure = f"name fcn{asked}s there and " if key == "finest" else ""
+            raise FullconvError(f"--staged trains the nets up to --model: {cure}leave {key} out")
     if recipe.finest is not None and recipe.finest > net.stride:
         raise FullconvError(
             f"finest={recipe.finest} is coarser than {net.name}: --model fcn{recipe.finest}s"
@@ -301,7 +299,7 @@ def new_net(
     net = blueprint.build(
         trunk=backbone or blueprint.backbone,
         stride=resolution.stride,
-        coarsest=resolution.coarsest,
+        coarsest=recipe.coarsest or resolution.coarsest,
         scale=resolution.scale,
         inputs=inputs or blueprint.inputs,
         fusion=fusion,

@@ -33,7 +33,7 @@ class Resolution(NamedTuple):
     Attributes:
         stride: of its coarse scores, in pixels that the trunk sees.
         scale: how many times larger than they are the trunk sees images.
-        coarsest: the coarsest stride that it scores; None: the trunk's.
+        coarsest: the coarsest stride that it scores, unless the recipe says; None: the trunk's.
     """
 
     stride: int
@@ -84,18 +84,18 @@ def resolutions(
     decided = magnify is not None and (reduce is not None or magnify > 1)
     if decided or settings.blueprint.fixed or folder.info.inputs.keys() != COLOR_ONLY.keys():
         # Distances are not to be mixed, and models of one dataset are to go together.
-        return (Resolution(stride, Fraction(magnify or 1, reduce or 1), recipe.coarsest),)
+        return (Resolution(stride, Fraction(magnify or 1, reduce or 1)),)
     found = judge(folder, tuple(COLOR_ONLY))
     finer: tuple[Resolution, ...] = ()
     if magnify is None:
         larger = reduce in (None, 1)
         magnify = _magnification(found, stride, most_magnification(stride) if larger else 1)
         if larger and settings.may_be_finer:
-            finer = tuple(_finer(found, stride, magnify, recipe.coarsest))
+            finer = tuple(_finer(found, stride, magnify))
     if reduce is None:
         free = magnify == 1 and recipe.learn_upscores != "all"
         reduce = _reduction(found, stride) if free else 1
-    return (*finer, Resolution(stride, Fraction(magnify, reduce), recipe.coarsest))
+    return (*finer, Resolution(stride, Fraction(magnify, reduce)))
 
 
 def _magnification(found: Fingerprint, stride: int, most: int) -> int:
@@ -109,16 +109,13 @@ def _magnification(found: Fingerprint, stride: int, most: int) -> int:
     return _enough(found, stride, factors)
 
 
-def _finer(
-    found: Fingerprint, stride: int, magnify: int, coarsest: int | None
-) -> Iterator[Resolution]:
+def _finer(found: Fingerprint, stride: int, magnify: int) -> Iterator[Resolution]:
     """Yield how a net sees images less magnified and scores finer strides, in the cells it needs.
 
     Args:
         found: of the training images.
         stride: of the model.
         magnify: how far it would magnify images without finer strides.
-        coarsest: stride that is asked for, or None.
     """
     height, width = found.median_size
     most = most_magnification(stride)
@@ -128,8 +125,7 @@ def _finer(
     cell = stride // _enough(found, stride, factors)
     scale = default_magnification(height, width, most, TINY)
     while cell * scale < stride and scale <= magnify:
-        cut = COARSE_ENOUGH if scale > 1 else None
-        yield Resolution(cell * scale, Fraction(scale), coarsest or cut)
+        yield Resolution(cell * scale, Fraction(scale), COARSE_ENOUGH if scale > 1 else None)
         scale *= 2
 
 
