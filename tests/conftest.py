@@ -70,7 +70,7 @@ def freed_memory_goes_back() -> Iterator[None]:
     """Commands and trainings keep what is freed for their own speed: many would keep the most."""
     with pytest.MonkeyPatch.context() as patch:
         for user in ("fullconv.cli", "fullconv.predict.actor", "fullconv.train.step"):
-            patch.setattr(f"{user}.keep_freed_memory", lambda **_: False)
+            patch.setattr(f"{user}.keep_freed_memory", lambda: False)
         patch.setattr("fullconv.cli.seek_cycles_rarely", lambda: None)
         yield
 

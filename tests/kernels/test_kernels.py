@@ -17,7 +17,7 @@ from nets import NarrowVGG, lively, narrow_caffe_vgg, random_scores
 from torch.nn import functional as F
 
 from fullconv import FCN
-from fullconv.kernels import upsample_argmax, upsample_cross_entropy
+from fullconv.kernels import cross_entropy, upsample_argmax, upsample_cross_entropy
 from fullconv.kernels.argmax import plain
 from fullconv.kernels.bilinear import axes, extended
 
@@ -312,6 +312,31 @@ def test_any_band_gives_the_same(band, monkeypatch):
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("labels", [torch.uint8, torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize(("classes", "size"), [(2, (1, 1)), (3, (7, 11)), (300, (20, 60))])
+def test_softmax_on_torch_s_threads_is_the_plain_one(labels, classes, size):
+    cpu = pytest.importorskip("fullconv.kernels.cross_entropy_cpu")
+    torch.manual_seed(0)
+    classes = min(classes, 200) if labels == torch.uint8 else classes
+    scores = 10 * torch.randn(2, classes, *size)
+    truth = torch.randint(0, classes, (2, *size)).to(labels)
+    truth[0, 0, 0] = 255
+    weight = torch.rand(classes) + 0.5
+    exact = scores.double()
+    expected = cross_entropy.plain(exact, truth, weight.double(), 255)
+    found = cpu.loss_and_gradient(scores, truth, weight, 255)
+    for own, their in zip((scores, *found), (exact, *expected), strict=True):
+        assert torch.allclose(own.double(), their, rtol=1e-5, atol=1e-6)
+
+
+def test_the_loss_of_what_is_no_number_is_none():
+    for bad in (float("nan"), float("inf")):
+        scores = torch.randn(1, 3, 4, 4)
+        scores[0, 1, 2, 2] = bad
+        truth = torch.zeros(1, 8, 8, dtype=torch.uint8)
+        assert not upsample_cross_entropy(scores, truth, 2).isfinite()
 
 
 def test_extreme_scores_stay_finite():

@@ -9,12 +9,11 @@ import torch
 from torch import nn
 
 from fullconv import FCN
-from fullconv.net.rewrites.quicker_layers import (
-    Depthwise,
-    FrugalReLU6,
-    plain_layers,
-    quicken,
-)
+from fullconv.net.rewrites.quicker_convolutions import QuickConvolution
+from fullconv.net.rewrites.quicker_layers import FrugalReLU6, QuickDropout, plain_layers, quicken
+from fullconv.net.rewrites.quicker_norms import Clamped, FusedNorm
+
+TWINS = {QuickConvolution, FusedNorm, Clamped, FrugalReLU6, QuickDropout}
 
 
 def gradients(layer, features, bf16):
@@ -53,7 +52,7 @@ def test_values_and_gradients(kernel, stride, padding, dilation, size, bias):
     ours = quicken(nn.Sequential(ours))[0]
     actual = gradients(ours, features, bf16=True)
     plain = gradients(theirs, features, bf16=True)
-    assert type(ours) is Depthwise and actual[0].dtype == plain[0].dtype == torch.bfloat16
+    assert type(ours) is QuickConvolution and actual[0].dtype == plain[0].dtype == torch.bfloat16
     assert actual[0].equal(plain[0])
     for own, their, true in zip(actual[1:], plain[1:], expected[1:], strict=True):
         assert own.dtype == their.dtype == torch.float32
@@ -74,16 +73,15 @@ def test_a_first_layer_needs_no_gradient_to_the_image():
     assert layer[0].weight.grad is not None
 
 
-def test_only_depthwise_layers_with_slow_gradients_change_and_names_stay():
+def test_only_layers_that_gain_by_it_change_and_names_stay():
     net = FCN("mobilenet_v2", 8, 3)
     names = list(net.state_dict())
     before = {name for name, m in net.named_modules() if type(m) is nn.Conv2d}
+    norms = {name for name, m in net.named_modules() if type(m) is nn.BatchNorm2d}
     quicken(net)
-    changed = {name for name, m in net.named_modules() if isinstance(m, Depthwise)}
-    assert len(changed) == 4 and changed < before
-    for name, layer in net.named_modules():
-        if name in changed:
-            assert layer.groups == layer.in_channels and layer.stride == (2, 2)
+    changed = {name for name, m in net.named_modules() if isinstance(m, QuickConvolution)}
+    assert changed == {name for name in before if name.startswith("trunk.")}
+    assert norms == {name for name, m in net.named_modules() if isinstance(m, FusedNorm)}
     assert list(net.state_dict()) == names
     plain = quicken(
         nn.Sequential(
@@ -127,7 +125,7 @@ def test_a_whole_net_learns_the_same_with_its_layers_exchanged():
     torch.manual_seed(0)
     plain = FCN("mobilenet_v2", 8, 3)
     ours = quicken(deepcopy(plain))
-    assert sum(isinstance(layer, FrugalReLU6) for layer in ours.modules()) == 35
+    assert sum(isinstance(layer, Clamped) for layer in ours.modules()) == 35
     images = torch.randn(2, 3, 64, 96)
     for net in (plain, ours):
         torch.manual_seed(1)
@@ -142,12 +140,12 @@ def test_plain_layers_stand_in_their_places_while_a_net_is_stored(tmp_path):
     parameters = dict(net.named_parameters())
     with plain_layers(net):
         kinds = {type(layer) for layer in net.modules()}
-        assert not kinds & {Depthwise, FrugalReLU6}
+        assert not kinds & TWINS
         net.save_pretrained(tmp_path)
-    assert sum(isinstance(layer, Depthwise) for layer in net.modules()) == 4
+    assert sum(isinstance(layer, QuickConvolution) for layer in net.modules()) == 52
     assert all(own is parameters[name] for name, own in net.named_parameters())
     stored = (tmp_path / "config.json").read_text()
-    assert "Conv2d" in stored and "Depthwise" not in stored and "FrugalReLU6" not in stored
+    assert "Conv2d" in stored and not any(kind.__name__ in stored for kind in TWINS)
 
 
 def test_what_is_not_plain_is_not_stored_as_if_it_were(tmp_path):

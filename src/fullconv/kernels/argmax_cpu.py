@@ -3,47 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
-import numba
 import numpy as np
 import torch
-from numba.core import caching
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fullconv.geometry import Edge
 from fullconv.kernels.bilinear import Axis, cut, label_type
-
-_FunctionCache: Any = caching.FunctionCache
-
-
-class _OptionalCache(_FunctionCache):  # type: ignore[misc]
-    """numba's cache on disk; what it can't read or keep is compiled again in the next process."""
-
-    def load_overload(self, *signature: Any) -> Any:
-        """Return what was compiled before, None if there is nothing sound."""
-        try:
-            return super().load_overload(*signature)
-        except Exception:  # a damaged file may fail anywhere
-            with suppress(OSError):
-                self.flush()
-            return None
-
-    def save_overload(self, *compiled: Any) -> None:
-        """Keep what was compiled, if the disk takes it."""
-        with suppress(OSError):
-            super().save_overload(*compiled)
-
-
-def _compiled(function: Callable[..., Any]) -> Any:
-    """Return `function` compiled by numba."""
-    compiled: Any = numba.njit(nogil=True, fastmath={"nnan", "nsz", "reassoc"})(function)
-    with suppress(RuntimeError):  # no place for a cache: neither beside this file nor in a home
-        compiled._cache = _OptionalCache(function)
-    return compiled
+from fullconv.kernels.compiling import compiled
 
 
 def labels_between(scores: Tensor, vertical: Axis, horizontal: Axis, edge: Edge) -> Tensor:
@@ -91,7 +60,7 @@ def _blocks(axis: Axis) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     return np.arange(axis.count) * axis.factor - missing, within
 
 
-@_compiled
+@compiled
 def _best(cells: NDArray[np.float32]) -> NDArray[np.int32]:
     """Return the class (the first of equals) with the highest score of each cell."""
     height, width, classes = cells.shape
@@ -109,7 +78,7 @@ def _best(cells: NDArray[np.float32]) -> NDArray[np.int32]:
     return best
 
 
-@_compiled
+@compiled
 def _label(
     cells: NDArray[np.float32],
     best: NDArray[np.int32],
@@ -139,7 +108,7 @@ def _label(
                     labels[y, x] = winner[start + x]
 
 
-@_compiled
+@compiled
 def _decide(
     cells: NDArray[np.float32],
     weights: NDArray[np.float64],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from fullconv.geometry import Edge
 from fullconv.kernels.bilinear import Axis, Offset, axes, extended
+from fullconv.kernels.openmp import has_torch_threads
 
 # How many full-resolution scores are held at once: few enough to stay in a CPU's cache, many enough
 # to be worth a call; a GPU wants more of them.
@@ -95,22 +97,18 @@ class _Fused(torch.autograd.Function):
             weight = scores.new_ones(scores.shape[1])
         gradient = torch.empty_like(scores) if ctx.needs_input_grad[0] else None
         images, bands = _bands(scores, vertical, horizontal)
+        fused = _loss_and_gradient(scores)
         for some in images:
             wide = scores[some] @ across
             wide_gradient = torch.zeros_like(wide) if gradient is not None else None
             for cells, pixels in bands:
                 to_pixels = down[cells, pixels]
-                truth = target[some, pixels].long()
-                counts = truth != ignore_index
-                truth = torch.where(counts, truth, 0)[:, None]
-                each = weight.to(scores)[truth[:, 0]] * counts
                 values = to_pixels.T @ wide[:, :, cells]
-                loss = _softmax(values, truth)
-                losses[some] += (loss * each).sum((1, 2))
+                truth = target[some, pixels]
+                loss, each = fused(values, truth, weight.to(scores), ignore_index)
+                losses[some] += loss.sum((1, 2))
                 masses[some] += each.sum((1, 2))
                 if wide_gradient is not None:
-                    values *= each[:, None]
-                    values.scatter_add_(1, truth, -each[:, None])
                     wide_gradient[:, :, cells] += to_pixels @ values
             if gradient is not None and wide_gradient is not None:
                 gradient[some] = wide_gradient @ across.T
@@ -126,14 +124,39 @@ class _Fused(torch.autograd.Function):
         return gradient * gradients[0][:, None, None, None], None, None, None, None, None
 
 
-def _softmax(values: Tensor, truth: Tensor) -> Tensor:
-    """Turn scores N,C,H,W into probabilities in place; return the loss N,H,W of `truth` N,1,H,W."""
-    own = values.gather(1, truth)
-    highest = values.amax(1, keepdim=True)
-    values.sub_(highest).exp_()
-    mass = values.sum(1, keepdim=True)
-    values.mul_(mass.reciprocal())
-    return (mass.log() + highest - own)[:, 0]
+Fused = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
+
+
+def _loss_and_gradient(scores: Tensor) -> Fused:
+    """Return the quickest function that does as `plain` for such scores."""
+    if scores.device.type == "cpu" and scores.dtype == torch.float32 and has_torch_threads():
+        from fullconv.kernels.cross_entropy_cpu import loss_and_gradient
+
+        return loss_and_gradient
+    return plain
+
+
+def plain(
+    scores: Tensor, truth: Tensor, weight: Tensor, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    """Return the cross entropy N,H,W of each pixel, times its weight, and this, in plain torch.
+
+    Args:
+        scores: N,C,H,W; the gradient takes their place.
+        truth: a class or `ignore_index` of each pixel, N,H,W.
+        weight: of each class.
+        ignore_index: of pixels that weigh nothing.
+    """
+    truth = truth.long()
+    counts = truth != ignore_index
+    truth = torch.where(counts, truth, 0)[:, None]
+    each = weight[truth[:, 0]] * counts
+    own, highest = scores.gather(1, truth), scores.amax(1, keepdim=True)
+    scores.sub_(highest).exp_()
+    mass = scores.sum(1, keepdim=True)
+    scores.mul_(mass.reciprocal() * each[:, None])
+    scores.scatter_add_(1, truth, -each[:, None])
+    return (mass.log() + highest - own)[:, 0] * each, each
 
 
 def _matrix(axis: Axis, like: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from fullconv.base.processes import ALONE, Processes
-from fullconv.base.runtime import LARGE, full_float32, keep_freed_memory
+from fullconv.base.runtime import full_float32, keep_freed_memory
 from fullconv.data.loading import Batch, Share
 from fullconv.net.rewrites.quicker_layers import quicken
 from fullconv.train.batch_norm import shared_statistics
@@ -100,9 +100,7 @@ class Objective(nn.Module):
 def made_ready(net: FCN, device: torch.device) -> FCN:
     """Move a net to `device` and prepare it, and this process's memory, for fast steps."""
     quicken(net)
-    # Casts, copies and gradients of large weights are made anew in each step; else large blocks
-    # are but few early activations, which kept would raise the peak by a fifth.
-    keep_freed_memory(large=any(weight.nbytes > LARGE for weight in net.parameters()))
+    keep_freed_memory()
     return net.to(device).to(memory_format=torch.channels_last)
 
 

@@ -1,0 +1,336 @@
+"""Batch normalisation and the clamp after it on CPUs, in as few passes over features as can be.
+
+Torch passes over them three times to normalise and once more to clamp, then twice with the gradient
+and once more. Here they are read twice to normalise and clamp, and twice with the gradient, and
+what was clamped is found anew from the features rather than kept. Each pass may be made over a few
+images at a time, while these lie in the cache.
+
+Features are N x C x H x W in bfloat16 or float32, their channels innermost (channels_last).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numba import types
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fullconv.kernels.compiling import Callback, carray, inlined, intrinsic
+from fullconv.kernels.torch_threads import ARGUMENTS, on_torch_threads, pointer, share
+
+BAND = 256  # cells whose float32 sums are added up before they go into the float64 ones
+SCALE, SHIFT, MEAN = range(3)
+# Of the arguments of each pass: bytes of a feature, cells, channels, then features and the like.
+BYTES, CELLS, CHANNELS = range(ARGUMENTS, ARGUMENTS + 3)
+FIRST, MOST, HALF, NOWHERE = CHANNELS + 1, CHANNELS + 7, 2, 0
+
+
+class Statistics:
+    """Mean and biased variance of each channel of features, a few images at a time.
+
+    They follow, in float64, from sums of differences from one cell: no large sum is taken from
+    another.
+
+    Attributes:
+        count: how many cells there were.
+    """
+
+    def __init__(self, features: Tensor) -> None:
+        """Begin with nothing seen yet; the first cell of `features` is what others differ from."""
+        self.count = 0
+        self._origin = features.detach()[0, :, 0, 0].float().numpy().copy()
+        self._sums = _sums(features)
+
+    def add(self, features: Tensor, copy: Tensor | None = None) -> None:
+        """Look at features; put a `copy` of them down, if there is room for one."""
+        self.count += _cells(features)
+        _run(_add_up, features, features, self._origin, self._sums, _or_nowhere(copy))
+
+    def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return mean and variance."""
+        first, second = self._sums.sum(0) / self.count
+        return first + self._origin, np.maximum(second - first * first, 0)
+
+
+class Normalisation:
+    """What brings each channel of features to a mean and a variance, and clamps them then.
+
+    Attributes:
+        mean, variance: of the features, float64.
+        count: cells that these are of.
+    """
+
+    def __init__(
+        self,
+        statistics: Statistics,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        bounds: tuple[float, float],
+    ) -> None:
+        """Take what `F.batch_norm` takes, and the lowest and the highest value."""
+        self.mean, self.variance = statistics.moments()
+        self.count = statistics.count
+        self._inverse = 1 / np.sqrt(self.variance + eps)
+        scale = weight.detach().numpy() * self._inverse
+        terms = np.stack([scale, bias.detach().numpy() - self.mean * scale, self.mean])
+        self._terms, self._bounds = terms.astype(np.float32), np.array(bounds, np.float32)
+
+    def applied(self, features: Tensor) -> Tensor:
+        """Return features normalised and clamped, in their precision."""
+        result = torch.empty_like(features)
+        _run(_normalise, features, features, result, self._terms, self._bounds)
+        return result
+
+
+class Gradients:
+    """The gradients of a normalisation, once all images were looked at."""
+
+    def __init__(self, of: Normalisation) -> None:
+        self._of = of
+        self._sums = np.zeros((torch.get_num_threads(), 2, len(of.mean)))
+
+    def add(self, gradient: Tensor, features: Tensor, copy: Tensor | None = None) -> None:
+        """Look at the gradient to what became of some features, and at these, as they were.
+
+        A `copy` of the gradient is put down, if there is room for one.
+        """
+        given = gradient, features, self._of._terms, self._of._bounds, self._sums
+        _run(_add_up_gradients, features, *given, _or_nowhere(copy))
+
+    def to_parameters(self) -> tuple[Tensor, Tensor]:
+        """Return the gradients to weight and bias, float32."""
+        to_bias, by_distance = self._sums.sum(0)
+        made = by_distance * self._of._inverse, to_bias
+        to_weight, to_bias = (torch.from_numpy(each.astype(np.float32)) for each in made)
+        return to_weight, to_bias
+
+    def to_features(self, gradient: Tensor, features: Tensor, result: Tensor) -> None:
+        """Fill in the gradient to some features, from what was given to `add` with them."""
+        of, (to_bias, by_distance) = self._of, self._sums.sum(0)
+        slope = of._inverse * of._inverse * by_distance / of.count
+        scale, mean = of._terms[SCALE], of._terms[MEAN]
+        rest = np.stack([-scale * slope, scale * (slope * mean - to_bias / of.count)])
+        passed = rest.astype(np.float32)
+        _run(_pass_on, features, gradient, features, of._terms, of._bounds, passed, result)
+
+
+def _or_nowhere(copy: Tensor | None) -> Tensor | int:
+    return NOWHERE if copy is None else copy
+
+
+def _run(function: Callback, features: Tensor, *arguments: int | Tensor | NDArray[Any]) -> None:
+    sizes = features.element_size(), _cells(features), features.shape[1]
+    on_torch_threads(function, *sizes, *arguments)
+
+
+def _cells(features: Tensor) -> int:
+    return features.numel() // features.shape[1]
+
+
+def _sums(features: Tensor) -> NDArray[np.float64]:
+    """Return room for two sums of each channel, of each thread."""
+    return np.zeros((torch.get_num_threads(), 2, features.shape[1]))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _wide(_: Any, value: Any) -> Any:
+    """Return a float32, or one of which a uint16 holds the upper half: a bfloat16."""
+
+    def generate(_c: Any, builder: Any, _s: Any, arguments: Any) -> Any:
+        from llvmlite import ir
+
+        if value == types.float32:
+            return arguments[0]
+        whole = builder.zext(arguments[0], ir.IntType(32))
+        return builder.bitcast(builder.shl(whole, ir.IntType(32)(16)), ir.FloatType())
+
+    return types.float32(value), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _narrow(_: Any, value: Any, like: Any) -> Any:  # noqa: ARG001 (its type)
+    """Return a float32 as it is stored, where `like` is: a bfloat16 is the nearest, of two even."""
+
+    def generate(_c: Any, builder: Any, _s: Any, arguments: Any) -> Any:
+        from llvmlite import ir
+
+        if like == types.float32:
+            return arguments[0]
+        word = ir.IntType(32)
+        bits = builder.bitcast(arguments[0], word)
+        odd = builder.and_(builder.lshr(bits, word(16)), word(1))
+        rounded = builder.add(builder.add(bits, word(0x7FFF)), odd)
+        return builder.trunc(builder.lshr(rounded, word(16)), ir.IntType(16))
+
+    return like(types.float32, like), generate
+
+
+@inlined
+def _features(values: Any, place: int, like: Any) -> Any:
+    shape = (values[CELLS], values[CHANNELS])
+    return carray(pointer(values[place], like), shape)
+
+
+@inlined
+def _lines(values: Any, place: int, count: int) -> Any:
+    """Return float32 lines of as many values as there are channels."""
+    return carray(pointer(values[place], np.float32(0)), (count, values[CHANNELS]))
+
+
+@inlined
+def _own_sums(values: Any, place: int, thread: int) -> Any:
+    shape = (thread + 1, 2, values[CHANNELS])
+    return carray(pointer(values[place], np.float64(0)), shape)[thread]
+
+
+@inlined
+def _bounds(values: Any, place: int) -> Any:
+    return carray(pointer(values[place], np.float32(0)), (2,))
+
+
+@inlined
+def _move(few: Any, sums: Any) -> None:
+    """Add float32 sums to float64 ones, and empty them."""
+    for c in range(len(few)):
+        sums[c] += few[c]
+        few[c] = 0
+
+
+@inlined
+def _copy(source: Any, target: Any, begin: Any, beyond: Any) -> None:
+    """Copy some cells, while they lie in a cache."""
+    for cell in range(begin, beyond):
+        for c in range(source.shape[1]):
+            target[cell, c] = source[cell, c]
+
+
+@inlined
+def _add_up_of(values: Any, like: Any) -> None:
+    features, origin = _features(values, FIRST, like), _lines(values, FIRST + 1, 1)[0]
+    thread, begin, beyond = share(values, features.shape[0])
+    sums = _own_sums(values, FIRST + 2, thread)
+    # Of each array a loop knows whether it overlaps another: of few, or it goes by single values.
+    first, second = np.zeros(len(origin), np.float32), np.zeros(len(origin), np.float32)
+    for band in range(begin, beyond, BAND):
+        last = min(band + BAND, beyond)
+        paired = last - (last - band) % 2
+        for cell in range(band, paired, 2):
+            for c in range(len(origin)):
+                one = _wide(features[cell, c]) - origin[c]
+                other = _wide(features[cell + 1, c]) - origin[c]
+                first[c] += one + other
+                second[c] += one * one + other * other
+        for cell in range(paired, last):
+            for c in range(len(origin)):
+                one = _wide(features[cell, c]) - origin[c]
+                first[c] += one
+                second[c] += one * one
+        _move(first, sums[0])
+        _move(second, sums[1])
+        if values[FIRST + 3] != NOWHERE:
+            _copy(features, _features(values, FIRST + 3, like), band, last)
+
+
+@inlined
+def _normalise_of(values: Any, like: Any) -> None:
+    features, result = _features(values, FIRST, like), _features(values, FIRST + 1, like)
+    terms, bounds = _lines(values, FIRST + 2, 3), _bounds(values, FIRST + 3)
+    _, begin, beyond = share(values, features.shape[0])
+    lowest, highest = bounds[0], bounds[1]
+    for cell in range(begin, beyond):
+        for c in range(features.shape[1]):
+            value = _wide(features[cell, c]) * terms[SCALE, c] + terms[SHIFT, c]
+            value = lowest if value < lowest else value
+            value = highest if value > highest else value
+            result[cell, c] = _narrow(value, like)
+
+
+@inlined
+def _passed(gradient: Any, feature: Any, scale: Any, shift: Any, bounds: Any) -> Any:
+    """Return the gradient where what was clamped lay between the bounds, else 0."""
+    value = feature * scale + shift
+    gradient = np.float32(0) if value <= bounds[0] else gradient
+    return np.float32(0) if value >= bounds[1] else gradient
+
+
+@inlined
+def _add_up_gradients_of(values: Any, like: Any) -> None:
+    gradient, features = _features(values, FIRST, like), _features(values, FIRST + 1, like)
+    terms, bounds = _lines(values, FIRST + 2, 3), _bounds(values, FIRST + 3)
+    thread, begin, beyond = share(values, features.shape[0])
+    sums = _own_sums(values, FIRST + 4, thread)
+    first, second = np.zeros(sums.shape[1], np.float32), np.zeros(sums.shape[1], np.float32)
+    limits = (bounds[0], bounds[1])
+    for band in range(begin, beyond, BAND):
+        last = min(band + BAND, beyond)
+        for cell in range(band, last):
+            for c in range(sums.shape[1]):
+                feature = _wide(features[cell, c])
+                scale, shift = terms[SCALE, c], terms[SHIFT, c]
+                passed = _passed(_wide(gradient[cell, c]), feature, scale, shift, limits)
+                first[c] += passed
+                second[c] += passed * (feature - terms[MEAN, c])
+        _move(first, sums[0])
+        _move(second, sums[1])
+        if values[FIRST + 5] != NOWHERE:
+            _copy(gradient, _features(values, FIRST + 5, like), band, last)
+
+
+@inlined
+def _pass_on_of(values: Any, like: Any) -> None:
+    gradient, features = _features(values, FIRST, like), _features(values, FIRST + 1, like)
+    terms, bounds = _lines(values, FIRST + 2, 3), _bounds(values, FIRST + 3)
+    rest, result = _lines(values, FIRST + 4, 2), _features(values, FIRST + 5, like)
+    _, begin, beyond = share(values, features.shape[0])
+    limits = (bounds[0], bounds[1])
+    for cell in range(begin, beyond):
+        for c in range(features.shape[1]):
+            feature, scale = _wide(features[cell, c]), terms[SCALE, c]
+            passed = _passed(_wide(gradient[cell, c]), feature, scale, terms[SHIFT, c], limits)
+            passed = passed * scale + (feature * rest[0, c] + rest[1, c])
+            result[cell, c] = _narrow(passed, like)
+
+
+# What numba keeps compiled must close over nothing that differs from process to process.
+
+
+def _add_up_entry(address: Any) -> None:
+    values = carray(address, MOST, np.int64)
+    if values[BYTES] == HALF:
+        _add_up_of(values, np.uint16(0))
+    else:
+        _add_up_of(values, np.float32(0))
+
+
+def _normalise_entry(address: Any) -> None:
+    values = carray(address, MOST, np.int64)
+    if values[BYTES] == HALF:
+        _normalise_of(values, np.uint16(0))
+    else:
+        _normalise_of(values, np.float32(0))
+
+
+def _add_up_gradients_entry(address: Any) -> None:
+    values = carray(address, MOST, np.int64)
+    if values[BYTES] == HALF:
+        _add_up_gradients_of(values, np.uint16(0))
+    else:
+        _add_up_gradients_of(values, np.float32(0))
+
+
+def _pass_on_entry(address: Any) -> None:
+    values = carray(address, MOST, np.int64)
+    if values[BYTES] == HALF:
+        _pass_on_of(values, np.uint16(0))
+    else:
+        _pass_on_of(values, np.float32(0))
+
+
+_add_up = Callback(_add_up_entry)
+_normalise = Callback(_normalise_entry)
+_add_up_gradients = Callback(_add_up_gradients_entry)
+_pass_on = Callback(_pass_on_entry)

@@ -1,0 +1,329 @@
+"""Convolutions that do the passes between them along the way, and whose slow gradients are quick.
+
+A batch normalisation and a ReLU between two convolutions do hardly any arithmetic; what they take
+is the time to fetch features from memory. Here the second convolution does their work, a few
+images at a time, while these lie in the cache, and finds the statistics of its result for the next
+normalisation. What is between is not kept, but found anew in the backward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fullconv.dense.layers import convolution_of
+from fullconv.net.rewrites.quicker_norms import Found, FusedNorm, Source, may_be_ours
+
+if TYPE_CHECKING:
+    from fullconv.kernels.batch_norm_cpu import Gradients
+
+LARGEST_KERNEL = 3  # for whose gradient oneDNN has a fast bfloat16 kernel
+MOST_AT_ONCE = 1 << 22  # values of features that are worked on at a time
+
+
+class Geometry(NamedTuple):
+    """Of a convolution, as `F.conv2d` takes it."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+
+class QuickConvolution(nn.Conv2d):
+    """A convolution, with the normalisation before it and the statistics for the one after it.
+
+    Of depthwise ones the slow gradients are worked out otherwise. oneDNN has no fast bfloat16
+    kernel for the input's gradient where the stride is 2 or more: as a convolution of stride 1 it
+    takes a tenth of the time or less. Nor has it one for the weight's gradient where the kernel is
+    larger than 3: in float32 it takes a fifth of the time, conversions included.
+
+    Attributes:
+        before: the normalisation of its input, which is deferred to here, alone, or nothing.
+        after: that of its result, likewise.
+    """
+
+    before: tuple[FusedNorm, ...] = ()  # tuples: they are children elsewhere
+    after: tuple[FusedNorm, ...] = ()
+
+    @property
+    def geometry(self) -> Geometry:
+        """Its geometry."""
+        assert not isinstance(self.padding, str)
+        return Geometry(self.stride, self.padding, self.dilation, self.groups)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve N x C x H x W features, which are normalised before."""
+        low = torch.is_autocast_enabled("cpu")
+        kind = torch.get_autocast_dtype("cpu") if low else self.weight.dtype
+        fits = may_be_ours(input)
+        for norm in self.before:
+            if not (fits and norm.fits(input) and input.dtype == kind):
+                input, fits = norm.by_torch(input), False
+        if not fits or not (low or self.before or self.after):
+            return super().forward(input)
+        with torch.autocast("cpu", enabled=False):
+            features, weight = input.to(kind), self.weight.to(kind)
+            bias = None if self.bias is None else self.bias.to(kind)
+            after = [norm for norm in self.after if norm.training]
+            before = [norm.found(features) for norm in self.before]
+            work = _Work(self.geometry, before, wanted=bool(after))
+            learnt = [each for norm in self.before for each in (norm.weight, norm.bias)]
+            result: Tensor = _Convolution.apply(features, weight, bias, work, *learnt)
+        for norm in after:
+            norm.tell(result, work)
+        return result
+
+
+def quick_convolution(
+    layer: nn.Conv2d, before: FusedNorm | None, after: FusedNorm | None
+) -> QuickConvolution:
+    """Return the twin of a convolution between two normalisations, with its parameters."""
+    twin = convolution_of(layer.weight, layer.bias, kind=QuickConvolution, **_geometry(layer))
+    assert isinstance(twin, QuickConvolution)
+    twin.before = () if before is None else (before,)
+    twin.after = () if after is None else (after,)
+    return twin.train(layer.training)
+
+
+def plain_convolution(twin: QuickConvolution) -> nn.Conv2d:
+    """Return torch's own layer in the place of a twin."""
+    plain = convolution_of(twin.weight, twin.bias, **_geometry(twin))
+    return plain.train(twin.training)
+
+
+def has_twin(layer: nn.Module | None) -> bool:
+    """Tell whether a layer is a convolution that a `QuickConvolution` may stand for."""
+    return (
+        type(layer) is nn.Conv2d
+        and isinstance(layer.padding, tuple)
+        and layer.padding_mode == "zeros"
+    )
+
+
+def has_slow_gradient(layer: nn.Conv2d) -> bool:
+    """Tell whether a convolution is depthwise, with a slow gradient in bfloat16."""
+    depthwise = 1 < layer.groups == layer.in_channels == layer.out_channels
+    return depthwise and (_is_strided(layer.stride) or _is_large(layer.kernel_size))
+
+
+def _geometry(layer: nn.Conv2d) -> dict[str, Any]:
+    return {name: getattr(layer, name) for name in ("stride", "padding", "dilation", "groups")}
+
+
+class _Work(Source):
+    """What a convolution does besides.
+
+    Attributes:
+        geometry: of the convolution.
+        before: what normalises its input, alone, or nothing.
+        wanted: whether the statistics of its result are.
+    """
+
+    def __init__(self, geometry: Geometry, before: list[Found], *, wanted: bool) -> None:
+        self.geometry, self.before, self.wanted = geometry, before, wanted
+
+    def prepared(self, features: Tensor) -> Tensor:
+        """Return some features as they are convolved."""
+        for found in self.before:
+            features = found.norm.applied(features)
+        return features
+
+    def look_at(self, result: Tensor, copy: Tensor | None) -> None:
+        """Let a part of the result count, and put a copy of it down, if there is room for one."""
+        from fullconv.kernels.batch_norm_cpu import Statistics
+
+        if self.wanted:
+            self.statistics = self.statistics or Statistics(result)
+            self.statistics.add(result, copy)
+        elif copy is not None:
+            copy.copy_(result)
+
+    def finished(self, gradient: Tensor, some: slice) -> Tensor:
+        """Return the gradient to some images' results, which the normalisation after may leave."""
+        if self.unfinished is None:
+            return gradient[some]
+        found, features = self.unfinished
+        result = torch.empty_like(gradient[some])
+        found.to_features(gradient[some], features[some], result)
+        return result
+
+    def left(
+        self, gradient: Tensor | None, features: Tensor, norms: list[Gradients]
+    ) -> Tensor | None:
+        """Return the gradient to the features; where their source is told, to what they became."""
+        for found, norm in zip(self.before, norms, strict=True):
+            if gradient is not None and found.source:
+                found.source.unfinished = norm, features
+            elif gradient is not None:
+                result = torch.empty_like(features)
+                norm.to_features(gradient, features, result)
+                gradient = result
+        return gradient
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        work: _Work,
+        *_learnt: Tensor,  # by the normalisation before: its weight and bias
+    ) -> Tensor:
+        ctx.save_for_backward(features, weight)
+        ctx.work, ctx.biased = work, bias is not None
+        whole: Tensor | None = None
+        for some in _parts(features, weight, work.geometry):
+            prepared = work.prepared(features[some])
+            part = _channels_last(F.conv2d(prepared, weight, bias, *work.geometry))
+            whole = _whole(whole, part, len(features))
+            work.look_at(part, None if whole is part else whole[some])
+        assert whole is not None
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        from fullconv.kernels.batch_norm_cpu import Gradients
+
+        (features, weight), work = ctx.saved_tensors, ctx.work
+        gradient = _channels_last(gradients[0])
+        norms = [Gradients(each.norm) for each in work.before]
+        asked = ctx.needs_input_grad[0] or bool(norms), ctx.needs_input_grad[1]
+        to_features: Tensor | None = None
+        to_weight = torch.zeros_like(weight, dtype=torch.float32) if asked[1] else None
+        to_bias = torch.zeros(len(weight)) if ctx.biased else None
+        for some in _parts(features, weight, work.geometry):
+            given, prepared = work.finished(gradient, some), work.prepared(features[some])
+            part, change = _gradients(given, prepared, weight, work.geometry, asked)
+            if to_weight is not None and change is not None:
+                to_weight += change
+            if to_bias is not None:
+                to_bias += given.sum((0, 2, 3), dtype=torch.float32)
+            if part is not None:
+                to_features = _whole(to_features, part, len(features))
+                place = None if to_features is part else to_features[some]
+                _look_at(part, features[some], norms, place)
+        work.unfinished = None
+        learnt = [each for norm in norms for each in norm.to_parameters()]
+        passed = work.left(to_features, features, norms)
+        return passed, _like(weight, to_weight), _like(weight, to_bias), None, *learnt
+
+
+def _look_at(
+    gradient: Tensor, features: Tensor, norms: list[Gradients], copy: Tensor | None
+) -> None:
+    """Let a part of the gradient count, and put a copy of it down, if there is room for one."""
+    for norm in norms:
+        norm.add(gradient, features, copy)
+    if copy is not None and not norms:
+        copy.copy_(gradient)
+
+
+def _like(weight: Tensor, gradient: Tensor | None) -> Tensor | None:
+    return None if gradient is None else gradient.to(weight.dtype)
+
+
+def _parts(features: Tensor, weight: Tensor, geometry: Geometry) -> Iterator[slice]:
+    """Yield which images are worked on at a time: few of large maps, so that caches hold them."""
+    cells = features[0, 0].numel()
+    made = len(weight) * cells // math.prod(geometry.stride)
+    count = max(MOST_AT_ONCE // max(features[0].numel(), made), 1)
+    for begin in range(0, len(features), count):
+        yield slice(begin, min(begin + count, len(features)))
+
+
+def _whole(whole: Tensor | None, part: Tensor, count: int) -> Tensor:
+    """Return room for what is found of `count` images; a part of as many is the whole itself."""
+    if whole is not None or len(part) == count:
+        return part if whole is None else whole
+    size = count, *part.shape[1:]
+    return torch.empty(size, dtype=part.dtype, memory_format=torch.channels_last)
+
+
+def _gradients(
+    gradient: Tensor,
+    features: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+    asked: tuple[bool, bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients to the features and to the weight of a convolution, if asked for."""
+    stride, padding, dilation, groups = geometry
+    slow = features.dtype == torch.bfloat16 and weight.shape[1] == 1 < groups == len(weight)
+    spread = slow and _is_strided(stride) and min(_margins(weight, padding, dilation)) >= 0
+    large = slow and _is_large(weight.shape[2:])
+    to_features, to_weight = asked[0] and not spread, asked[1] and not large
+    found: list[Tensor | None] = [None, None]
+    if to_features or to_weight:
+        backward = torch.ops.aten.convolution_backward
+        which = to_features, to_weight, False
+        found = [*backward(gradient, features, weight, None, *_rest(geometry), which)]
+    if asked[0] and spread:
+        found[0] = _features_gradient(gradient, features, weight, geometry)
+    if asked[1] and large:
+        found[1] = _weight_gradient(gradient, features, weight, geometry)
+    return None if found[0] is None else _channels_last(found[0]), found[1]
+
+
+def _margins(weight: Tensor, padding: Sequence[int], dilation: Sequence[int]) -> tuple[int, int]:
+    """Return by how much, above and beside, what a cell gave to features reaches beyond them."""
+    above, beside = (
+        apart * (size - 1) - before
+        for size, before, apart in zip(weight.shape[2:], padding, dilation, strict=True)
+    )
+    return above, beside
+
+
+def _features_gradient(
+    gradient: Tensor, features: Tensor, weight: Tensor, geometry: Geometry
+) -> Tensor:
+    """Return the gradient to the input, in the precision of the features.
+
+    Cells are spread out, with zeros between them, and convolved by the mirrored kernel.
+    """
+    (down, right), padding, dilation, groups = geometry
+    margins = _margins(weight, padding, dilation)
+    rows, columns = (
+        length + before - margin
+        for length, before, margin in zip(features.shape[2:], padding, margins, strict=True)
+    )
+    size = len(gradient), rows, columns, len(weight)
+    spread = gradient.new_zeros(size).permute(0, 3, 1, 2)
+    height, width = gradient.shape[2:]
+    spread[:, :, : down * height : down, : right * width : right] = gradient
+    return F.conv2d(spread, weight.flip(2, 3), None, 1, margins, dilation, groups)
+
+
+def _weight_gradient(
+    gradient: Tensor, features: Tensor, weight: Tensor, geometry: Geometry
+) -> Tensor:
+    """Return the gradient to the weight, worked out in float32."""
+    backward, asked = torch.ops.aten.convolution_backward, (False, True, False)
+    given = gradient.float(), features.float(), weight.float(), None
+    found: Tensor = backward(*given, *_rest(geometry), asked)[1]
+    return found
+
+
+def _rest(geometry: Geometry) -> tuple[Any, ...]:
+    """Return what else torch's function for the gradients of a convolution takes."""
+    stride, padding, dilation, groups = geometry
+    return stride, padding, dilation, False, (0, 0), groups
+
+
+def _channels_last(features: Tensor) -> Tensor:
+    return features.contiguous(memory_format=torch.channels_last)
+
+
+def _is_strided(stride: Sequence[int]) -> bool:
+    return max(stride) > 1
+
+
+def _is_large(kernel: Sequence[int]) -> bool:
+    return max(kernel) > LARGEST_KERNEL
