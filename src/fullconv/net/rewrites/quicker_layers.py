@@ -96,24 +96,29 @@ def _swap(net: nn.Module, other: Callable[[nn.Module], nn.Module]) -> nn.Module:
 
 
 class _Places:
-    """The layers of a graph, as far as each stands in one place and nobody watches it."""
+    """The layers of a graph, as far as nobody watches them."""
 
     def __init__(self, network: fx.GraphModule) -> None:
         self._network, self.nodes = network, list(network.graph.nodes)
         self._uses = Counter(module_of(network, node) for node in self.nodes)
 
     def layer(self, node: fx.Node | None) -> nn.Module | None:
-        """Return the layer of a node."""
-        layer = None if node is None else module_of(self._network, node)
-        return None if layer is None or self._uses[layer] > 1 or _is_hooked(layer) else layer
+        """Return the layer of a node that stands there alone."""
+        layer = self.clamp(node)
+        return None if layer is None or self._uses[layer] > 1 else layer
 
-    def reader(self, node: fx.Node) -> fx.Node | None:
+    def clamp(self, node: fx.Node | None) -> nn.Module | None:
+        """Return the layer of a node, which may stand elsewhere too: one without parameters."""
+        layer = None if node is None else module_of(self._network, node)
+        return None if layer is None or _is_hooked(layer) else layer
+
+    def reader(self, node: fx.Node | None) -> fx.Node | None:
         """Return what alone reads a node, past layers that change nothing."""
-        while True:
-            reader = next(iter(node.users)) if len(node.users) == 1 else None
-            if reader is None or type(self.layer(reader)) is not nn.Identity:
-                return reader
-            node = reader
+        while node is not None:
+            node = next(iter(node.users)) if len(node.users) == 1 else None
+            if type(self.layer(node)) is not nn.Identity:
+                break
+        return node
 
 
 def _fused(network: fx.GraphModule) -> dict[nn.Module, nn.Module]:
@@ -125,13 +130,14 @@ def _fused(network: fx.GraphModule) -> dict[nn.Module, nn.Module]:
         if not isinstance(norm, nn.BatchNorm2d) or not is_fusible(norm):
             continue
         bounds, reader = own_bounds(norm), places.reader(node)
-        relu = places.layer(reader)
-        if bounds is None and reader and relu and (bounds := bounds_of(relu)):
-            twins[relu], reader = Clamped(relu), places.reader(reader)
-        deferred = has_twin(places.layer(reader))
-        twins[norm] = twin = FusedNorm(norm, bounds or UNBOUNDED, deferred=deferred)
-        if reader and deferred:
-            befores[reader] = twin
+        relu = places.clamp(reader) if bounds is None else None
+        twins[norm] = twin = FusedNorm(norm, bounds or bounds_of(relu) or UNBOUNDED)
+        if relu is not None and bounds_of(relu):
+            stands = twins.setdefault(relu, Clamped(relu))
+            assert isinstance(stands, Clamped)
+            twin.relu, reader = (stands,), places.reader(reader)
+        if reader is not None and has_twin(places.layer(reader)):
+            twin.deferred, befores[reader] = True, twin
         if has_twin(places.layer(source := node.all_input_nodes[0])) and len(source.users) == 1:
             afters[source] = twin
     for node in befores | afters:
@@ -146,7 +152,7 @@ def _quick(layer: nn.Module) -> nn.Module:
     if _is_hooked(layer):
         return layer
     if isinstance(layer, nn.BatchNorm2d) and is_fusible(layer):
-        return FusedNorm(layer, own_bounds(layer) or UNBOUNDED, deferred=False)
+        return FusedNorm(layer, own_bounds(layer) or UNBOUNDED)
     if isinstance(layer, nn.Conv2d) and has_twin(layer) and has_slow_gradient(layer):
         return quick_convolution(layer, None, None)
     if type(layer) is nn.ReLU6 and layer.inplace:

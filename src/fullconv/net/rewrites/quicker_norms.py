@@ -52,25 +52,31 @@ class FusedNorm(nn.BatchNorm2d):
 
     Attributes:
         stood: the layer whose place this is, alone.
+        relu: the one after it, alone, or nothing.
         bounds: what its result is clamped to.
         deferred: whether it leaves its work to the convolution after it.
     """
 
-    def __init__(self, layer: nn.BatchNorm2d, bounds: Bounds, *, deferred: bool) -> None:
+    relu: tuple[Clamped, ...] = ()  # tuples: no children
+    deferred = False
+
+    def __init__(self, layer: nn.BatchNorm2d, bounds: Bounds) -> None:
         """Take a layer's place; its parameters and buffers stay its own."""
         super().__init__(layer.num_features, layer.eps, layer.momentum, device="meta")
         self._parameters, self._buffers = layer._parameters, layer._buffers
-        self.stood, self.bounds, self.deferred = (layer,), bounds, deferred  # a tuple: no child
+        self.stood, self.bounds = (layer,), bounds
         self._told: tuple[weakref.ref[Tensor], Source] | None = None
         self.train(layer.training)
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise and clamp N x C x H x W features, unless that is deferred."""
-        if self.deferred:
-            return input
-        if not self.fits(input):
-            return self.by_torch(input)
-        result: Tensor = _Normalised.apply(input, self.found(input), self.weight, self.bias)
+        result = input
+        if not self.deferred and self.fits(input):
+            result = _Normalised.apply(input, self.found(input), self.weight, self.bias)
+        elif not self.deferred:
+            result = self.by_torch(input)
+        for relu in self.relu:
+            relu.tell(result)
         return result
 
     def by_torch(self, input: Tensor) -> Tensor:
@@ -113,16 +119,27 @@ class FusedNorm(nn.BatchNorm2d):
 
 
 class Clamped(nn.Module):
-    """Stands for a ReLU whose work the normalisation before it does."""
+    """A ReLU that leaves those features as they are that a normalisation clamps.
+
+    Attributes:
+        stood: the layer whose place this is, alone: what comes from elsewhere is clamped by it.
+    """
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.stood = (layer,)
+        self._told: weakref.ref[Tensor] | None = None
         self.train(layer.training)
 
+    def tell(self, features: Tensor) -> None:
+        """Say which features come next, and need not be clamped."""
+        self._told = weakref.ref(features)
+
     def forward(self, input: Tensor) -> Tensor:
-        """Return features as they are."""
-        return input
+        """Return N x C x H x W features clamped, here or elsewhere."""
+        told, self._told = self._told, None
+        clamped: Tensor = input if told and told() is input else self.stood[0](input)
+        return clamped
 
 
 class _Normalised(torch.autograd.Function):
