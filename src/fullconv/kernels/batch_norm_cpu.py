@@ -14,18 +14,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import types
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fullconv.kernels.compiling import Callback, carray, inlined, intrinsic
-from fullconv.kernels.torch_threads import ARGUMENTS, on_torch_threads, pointer, share
+from fullconv.kernels.compiling import Callback, carray, inlined
+from fullconv.kernels.features_cpu import (
+    BYTES,
+    CHANNELS,
+    FIRST,
+    HALF,
+    cells_of,
+    features_at,
+    narrow,
+    run,
+    wide,
+)
+from fullconv.kernels.torch_threads import pointer, share
 
 BAND = 256  # cells whose float32 sums are added up before they go into the float64 ones
 SCALE, SHIFT, MEAN = range(3)
-# Of the arguments of each pass: bytes of a feature, cells, channels, then features and the like.
-BYTES, CELLS, CHANNELS = range(ARGUMENTS, ARGUMENTS + 3)
-FIRST, MOST, HALF, NOWHERE = CHANNELS + 1, CHANNELS + 7, 2, 0
+MOST, NOWHERE = FIRST + 6, 0
 
 
 class Statistics:
@@ -46,8 +54,8 @@ class Statistics:
 
     def add(self, features: Tensor, copy: Tensor | None = None) -> None:
         """Look at features; put a `copy` of them down, if there is room for one."""
-        self.count += _cells(features)
-        _run(_add_up, features, features, self._origin, self._sums, _or_nowhere(copy))
+        self.count += cells_of(features)
+        run(_add_up, features, features, self._origin, self._sums, _or_nowhere(copy))
 
     def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return mean and variance."""
@@ -82,7 +90,7 @@ class Normalisation:
     def applied(self, features: Tensor) -> Tensor:
         """Return features normalised and clamped, in their precision."""
         result = torch.empty_like(features)
-        _run(_normalise, features, features, result, self._terms, self._bounds)
+        run(_normalise, features, features, result, self._terms, self._bounds)
         return result
 
 
@@ -99,7 +107,7 @@ class Gradients:
         A `copy` of the gradient is put down, if there is room for one.
         """
         given = gradient, features, self._of._terms, self._of._bounds, self._sums
-        _run(_add_up_gradients, features, *given, _or_nowhere(copy))
+        run(_add_up_gradients, features, *given, _or_nowhere(copy))
 
     def to_parameters(self) -> tuple[Tensor, Tensor]:
         """Return the gradients to weight and bias, float32."""
@@ -115,64 +123,16 @@ class Gradients:
         scale, mean = of._terms[SCALE], of._terms[MEAN]
         rest = np.stack([-scale * slope, scale * (slope * mean - to_bias / of.count)])
         passed = rest.astype(np.float32)
-        _run(_pass_on, features, gradient, features, of._terms, of._bounds, passed, result)
+        run(_pass_on, features, gradient, features, of._terms, of._bounds, passed, result)
 
 
 def _or_nowhere(copy: Tensor | None) -> Tensor | int:
     return NOWHERE if copy is None else copy
 
 
-def _run(function: Callback, features: Tensor, *arguments: int | Tensor | NDArray[Any]) -> None:
-    sizes = features.element_size(), _cells(features), features.shape[1]
-    on_torch_threads(function, *sizes, *arguments)
-
-
-def _cells(features: Tensor) -> int:
-    return features.numel() // features.shape[1]
-
-
 def _sums(features: Tensor) -> NDArray[np.float64]:
     """Return room for two sums of each channel, of each thread."""
     return np.zeros((torch.get_num_threads(), 2, features.shape[1]))
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _wide(_: Any, value: Any) -> Any:
-    """Return a float32, or one of which a uint16 holds the upper half: a bfloat16."""
-
-    def generate(_c: Any, builder: Any, _s: Any, arguments: Any) -> Any:
-        from llvmlite import ir
-
-        if value == types.float32:
-            return arguments[0]
-        whole = builder.zext(arguments[0], ir.IntType(32))
-        return builder.bitcast(builder.shl(whole, ir.IntType(32)(16)), ir.FloatType())
-
-    return types.float32(value), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _narrow(_: Any, value: Any, like: Any) -> Any:  # noqa: ARG001 (its type)
-    """Return a float32 as it is stored, where `like` is: a bfloat16 is the nearest, of two even."""
-
-    def generate(_c: Any, builder: Any, _s: Any, arguments: Any) -> Any:
-        from llvmlite import ir
-
-        if like == types.float32:
-            return arguments[0]
-        word = ir.IntType(32)
-        bits = builder.bitcast(arguments[0], word)
-        odd = builder.and_(builder.lshr(bits, word(16)), word(1))
-        rounded = builder.add(builder.add(bits, word(0x7FFF)), odd)
-        return builder.trunc(builder.lshr(rounded, word(16)), ir.IntType(16))
-
-    return like(types.float32, like), generate
-
-
-@inlined
-def _features(values: Any, place: int, like: Any) -> Any:
-    shape = (values[CELLS], values[CHANNELS])
-    return carray(pointer(values[place], like), shape)
 
 
 @inlined
@@ -210,7 +170,7 @@ def _copy(source: Any, target: Any, begin: Any, beyond: Any) -> None:
 
 @inlined
 def _add_up_of(values: Any, like: Any) -> None:
-    features, origin = _features(values, FIRST, like), _lines(values, FIRST + 1, 1)[0]
+    features, origin = features_at(values, FIRST, like), _lines(values, FIRST + 1, 1)[0]
     thread, begin, beyond = share(values, features.shape[0])
     sums = _own_sums(values, FIRST + 2, thread)
     # Of each array a loop knows whether it overlaps another: of few, or it goes by single values.
@@ -220,33 +180,33 @@ def _add_up_of(values: Any, like: Any) -> None:
         paired = last - (last - band) % 2
         for cell in range(band, paired, 2):
             for c in range(len(origin)):
-                one = _wide(features[cell, c]) - origin[c]
-                other = _wide(features[cell + 1, c]) - origin[c]
+                one = wide(features[cell, c]) - origin[c]
+                other = wide(features[cell + 1, c]) - origin[c]
                 first[c] += one + other
                 second[c] += one * one + other * other
         for cell in range(paired, last):
             for c in range(len(origin)):
-                one = _wide(features[cell, c]) - origin[c]
+                one = wide(features[cell, c]) - origin[c]
                 first[c] += one
                 second[c] += one * one
         _move(first, sums[0])
         _move(second, sums[1])
         if values[FIRST + 3] != NOWHERE:
-            _copy(features, _features(values, FIRST + 3, like), band, last)
+            _copy(features, features_at(values, FIRST + 3, like), band, last)
 
 
 @inlined
 def _normalise_of(values: Any, like: Any) -> None:
-    features, result = _features(values, FIRST, like), _features(values, FIRST + 1, like)
+    features, result = features_at(values, FIRST, like), features_at(values, FIRST + 1, like)
     terms, bounds = _lines(values, FIRST + 2, 3), _bounds(values, FIRST + 3)
     _, begin, beyond = share(values, features.shape[0])
     lowest, highest = bounds[0], bounds[1]
     for cell in range(begin, beyond):
         for c in range(features.shape[1]):
-            value = _wide(features[cell, c]) * terms[SCALE, c] + terms[SHIFT, c]
+            value = wide(features[cell, c]) * terms[SCALE, c] + terms[SHIFT, c]
             value = lowest if value < lowest else value
             value = highest if value > highest else value
-            result[cell, c] = _narrow(value, like)
+            result[cell, c] = narrow(value, like)
 
 
 @inlined
@@ -259,7 +219,7 @@ def _passed(gradient: Any, feature: Any, scale: Any, shift: Any, bounds: Any) ->
 
 @inlined
 def _add_up_gradients_of(values: Any, like: Any) -> None:
-    gradient, features = _features(values, FIRST, like), _features(values, FIRST + 1, like)
+    gradient, features = features_at(values, FIRST, like), features_at(values, FIRST + 1, like)
     terms, bounds = _lines(values, FIRST + 2, 3), _bounds(values, FIRST + 3)
     thread, begin, beyond = share(values, features.shape[0])
     sums = _own_sums(values, FIRST + 4, thread)
@@ -269,30 +229,30 @@ def _add_up_gradients_of(values: Any, like: Any) -> None:
         last = min(band + BAND, beyond)
         for cell in range(band, last):
             for c in range(sums.shape[1]):
-                feature = _wide(features[cell, c])
+                feature = wide(features[cell, c])
                 scale, shift = terms[SCALE, c], terms[SHIFT, c]
-                passed = _passed(_wide(gradient[cell, c]), feature, scale, shift, limits)
+                passed = _passed(wide(gradient[cell, c]), feature, scale, shift, limits)
                 first[c] += passed
                 second[c] += passed * (feature - terms[MEAN, c])
         _move(first, sums[0])
         _move(second, sums[1])
         if values[FIRST + 5] != NOWHERE:
-            _copy(gradient, _features(values, FIRST + 5, like), band, last)
+            _copy(gradient, features_at(values, FIRST + 5, like), band, last)
 
 
 @inlined
 def _pass_on_of(values: Any, like: Any) -> None:
-    gradient, features = _features(values, FIRST, like), _features(values, FIRST + 1, like)
+    gradient, features = features_at(values, FIRST, like), features_at(values, FIRST + 1, like)
     terms, bounds = _lines(values, FIRST + 2, 3), _bounds(values, FIRST + 3)
-    rest, result = _lines(values, FIRST + 4, 2), _features(values, FIRST + 5, like)
+    rest, result = _lines(values, FIRST + 4, 2), features_at(values, FIRST + 5, like)
     _, begin, beyond = share(values, features.shape[0])
     limits = (bounds[0], bounds[1])
     for cell in range(begin, beyond):
         for c in range(features.shape[1]):
-            feature, scale = _wide(features[cell, c]), terms[SCALE, c]
-            passed = _passed(_wide(gradient[cell, c]), feature, scale, terms[SHIFT, c], limits)
+            feature, scale = wide(features[cell, c]), terms[SCALE, c]
+            passed = _passed(wide(gradient[cell, c]), feature, scale, terms[SHIFT, c], limits)
             passed = passed * scale + (feature * rest[0, c] + rest[1, c])
-            result[cell, c] = _narrow(passed, like)
+            result[cell, c] = narrow(passed, like)
 
 
 # What numba keeps compiled must close over nothing that differs from process to process.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -18,7 +19,15 @@ intrinsic: Any = _intrinsic
 
 
 class _OptionalCache(_FunctionCache):  # type: ignore[misc]
-    """numba's cache on disk; what it can't read or keep is compiled again in the next process."""
+    """numba's cache on disk; what it can't read or keep is compiled again in the next process.
+
+    numba looks at the file of a function alone, and not at those that it calls functions of.
+    """
+
+    def _index_key(self, *signature: Any) -> Any:
+        sources = [path.stat() for path in sorted(Path(__file__).parent.glob("*.py"))]
+        made = tuple((source.st_mtime_ns, source.st_size) for source in sources)
+        return super()._index_key(*signature), made
 
     def load_overload(self, *signature: Any) -> Any:
         """Return what was compiled before, None if there is nothing sound."""

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from fullconv.dense.layers import convolution_of
 from fullconv.net.rewrites.quicker_norms import Found, FusedNorm, Source, may_be_ours
+from fullconv.net.rewrites.twin import Twin
 
 if TYPE_CHECKING:
     from fullconv.kernels.batch_norm_cpu import Gradients
@@ -35,7 +36,7 @@ class Geometry(NamedTuple):
     groups: int
 
 
-class QuickConvolution(nn.Conv2d):
+class QuickConvolution(Twin, nn.Conv2d):
     """A convolution, with the normalisation before it and the statistics for the one after it.
 
     Of depthwise ones the slow gradients are worked out otherwise. oneDNN has no fast bfloat16
@@ -51,11 +52,10 @@ class QuickConvolution(nn.Conv2d):
     before: tuple[FusedNorm, ...] = ()  # tuples: they are children elsewhere
     after: tuple[FusedNorm, ...] = ()
 
-    @property
-    def geometry(self) -> Geometry:
-        """Its geometry."""
-        assert not isinstance(self.padding, str)
-        return Geometry(self.stride, self.padding, self.dilation, self.groups)
+    def plain(self) -> nn.Conv2d:
+        """Return torch's own layer."""
+        plain = convolution_of(self.weight, self.bias, **geometry_of(self)._asdict())
+        return plain.train(self.training)
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve N x C x H x W features, which are normalised before."""
@@ -72,7 +72,7 @@ class QuickConvolution(nn.Conv2d):
             bias = None if self.bias is None else self.bias.to(kind)
             after = [norm for norm in self.after if norm.training]
             before = [norm.found(features) for norm in self.before]
-            work = _Work(self.geometry, before, wanted=bool(after))
+            work = _Work(geometry_of(self), before, wanted=bool(after))
             learnt = [each for norm in self.before for each in (norm.weight, norm.bias)]
             result: Tensor = _Convolution.apply(features, weight, bias, work, *learnt)
         for norm in after:
@@ -84,17 +84,13 @@ def quick_convolution(
     layer: nn.Conv2d, before: FusedNorm | None, after: FusedNorm | None
 ) -> QuickConvolution:
     """Return the twin of a convolution between two normalisations, with its parameters."""
-    twin = convolution_of(layer.weight, layer.bias, kind=QuickConvolution, **_geometry(layer))
+    twin = convolution_of(
+        layer.weight, layer.bias, kind=QuickConvolution, **geometry_of(layer)._asdict()
+    )
     assert isinstance(twin, QuickConvolution)
     twin.before = () if before is None else (before,)
     twin.after = () if after is None else (after,)
     return twin.train(layer.training)
-
-
-def plain_convolution(twin: QuickConvolution) -> nn.Conv2d:
-    """Return torch's own layer in the place of a twin."""
-    plain = convolution_of(twin.weight, twin.bias, **_geometry(twin))
-    return plain.train(twin.training)
 
 
 def has_twin(layer: nn.Module | None) -> bool:
@@ -112,8 +108,10 @@ def has_slow_gradient(layer: nn.Conv2d) -> bool:
     return depthwise and (_is_strided(layer.stride) or _is_large(layer.kernel_size))
 
 
-def _geometry(layer: nn.Conv2d) -> dict[str, Any]:
-    return {name: getattr(layer, name) for name in ("stride", "padding", "dilation", "groups")}
+def geometry_of(layer: nn.Conv2d) -> Geometry:
+    """Return the geometry of a convolution that `has_twin`."""
+    assert not isinstance(layer.padding, str)
+    return Geometry(layer.stride, layer.padding, layer.dilation, layer.groups)
 
 
 class _Work(Source):

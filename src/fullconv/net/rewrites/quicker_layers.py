@@ -15,10 +15,8 @@ from torch import Tensor, fx, nn
 
 from fullconv.dense.tracing import module_of
 from fullconv.net.rewrites.quicker_convolutions import (
-    QuickConvolution,
     has_slow_gradient,
     has_twin,
-    plain_convolution,
     quick_convolution,
 )
 from fullconv.net.rewrites.quicker_norms import (
@@ -31,21 +29,32 @@ from fullconv.net.rewrites.quicker_norms import (
     may_be_ours,
     own_bounds,
 )
+from fullconv.net.rewrites.quicker_pools import frugal_pool
+from fullconv.net.rewrites.sliced_convolutions import sliced_convolution
+from fullconv.net.rewrites.twin import Twin
 
 
-class FrugalReLU6(nn.ReLU6):
+class FrugalReLU6(Twin, nn.ReLU6):
     """A ReLU6 in place that keeps its result for the gradient, which the next layer keeps too."""
+
+    def plain(self) -> nn.ReLU6:
+        """Return torch's own layer."""
+        return nn.ReLU6(inplace=True).train(self.training)
 
     def forward(self, input: Tensor) -> Tensor:
         """Clamp N x C x H x W features to 0..6, where they lie."""
         return clamped(input, (self.min_val, self.max_val))
 
 
-class QuickDropout(nn.Dropout):
+class QuickDropout(Twin, nn.Dropout):
     """A dropout that draws at random for four values at a time, and so in a quarter of the time.
 
     A value is dropped with probability `p`, rounded to a multiple of 1/65536.
     """
+
+    def plain(self) -> nn.Dropout:
+        """Return torch's own layer."""
+        return nn.Dropout(self.p).train(self.training)
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop values of features of any shape, and enlarge the others."""
@@ -151,28 +160,21 @@ def _quick(layer: nn.Module) -> nn.Module:
     """Return the faster twin of a layer by itself, or that layer where there is none."""
     if _is_hooked(layer):
         return layer
+    twin: nn.Module | None = frugal_pool(layer) or sliced_convolution(layer)
     if isinstance(layer, nn.BatchNorm2d) and is_fusible(layer):
-        return FusedNorm(layer, own_bounds(layer) or UNBOUNDED)
-    if isinstance(layer, nn.Conv2d) and has_twin(layer) and has_slow_gradient(layer):
-        return quick_convolution(layer, None, None)
-    if type(layer) is nn.ReLU6 and layer.inplace:
-        return FrugalReLU6(inplace=True).train(layer.training)
-    if type(layer) is nn.Dropout and not layer.inplace:
-        return QuickDropout(layer.p).train(layer.training)
-    return layer
+        twin = FusedNorm(layer, own_bounds(layer) or UNBOUNDED)
+    elif isinstance(layer, nn.Conv2d) and has_twin(layer) and has_slow_gradient(layer):
+        twin = quick_convolution(layer, None, None)
+    elif type(layer) is nn.ReLU6 and layer.inplace:
+        twin = FrugalReLU6(inplace=True).train(layer.training)
+    elif type(layer) is nn.Dropout and not layer.inplace:
+        twin = QuickDropout(layer.p).train(layer.training)
+    return layer if twin is None else twin
 
 
 def _plain(layer: nn.Module) -> nn.Module:
-    """Return torch's own layer in place of a twin, or a plain layer itself."""
-    if isinstance(layer, QuickConvolution):
-        return plain_convolution(layer)
-    if isinstance(layer, (FusedNorm, Clamped)):
-        return layer.stood[0].train(layer.training)
-    if isinstance(layer, FrugalReLU6):
-        return nn.ReLU6(inplace=True).train(layer.training)
-    if isinstance(layer, QuickDropout):
-        return nn.Dropout(layer.p).train(layer.training)
-    return layer
+    """Return the plain layer in place of a twin, or a plain layer itself."""
+    return layer.plain() if isinstance(layer, Twin) else layer
 
 
 def _is_hooked(layer: nn.Module) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import has_torch_function
 
 from fullconv.kernels.openmp import has_torch_threads
+from fullconv.net.rewrites.twin import Twin
 
 if TYPE_CHECKING:
     from fullconv.kernels.batch_norm_cpu import Gradients, Normalisation, Statistics
@@ -44,7 +45,7 @@ class Found(NamedTuple):
     source: Source | None
 
 
-class FusedNorm(nn.BatchNorm2d):
+class FusedNorm(Twin, nn.BatchNorm2d):
     """A batch normalisation and the ReLU after it, if any.
 
     In training on a CPU, on channels_last features in bfloat16 or float32, numba's kernels do the
@@ -78,6 +79,10 @@ class FusedNorm(nn.BatchNorm2d):
         for relu in self.relu:
             relu.tell(result)
         return result
+
+    def plain(self) -> nn.Module:
+        """Return the layer that stood here."""
+        return self.stood[0].train(self.training)
 
     def by_torch(self, input: Tensor) -> Tensor:
         """Normalise and clamp features in the plain way, in any mode."""
@@ -118,7 +123,7 @@ class FusedNorm(nn.BatchNorm2d):
         return Found(norm, source)
 
 
-class Clamped(nn.Module):
+class Clamped(Twin):
     """A ReLU that leaves those features as they are that a normalisation clamps.
 
     Attributes:
@@ -130,6 +135,10 @@ class Clamped(nn.Module):
         self.stood = (layer,)
         self._told: weakref.ref[Tensor] | None = None
         self.train(layer.training)
+
+    def plain(self) -> nn.Module:
+        """Return the layer that stood here."""
+        return self.stood[0].train(self.training)
 
     def tell(self, features: Tensor) -> None:
         """Say which features come next, and need not be clamped."""

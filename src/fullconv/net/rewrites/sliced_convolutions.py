@@ -1,0 +1,96 @@
+"""Convolutions with most of a net's weights, a slice of their result at a time.
+
+In bfloat16 a copy of the weights is needed for the forward pass, another for the backward pass, and
+the gradient comes in bfloat16 before it is in float32. Of VGG16's first dense layer that is 0.6 GB.
+Of a slice at a time it is a small part of that, and no copy is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fullconv.dense.layers import convolution_of
+from fullconv.net.rewrites.quicker_convolutions import Geometry, geometry_of, has_twin
+from fullconv.net.rewrites.quicker_norms import may_be_ours
+from fullconv.net.rewrites.twin import Twin
+
+LARGE = 1 << 24  # weights; such a layer is sliced
+SLICE = 1 << 23  # weights of a slice, about
+
+
+class SlicedConvolution(Twin, nn.Conv2d):
+    """A convolution without groups that casts its weights slice by slice."""
+
+    def plain(self) -> nn.Conv2d:
+        """Return torch's own layer."""
+        plain = convolution_of(self.weight, self.bias, **geometry_of(self)._asdict())
+        return plain.train(self.training)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve N x C x H x W features."""
+        if not (torch.is_autocast_enabled("cpu") and may_be_ours(input)):
+            return super().forward(input)
+        low = torch.get_autocast_dtype("cpu")
+        with torch.autocast("cpu", enabled=False):
+            result: Tensor = _Sliced.apply(input.to(low), self.weight, self.bias, geometry_of(self))
+        return result
+
+
+class _Sliced(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry
+    ) -> Tensor:
+        ctx.save_for_backward(features, weight)
+        ctx.geometry, ctx.biased, kind = geometry, bias is not None, features.dtype
+        parts = []
+        for some in _slices(weight):
+            own = None if bias is None else bias[some].to(kind)
+            parts.append(F.conv2d(features, weight[some].to(kind), own, *geometry))
+        return torch.cat(parts, 1).contiguous(memory_format=torch.channels_last)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (features, weight), gradient = ctx.saved_tensors, gradients[0]
+        stride, padding, dilation, groups = ctx.geometry
+        rest = stride, padding, dilation, False, (0, 0), groups
+        asked = (*ctx.needs_input_grad[:2], False)
+        to_features = torch.zeros_like(features, dtype=torch.float32) if asked[0] else None
+        to_weight = torch.empty_like(weight) if asked[1] else None
+        for some in _slices(weight):
+            given = gradient[:, some].contiguous(memory_format=torch.channels_last)
+            low = weight[some].to(features.dtype)
+            backward = torch.ops.aten.convolution_backward
+            found = backward(given, features, low, None, *rest, asked)
+            if to_features is not None:
+                to_features += found[0]
+            if to_weight is not None:
+                to_weight[some] = found[1]
+        to_bias = gradient.sum((0, 2, 3), dtype=torch.float32) if ctx.biased else None
+        passed = None if to_features is None else to_features.to(features.dtype)
+        return passed, to_weight, to_bias, None
+
+
+def _slices(weight: Tensor) -> Iterator[slice]:
+    """Yield slices of the channels of the result."""
+    count = -(-weight.numel() // SLICE)
+    each = -(-len(weight) // count)
+    for begin in range(0, len(weight), each):
+        yield slice(begin, begin + each)
+
+
+def sliced_convolution(layer: nn.Module) -> SlicedConvolution | None:
+    """Return the twin of a layer, if it is a convolution with very many weights."""
+    if not (isinstance(layer, nn.Conv2d) and has_twin(layer)):
+        return None
+    if layer.groups > 1 or layer.weight.numel() < LARGE:
+        return None
+    geometry = geometry_of(layer)._asdict()
+    twin = convolution_of(layer.weight, layer.bias, kind=SlicedConvolution, **geometry)
+    assert isinstance(twin, SlicedConvolution)
+    return twin.train(layer.training)

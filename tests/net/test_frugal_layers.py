@@ -1,0 +1,116 @@
+"""Layers that keep less for the backward pass: the same values and gradients."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from fullconv.net.rewrites import sliced_convolutions
+from fullconv.net.rewrites.quicker_layers import plain_layers, quicken
+from fullconv.net.rewrites.quicker_pools import FrugalMaxPool
+from fullconv.net.rewrites.sliced_convolutions import SlicedConvolution
+
+LAST = torch.channels_last
+
+
+def passed(net, features, *, bf16=False):
+    """Return the result and all gradients, and how many bytes but weights were kept."""
+    kept, weights = {}, {weight.data_ptr() for weight in net.parameters()}
+
+    def keep(tensor):
+        if tensor.data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    features = features.clone(memory_format=torch.preserve_format).requires_grad_()
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=bf16),
+    ):
+        out = net(1 * features)
+    drawn = torch.Generator().manual_seed(1)
+    out.backward(torch.randn(out.shape, generator=drawn).to(out.dtype))
+    return [out, features.grad, *(weight.grad for weight in net.parameters())], sum(kept.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("ceil", [False, True])
+@pytest.mark.parametrize("window", [2, 3, (2, 1)])
+@pytest.mark.parametrize("size", [(9, 11), (8, 12), (3, 3)])
+def test_poolings_are_torch_s_bit_for_bit(size, window, ceil, dtype):
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.MaxPool2d(window, ceil_mode=ceil))
+    features = torch.randint(-2, 3, (2, 17, *size)).to(dtype).contiguous(memory_format=LAST)
+    ours = quicken(deepcopy(plain))
+    assert type(ours[0]) is FrugalMaxPool
+    own, kept = passed(ours, features)
+    their, as_much = passed(plain, features)
+    assert all(a.equal(b) for a, b in zip(own, their, strict=True))
+    assert kept == features.nbytes < as_much
+    assert ours(features).equal(plain(features))  # where no gradient is wanted
+
+
+def test_poolings_of_what_is_no_number_and_of_ties():
+    nan = float("nan")
+    features = torch.tensor([[nan, 1, 2, 2], [3, 0, 2, 2], [-1, -1, 0, nan], [-1, nan, 1, 5.0]])
+    features = features[None, None].contiguous(memory_format=LAST)
+    plain = nn.Sequential(nn.MaxPool2d(2))
+    ours, theirs = (passed(net, features)[0] for net in (quicken(deepcopy(plain)), plain))
+    assert torch.equal(ours[0].nan_to_num(99), theirs[0].nan_to_num(99))
+    assert torch.equal(ours[1][..., :2, 2:], theirs[1][..., :2, 2:])
+
+
+def test_what_follows_a_pooling_may_change_its_result_in_place():
+    net = quicken(nn.Sequential(nn.MaxPool2d(2), nn.ReLU(inplace=True)))
+    features = torch.randn(1, 3, 4, 4).contiguous(memory_format=LAST)
+    assert passed(net, features)[0][1].abs().sum() > 0
+
+
+def test_other_poolings_stay():
+    other = [
+        nn.MaxPool2d(3, 2),
+        nn.MaxPool2d(2, padding=1),
+        nn.MaxPool2d(2, dilation=2),
+        nn.MaxPool2d(2, return_indices=True),
+        nn.AvgPool2d(2),
+    ]
+    found = list(quicken(nn.Sequential(*other)))
+    assert all(ours is theirs for ours, theirs in zip(found, other, strict=True))
+    with pytest.raises(RuntimeError, match="too small"):
+        quicken(nn.Sequential(nn.MaxPool2d(3)))(torch.randn(1, 1, 2, 2, requires_grad=True))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("channels", [40, 37])
+def test_slices_make_the_whole_convolution(monkeypatch, channels, bias):
+    monkeypatch.setattr(sliced_convolutions, "LARGE", 1000)
+    monkeypatch.setattr(sliced_convolutions, "SLICE", 1500)
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(16, channels, 3, 2, 1, bias=bias)).to(memory_format=LAST)
+    features = torch.randn(2, 16, 9, 8).contiguous(memory_format=LAST)
+    ours = quicken(deepcopy(plain))
+    assert type(ours[0]) is SlicedConvolution
+    exact, _ = passed(deepcopy(plain).double(), features.double())
+    (own, kept), (their, as_much) = (passed(net, features, bf16=True) for net in (ours, plain))
+    assert kept < as_much  # no copy of the weights
+    for found, torchs, true in zip(own, their, exact, strict=True):
+        assert found.dtype == torchs.dtype and found.shape == true.shape
+        off, torch_off = ((each.double() - true).norm() / true.norm() for each in (found, torchs))
+        assert off <= 1.2 * torch_off + 1e-6
+    for net in (ours, plain):
+        net.zero_grad()
+    full = [passed(net, features)[0] for net in (ours, plain)]
+    assert all(a.equal(b) for a, b in zip(*full, strict=True))  # float32 is torch's
+    with plain_layers(ours):
+        assert type(ours[0]) is nn.Conv2d and ours[0].weight.shape == plain[0].weight.shape
+
+
+def test_a_frozen_layer_in_slices(monkeypatch):
+    monkeypatch.setattr(sliced_convolutions, "LARGE", 100)
+    net = quicken(nn.Sequential(nn.Conv2d(4, 8, 3)))
+    net[0].weight.requires_grad_(False)
+    _, to_features, to_weight, to_bias = passed(net, torch.randn(1, 4, 5, 5), bf16=True)[0]
+    assert to_features is not None and to_weight is None and to_bias is not None
