@@ -1,4 +1,7 @@
-"""Fused ends of a net: labels and losses from coarse scores, without full-resolution ones."""
+"""Compiled work: the fused ends of a net, and what lies between convolutions in a training.
+
+Labels and losses come from coarse scores, without full-resolution ones.
+"""
 
 from fullconv.kernels.argmax import upsample_argmax
 from fullconv.kernels.cross_entropy import upsample_cross_entropy
