@@ -103,3 +103,26 @@ def test_what_is_no_number_is_not_hidden(bad):
     found.add(torch.ones_like(features), features)
     found.to_features(torch.ones_like(features), features, passed)
     assert passed[:, 2].isnan().all()
+
+
+def test_a_cell_far_off_costs_no_precision():
+    torch.manual_seed(0)
+    features = channels_last(torch.randn(4, 3, 64, 64))
+    features[0, :, 0, 0] = 100
+    statistics = Statistics(features)
+    statistics.add(features)
+    exact = features.double().var((0, 2, 3), correction=0).numpy()
+    assert np.allclose(statistics.moments()[1], exact, rtol=2e-6)
+
+
+def test_threads_may_become_more_in_between():
+    features = channels_last(torch.randn(2, 3, 20, 20))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        statistics = Statistics(features)
+        torch.set_num_threads(4)
+        statistics.add(features)
+    finally:
+        torch.set_num_threads(before)
+    assert np.allclose(statistics.moments()[0], features.double().mean((0, 2, 3)).numpy())

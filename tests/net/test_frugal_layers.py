@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+from fullconv.kernels.openmp import has_torch_threads
 from fullconv.net.rewrites import sliced_convolutions
 from fullconv.net.rewrites.quicker_layers import plain_layers, quicken
 from fullconv.net.rewrites.quicker_pools import FrugalMaxPool
 from fullconv.net.rewrites.sliced_convolutions import SlicedConvolution
 
 LAST = torch.channels_last
+pytestmark = pytest.mark.skipif(not has_torch_threads(), reason="other threads than GNU's")
 
 
 def passed(net, features, *, bf16=False):
@@ -60,7 +62,7 @@ def test_poolings_of_what_is_no_number_and_of_ties():
     plain = nn.Sequential(nn.MaxPool2d(2))
     ours, theirs = (passed(net, features)[0] for net in (quicken(deepcopy(plain)), plain))
     assert torch.equal(ours[0].nan_to_num(99), theirs[0].nan_to_num(99))
-    assert torch.equal(ours[1][..., :2, 2:], theirs[1][..., :2, 2:])
+    assert torch.equal(ours[1], theirs[1])
 
 
 def test_what_follows_a_pooling_may_change_its_result_in_place():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from copy import deepcopy
 
 import pytest
@@ -17,6 +18,7 @@ from fullconv.net.rewrites.quicker_layers import QuickDropout, plain_layers, qui
 from fullconv.net.rewrites.quicker_norms import Clamped, FusedNorm
 
 LAST = torch.channels_last
+pytestmark = pytest.mark.skipif(not openmp.has_torch_threads(), reason="other threads than GNU's")
 
 
 class Layers(nn.Module):
@@ -111,6 +113,16 @@ def test_again_and_again_and_after_a_copy():
         assert net.norm0.stood[0].weight is net.norm0.weight
 
 
+class Watch(TorchFunctionMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.seen += func is F.batch_norm
+        return func(*args, **(kwargs or {}))
+
+
 def test_evaluation_frozen_norms_and_whoever_watches_go_by_torch():
     images = torch.randn(2, 3, 17, 17)
     plain, net = made(), quicken(made())
@@ -122,15 +134,6 @@ def test_evaluation_frozen_norms_and_whoever_watches_go_by_torch():
     plain.eval(), net.eval()
     for ours, theirs in zip(net(images), plain(images), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)
-
-    class Watch(TorchFunctionMode):
-        def __init__(self):
-            super().__init__()
-            self.seen = 0
-
-        def __torch_function__(self, func, types, args=(), kwargs=None):
-            self.seen += func is F.batch_norm
-            return func(*args, **(kwargs or {}))
 
     plain.train(), net.train()
     with Watch() as watch:
@@ -160,7 +163,7 @@ def test_one_value_a_channel_is_refused_as_by_torch():
 def test_nothing_is_fused_across_hooks_or_where_several_read():
     net = made()
     net.relu0.register_forward_hook(lambda *_: None)
-    net.depthwise.register_forward_hook(lambda *_: None)
+    net.depthwise.register_full_backward_hook(lambda *_: None)
     quicken(net)
     assert type(net.depthwise) is nn.Conv2d and type(net.relu0) is nn.ReLU6
     assert not net.norm0.deferred and net.norm1.deferred
@@ -168,9 +171,119 @@ def test_nothing_is_fused_across_hooks_or_where_several_read():
 
 def test_without_torch_s_threads_normalisations_stay(monkeypatch):
     monkeypatch.setattr(openmp, "runtime", lambda: None)
-    kinds = {type(layer) for layer in quicken(made()).modules()}
+    images, net = torch.randn(2, 3, 17, 17), quicken(made())
+    kinds = {type(layer) for layer in net.modules()}
     assert not kinds & {FusedNorm, Clamped} and nn.BatchNorm2d in kinds
     assert QuickConvolution in kinds  # of the slow gradient
+    ours, theirs = (learnt(each, images, bf16=True)[0] for each in (net, made()))
+    assert off(ours, theirs) < 0.3
+
+
+class Crossed(nn.Module):
+    """One ReLU is called on another map between a normalisation and its own call."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(3, 4, 1, bias=False) for _ in range(2))
+        self.norm1, self.norm2, self.relu = nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.ReLU()
+        self.third, self.fourth = nn.Conv2d(4, 2, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        first, second = self.norm1(self.first(x)), self.norm2(self.second(x))
+        first, second = self.relu(first), self.relu(second)
+        return self.third(first), self.fourth(second)
+
+
+def test_a_relu_called_on_something_else_in_between():
+    torch.manual_seed(0)
+    plain = fx.symbolic_trace(Crossed().train())
+    ours, images = quicken(deepcopy(plain)), torch.randn(2, 3, 5, 6)
+    assert ours.norm1.relu == () or ours.norm2.relu == ()
+    assert off(learnt(ours, images)[0], learnt(plain, images)[0]) < 1e-4
+    plain.eval(), ours.eval()
+    assert all(
+        torch.allclose(a, b, atol=1e-5) for a, b in zip(ours(images), plain(images), strict=True)
+    )
+
+
+@pytest.mark.parametrize("how", ["frozen", "watched"])
+def test_gradients_are_quick_without_fused_normalisations(how):
+    net, images = quicken(made()), torch.randn(2, 3, 26, 34)
+    if how == "frozen":
+        net.norm0.eval()
+        net.norm1.eval()
+    seen = []
+    net.depthwise.forward, forward = (
+        lambda x: seen.append(forward(x)) or seen[-1],
+        net.depthwise.forward,
+    )
+    with Watch() if how == "watched" else nullcontext():
+        learnt(net, images, bf16=True)
+    assert type(seen[0].grad_fn).__name__ == "_ConvolutionBackward"
+
+
+def test_a_front_that_does_not_learn_is_not_paid_for(monkeypatch):
+    net = quicken(made())
+    for layer in (net.stem, net.norm0):
+        layer.requires_grad_(requires_grad=False)
+    asked, real = [], quicker_convolutions._gradients
+
+    def noted(*given):
+        asked.append(given[-1])
+        return real(*given)
+
+    monkeypatch.setattr(quicker_convolutions, "_gradients", noted)
+    out, _ = net(torch.randn(2, 3, 17, 17).contiguous(memory_format=LAST))
+    out.sum().backward()
+    assert asked[-1] == (False, True)
+
+
+def test_nothing_is_left_unfinished(monkeypatch):
+    works, begin = [], quicker_convolutions._Work.__init__
+    monkeypatch.setattr(
+        quicker_convolutions._Work,
+        "__init__",
+        lambda self, *given, **named: works.append(self) or begin(self, *given, **named),
+    )
+    net = quicken(made())
+    learnt(net, torch.randn(2, 3, 17, 17))
+    net.stem.weight.requires_grad_(requires_grad=False)
+    net(torch.randn(2, 3, 17, 17).contiguous(memory_format=LAST))[0].sum().backward()
+    assert len(works) == 12 and all(work.unfinished is None for work in works)
+
+
+def test_several_forwards_before_a_backward():
+    first, second = (torch.randn(2, 3, 17, 17) for _ in range(2))
+    found = []
+    for net in (made(), quicken(made())):
+        scores = [net(images.contiguous(memory_format=LAST))[0] for images in (first, second)]
+        with torch.no_grad():
+            net.eval()
+            net(first)
+            net.train()
+            net(second.contiguous(memory_format=LAST))
+        (scores[0].pow(3).sum() + scores[1].pow(3).sum()).backward()
+        found.append({n: w.grad.double() for n, w in net.named_parameters() if w.grad is not None})
+    assert off(found[1], found[0]) < 1e-4
+
+
+def test_second_derivatives_are_refused():
+    net = quicken(made())
+    images = torch.randn(2, 3, 17, 17).contiguous(memory_format=LAST).requires_grad_()
+    (gradient,) = torch.autograd.grad(net(images)[0].pow(2).sum(), images, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_weights_of_other_precisions_go_by_torch():
+    images = torch.randn(2, 3, 17, 17)
+    for dtype in (torch.bfloat16, torch.float64):
+        plain, net = made().to(dtype), quicken(made().to(dtype))
+        ours, theirs = (each(images.to(dtype)) for each in (net, plain))
+        assert all(a.equal(b) for a, b in zip(ours, theirs, strict=True))
+    with torch.autocast("cpu", torch.float16):
+        ours, theirs = (each(images) for each in (quicken(made()), made()))
+    assert all(torch.allclose(a, b, atol=0.05) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_plain_layers_come_back():
@@ -178,11 +291,15 @@ def test_plain_layers_come_back():
     before = {name: type(layer) for name, layer in net.named_modules()}
     kept = dict(net.named_parameters())
     quicken(net)
-    learnt(net, torch.randn(2, 3, 17, 17))
+    learnt(net, images := torch.randn(2, 3, 17, 17))
     with plain_layers(net):
         assert {name: type(layer) for name, layer in net.named_modules()} == before
         assert all(weight is kept[name] for name, weight in net.named_parameters())
         assert net.norm0.num_batches_tracked == 1
+    plain = made()
+    for _ in range(2):
+        theirs, _ = learnt(plain, images)
+    assert off(learnt(net, images)[0], theirs) < 1e-4
 
 
 def test_normalisations_of_timm_s_that_clamp():

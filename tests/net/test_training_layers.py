@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from fullconv import FCN
+from fullconv.kernels.openmp import has_torch_threads
 from fullconv.net.rewrites.quicker_convolutions import QuickConvolution
 from fullconv.net.rewrites.quicker_layers import FrugalReLU6, QuickDropout, plain_layers, quicken
 from fullconv.net.rewrites.quicker_norms import Clamped, FusedNorm
 
+threads = pytest.mark.skipif(not has_torch_threads(), reason="other threads than GNU's")
 TWINS = {QuickConvolution, FusedNorm, Clamped, FrugalReLU6, QuickDropout}
 
 
@@ -73,6 +75,7 @@ def test_a_first_layer_needs_no_gradient_to_the_image():
     assert layer[0].weight.grad is not None
 
 
+@threads
 def test_only_layers_that_gain_by_it_change_and_names_stay():
     net = FCN("mobilenet_v2", 8, 3)
     names = list(net.state_dict())
@@ -121,6 +124,7 @@ def test_a_relu6_gives_the_same_bits_and_keeps_nothing_twice(dtype):
 
 
 @pytest.mark.slow
+@threads
 def test_a_whole_net_learns_the_same_with_its_layers_exchanged():
     torch.manual_seed(0)
     plain = FCN("mobilenet_v2", 8, 3)
@@ -135,6 +139,7 @@ def test_a_whole_net_learns_the_same_with_its_layers_exchanged():
         assert own.grad is None or torch.equal(own.grad, their.grad)
 
 
+@threads
 def test_plain_layers_stand_in_their_places_while_a_net_is_stored(tmp_path):
     net = quicken(FCN("mobilenet_v2", 8, 3))
     parameters = dict(net.named_parameters())

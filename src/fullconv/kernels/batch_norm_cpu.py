@@ -32,6 +32,7 @@ from fullconv.kernels.features_cpu import (
 from fullconv.kernels.torch_threads import pointer, share
 
 BAND = 256  # cells whose float32 sums are added up before they go into the float64 ones
+SAMPLE = 64  # cells at most, by whose mean sums are begun
 SCALE, SHIFT, MEAN = range(3)
 MOST, NOWHERE = FIRST + 6, 0
 
@@ -39,23 +40,25 @@ MOST, NOWHERE = FIRST + 6, 0
 class Statistics:
     """Mean and biased variance of each channel of features, a few images at a time.
 
-    They follow, in float64, from sums of differences from one cell: no large sum is taken from
-    another.
+    They follow, in float64, from sums of differences from about the mean, which some cells tell: no
+    large sum is taken from another.
 
     Attributes:
         count: how many cells there were.
     """
 
     def __init__(self, features: Tensor) -> None:
-        """Begin with nothing seen yet; the first cell of `features` is what others differ from."""
+        """Begin with nothing seen yet; cells of `features` tell about where the mean is."""
         self.count = 0
-        self._origin = features.detach()[0, :, 0, 0].float().numpy().copy()
+        cells = features.detach().movedim(1, -1).flatten(0, 2)
+        self._origin = cells[:: -(-len(cells) // SAMPLE)].float().mean(0).numpy()
         self._sums = _sums(features)
 
     def add(self, features: Tensor, copy: Tensor | None = None) -> None:
         """Look at features; put a `copy` of them down, if there is room for one."""
         self.count += cells_of(features)
-        run(_add_up, features, features, self._origin, self._sums, _or_nowhere(copy))
+        given = features, self._origin, self._sums, _or_nowhere(copy)
+        run(_add_up, features, *given, threads=len(self._sums))
 
     def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return mean and variance."""
@@ -107,7 +110,7 @@ class Gradients:
         A `copy` of the gradient is put down, if there is room for one.
         """
         given = gradient, features, self._of._terms, self._of._bounds, self._sums
-        run(_add_up_gradients, features, *given, _or_nowhere(copy))
+        run(_add_up_gradients, features, *given, _or_nowhere(copy), threads=len(self._sums))
 
     def to_parameters(self) -> tuple[Tensor, Tensor]:
         """Return the gradients to weight and bias, float32."""

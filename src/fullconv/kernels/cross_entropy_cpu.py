@@ -36,8 +36,9 @@ def loss_and_gradient(
     Returns:
         Losses and weights, float32 N,H,W.
     """
-    kind = truth.dtype if truth.dtype == torch.uint8 else torch.int32
+    kind = truth.dtype if truth.dtype == torch.uint8 else torch.int64
     labels = truth.to(kind).contiguous()
+    assert scores.is_contiguous()  # the gradient takes their place
     count, classes, height, width = scores.shape
     found = torch.empty(3, count, height, width)
     sizes = count, classes, height * width, ignore_index, labels.element_size()
@@ -120,7 +121,7 @@ def _fill_in_entry(address: Any) -> None:
     if values[BYTES] == 1:
         _fill_in_of(values, np.uint8(0))
     else:
-        _fill_in_of(values, np.int32(0))
+        _fill_in_of(values, np.int64(0))
 
 
 _fill_in = Callback(_fill_in_entry)

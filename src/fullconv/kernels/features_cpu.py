@@ -19,10 +19,15 @@ BYTES, CELLS, CHANNELS = range(ARGUMENTS, ARGUMENTS + 3)
 FIRST, HALF = CHANNELS + 1, 2
 
 
-def run(function: Callback, features: Tensor, *arguments: int | Tensor | NDArray[Any]) -> None:
+def run(
+    function: Callback,
+    features: Tensor,
+    *arguments: int | Tensor | NDArray[Any],
+    threads: int | None = None,
+) -> None:
     """Call a function in every thread with the sizes of features, and what else it takes."""
     sizes = features.element_size(), cells_of(features), features.shape[1]
-    on_torch_threads(function, *sizes, *arguments)
+    on_torch_threads(function, *sizes, *arguments, threads=threads)
 
 
 def cells_of(features: Tensor) -> int:

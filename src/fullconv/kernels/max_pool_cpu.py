@@ -121,7 +121,8 @@ def _pass_back_of(values: Any, like: Any) -> None:
             for y in range(window[0], window[1]):
                 for x in range(window[2], window[3]):
                     for c in range(len(left_over)):
-                        here = wide(features[y, x, c]) == highest[c]
+                        value = wide(features[y, x, c])
+                        here = (value == highest[c]) | (np.isnan(value) & np.isnan(highest[c]))
                         passed[y, x, c] = narrow(left_over[c] if here else np.float32(0), like)
                         left_over[c] = np.float32(0) if here else left_over[c]
 

@@ -20,13 +20,22 @@ from fullconv.kernels.openmp import runtime
 ARGUMENTS = 2  # where they begin, after how to ask for the thread and for their number
 
 
-def on_torch_threads(function: Callback, *arguments: int | Tensor | NDArray[Any]) -> None:
-    """Call a function in every thread, with the address of all `arguments` or their addresses."""
+def on_torch_threads(
+    function: Callback, *arguments: int | Tensor | NDArray[Any], threads: int | None = None
+) -> None:
+    """Call a function in every thread, with the address of all `arguments` or their addresses.
+
+    Args:
+        function: is called.
+        arguments: it takes, tensors and arrays by their addresses.
+        threads: how many at most; None: as many as torch computes by.
+    """
     team = runtime()
     assert team is not None
     given = [team.thread, team.threads, *map(_number, arguments)]
     values = np.array(given, np.int64)
-    team.parallel(function.address, values.ctypes.data, torch.get_num_threads(), 0)
+    count = torch.get_num_threads() if threads is None else threads
+    team.parallel(function.address, values.ctypes.data, count, 0)
 
 
 def _number(argument: int | Tensor | NDArray[Any]) -> int:

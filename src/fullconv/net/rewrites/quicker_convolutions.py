@@ -10,20 +10,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from fullconv.dense.layers import convolution_of
-from fullconv.net.rewrites.quicker_norms import Found, FusedNorm, Source, may_be_ours
-from fullconv.net.rewrites.twin import Twin
+from fullconv.net.rewrites.quicker_norms import Found, FusedNorm, Source
+from fullconv.net.rewrites.twin import PRECISIONS, Twin, channels_last, is_workable
 
 if TYPE_CHECKING:
     from fullconv.kernels.batch_norm_cpu import Gradients
 
+Convolution = TypeVar("Convolution", bound=nn.Conv2d)
 LARGEST_KERNEL = 3  # for whose gradient oneDNN has a fast bfloat16 kernel
+LEARNT = 4  # place of the first parameter of the normalisation before among `forward`'s arguments
 MOST_AT_ONCE = 1 << 22  # values of features that are worked on at a time
 
 
@@ -34,6 +37,10 @@ class Geometry(NamedTuple):
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
+
+    def rest(self) -> tuple[Any, ...]:
+        """Return it as torch's function for the gradients takes it."""
+        return self.stride, self.padding, self.dilation, False, (0, 0), self.groups
 
 
 class QuickConvolution(Twin, nn.Conv2d):
@@ -54,26 +61,25 @@ class QuickConvolution(Twin, nn.Conv2d):
 
     def plain(self) -> nn.Conv2d:
         """Return torch's own layer."""
-        plain = convolution_of(self.weight, self.bias, **geometry_of(self)._asdict())
-        return plain.train(self.training)
+        return in_place_of(self, nn.Conv2d)
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve N x C x H x W features, which are normalised before."""
         low = torch.is_autocast_enabled("cpu")
         kind = torch.get_autocast_dtype("cpu") if low else self.weight.dtype
-        fits = may_be_ours(input)
-        for norm in self.before:
-            if not (fits and norm.fits(input) and input.dtype == kind):
-                input, fits = norm.by_torch(input), False
-        if not fits or not (low or self.before or self.after):
+        fused = [norm for norm in self.before if norm.fits(input) and input.dtype == kind]
+        if not fused:
+            for norm in self.before:
+                input = norm.by_torch(input)
+        after = [norm for norm in self.after if norm.is_free()]
+        if not (is_workable(input) and kind in PRECISIONS and (low or fused or after)):
             return super().forward(input)
         with torch.autocast("cpu", enabled=False):
             features, weight = input.to(kind), self.weight.to(kind)
             bias = None if self.bias is None else self.bias.to(kind)
-            after = [norm for norm in self.after if norm.training]
-            before = [norm.found(features) for norm in self.before]
+            before = [norm.found(features) for norm in fused]
             work = _Work(geometry_of(self), before, wanted=bool(after))
-            learnt = [each for norm in self.before for each in (norm.weight, norm.bias)]
+            learnt = [each for norm in fused for each in (norm.weight, norm.bias)]
             result: Tensor = _Convolution.apply(features, weight, bias, work, *learnt)
         for norm in after:
             norm.tell(result, work)
@@ -84,13 +90,10 @@ def quick_convolution(
     layer: nn.Conv2d, before: FusedNorm | None, after: FusedNorm | None
 ) -> QuickConvolution:
     """Return the twin of a convolution between two normalisations, with its parameters."""
-    twin = convolution_of(
-        layer.weight, layer.bias, kind=QuickConvolution, **geometry_of(layer)._asdict()
-    )
-    assert isinstance(twin, QuickConvolution)
+    twin = in_place_of(layer, QuickConvolution)
     twin.before = () if before is None else (before,)
     twin.after = () if after is None else (after,)
-    return twin.train(layer.training)
+    return twin
 
 
 def has_twin(layer: nn.Module | None) -> bool:
@@ -106,6 +109,14 @@ def has_slow_gradient(layer: nn.Conv2d) -> bool:
     """Tell whether a convolution is depthwise, with a slow gradient in bfloat16."""
     depthwise = 1 < layer.groups == layer.in_channels == layer.out_channels
     return depthwise and (_is_strided(layer.stride) or _is_large(layer.kernel_size))
+
+
+def in_place_of(layer: nn.Conv2d, kind: type[Convolution]) -> Convolution:
+    """Return a convolution of a kind, with the geometry, mode and very parameters of another."""
+    geometry = geometry_of(layer)._asdict()
+    made = convolution_of(layer.weight, layer.bias, kind=kind, **geometry)
+    assert isinstance(made, kind)
+    return made.train(layer.training)
 
 
 def geometry_of(layer: nn.Conv2d) -> Geometry:
@@ -134,9 +145,9 @@ class _Work(Source):
 
     def look_at(self, result: Tensor, copy: Tensor | None) -> None:
         """Let a part of the result count, and put a copy of it down, if there is room for one."""
-        from fullconv.kernels.batch_norm_cpu import Statistics
-
         if self.wanted:
+            from fullconv.kernels.batch_norm_cpu import Statistics
+
             self.statistics = self.statistics or Statistics(result)
             self.statistics.add(result, copy)
         elif copy is not None:
@@ -151,18 +162,13 @@ class _Work(Source):
         found.to_features(gradient[some], features[some], result)
         return result
 
-    def left(
-        self, gradient: Tensor | None, features: Tensor, norms: list[Gradients]
-    ) -> Tensor | None:
-        """Return the gradient to the features; where their source is told, to what they became."""
-        for found, norm in zip(self.before, norms, strict=True):
-            if gradient is not None and found.source:
-                found.source.unfinished = norm, features
-            elif gradient is not None:
-                result = torch.empty_like(features)
-                norm.to_features(gradient, features, result)
-                gradient = result
-        return gradient
+    def gradients(self) -> list[Gradients]:
+        """Begin to find the gradients of the normalisation before."""
+        if not self.before:
+            return []
+        from fullconv.kernels.batch_norm_cpu import Gradients
+
+        return [Gradients(found.norm) for found in self.before]
 
 
 class _Convolution(torch.autograd.Function):
@@ -180,20 +186,19 @@ class _Convolution(torch.autograd.Function):
         whole: Tensor | None = None
         for some in _parts(features, weight, work.geometry):
             prepared = work.prepared(features[some])
-            part = _channels_last(F.conv2d(prepared, weight, bias, *work.geometry))
+            part = channels_last(F.conv2d(prepared, weight, bias, *work.geometry))
             whole = _whole(whole, part, len(features))
             work.look_at(part, None if whole is part else whole[some])
         assert whole is not None
         return whole
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        from fullconv.kernels.batch_norm_cpu import Gradients
-
         (features, weight), work = ctx.saved_tensors, ctx.work
-        gradient = _channels_last(gradients[0])
-        norms = [Gradients(each.norm) for each in work.before]
-        asked = ctx.needs_input_grad[0] or bool(norms), ctx.needs_input_grad[1]
+        gradient, norms = channels_last(gradients[0]), work.gradients()
+        wanted, to_learn, *_ = ctx.needs_input_grad
+        asked = wanted or any(ctx.needs_input_grad[LEARNT:]), to_learn
         to_features: Tensor | None = None
         to_weight = torch.zeros_like(weight, dtype=torch.float32) if asked[1] else None
         to_bias = torch.zeros(len(weight)) if ctx.biased else None
@@ -210,7 +215,10 @@ class _Convolution(torch.autograd.Function):
                 _look_at(part, features[some], norms, place)
         work.unfinished = None
         learnt = [each for norm in norms for each in norm.to_parameters()]
-        passed = work.left(to_features, features, norms)
+        for found, norm in zip(work.before, norms, strict=True):
+            if wanted and to_features is not None:
+                to_features = found.passed(to_features, features, norm)
+        passed = to_features if wanted else None
         return passed, _like(weight, to_weight), _like(weight, to_bias), None, *learnt
 
 
@@ -262,12 +270,12 @@ def _gradients(
     if to_features or to_weight:
         backward = torch.ops.aten.convolution_backward
         which = to_features, to_weight, False
-        found = [*backward(gradient, features, weight, None, *_rest(geometry), which)]
+        found = [*backward(gradient, features, weight, None, *geometry.rest(), which)]
     if asked[0] and spread:
         found[0] = _features_gradient(gradient, features, weight, geometry)
     if asked[1] and large:
         found[1] = _weight_gradient(gradient, features, weight, geometry)
-    return None if found[0] is None else _channels_last(found[0]), found[1]
+    return None if found[0] is None else channels_last(found[0]), found[1]
 
 
 def _margins(weight: Tensor, padding: Sequence[int], dilation: Sequence[int]) -> tuple[int, int]:
@@ -305,18 +313,8 @@ def _weight_gradient(
     """Return the gradient to the weight, worked out in float32."""
     backward, asked = torch.ops.aten.convolution_backward, (False, True, False)
     given = gradient.float(), features.float(), weight.float(), None
-    found: Tensor = backward(*given, *_rest(geometry), asked)[1]
+    found: Tensor = backward(*given, *geometry.rest(), asked)[1]
     return found
-
-
-def _rest(geometry: Geometry) -> tuple[Any, ...]:
-    """Return what else torch's function for the gradients of a convolution takes."""
-    stride, padding, dilation, groups = geometry
-    return stride, padding, dilation, False, (0, 0), groups
-
-
-def _channels_last(features: Tensor) -> Tensor:
-    return features.contiguous(memory_format=torch.channels_last)
 
 
 def _is_strided(stride: Sequence[int]) -> bool:

@@ -6,7 +6,6 @@ again wherever the net is written down: what is stored is always the plain layer
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -26,12 +25,11 @@ from fullconv.net.rewrites.quicker_norms import (
     bounds_of,
     clamped,
     is_fusible,
-    may_be_ours,
     own_bounds,
 )
 from fullconv.net.rewrites.quicker_pools import frugal_pool
 from fullconv.net.rewrites.sliced_convolutions import sliced_convolution
-from fullconv.net.rewrites.twin import Twin
+from fullconv.net.rewrites.twin import Twin, is_workable
 
 
 class FrugalReLU6(Twin, nn.ReLU6):
@@ -59,7 +57,7 @@ class QuickDropout(Twin, nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:
         """Drop values of features of any shape, and enlarge the others."""
         dense = input.is_contiguous() or input.is_contiguous(memory_format=torch.channels_last)
-        if not (self.training and 0 < self.p < 1 and dense and may_be_ours(input)):
+        if not (self.training and 0 < self.p < 1 and dense and is_workable(input)):
             return super().forward(input)
         words = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         drawn = words.view(torch.int16).as_strided(input.shape, input.stride())
@@ -109,25 +107,35 @@ class _Places:
 
     def __init__(self, network: fx.GraphModule) -> None:
         self._network, self.nodes = network, list(network.graph.nodes)
-        self._uses = Counter(module_of(network, node) for node in self.nodes)
+        self._order = {node: place for place, node in enumerate(self.nodes)}
+        self._calls: dict[nn.Module | None, list[int]] = {}
+        for place, node in enumerate(self.nodes):
+            self._calls.setdefault(module_of(network, node), []).append(place)
 
-    def layer(self, node: fx.Node | None) -> nn.Module | None:
+    def alone(self, node: fx.Node | None) -> nn.Module | None:
         """Return the layer of a node that stands there alone."""
-        layer = self.clamp(node)
-        return None if layer is None or self._uses[layer] > 1 else layer
+        layer = self._unwatched(node)
+        return None if layer is None or len(self._calls[layer]) > 1 else layer
 
-    def clamp(self, node: fx.Node | None) -> nn.Module | None:
-        """Return the layer of a node, which may stand elsewhere too: one without parameters."""
-        layer = None if node is None else module_of(self._network, node)
-        return None if layer is None or _is_hooked(layer) else layer
+    def next(self, node: fx.Node, reader: fx.Node | None) -> nn.Module | None:
+        """Return the layer of a node's reader, if it is not called elsewhere between the two."""
+        layer = self._unwatched(reader)
+        if layer is None or reader is None:
+            return None
+        between = range(self._order[node], self._order[reader])
+        return None if any(place in between for place in self._calls[layer]) else layer
 
     def reader(self, node: fx.Node | None) -> fx.Node | None:
         """Return what alone reads a node, past layers that change nothing."""
         while node is not None:
             node = next(iter(node.users)) if len(node.users) == 1 else None
-            if type(self.layer(node)) is not nn.Identity:
+            if type(self.alone(node)) is not nn.Identity:
                 break
         return node
+
+    def _unwatched(self, node: fx.Node | None) -> nn.Module | None:
+        layer = None if node is None else module_of(self._network, node)
+        return None if layer is None or _is_hooked(layer) else layer
 
 
 def _fused(network: fx.GraphModule) -> dict[nn.Module, nn.Module]:
@@ -135,22 +143,22 @@ def _fused(network: fx.GraphModule) -> dict[nn.Module, nn.Module]:
     places, twins = _Places(network), dict[nn.Module, nn.Module]()
     befores, afters = dict[fx.Node, FusedNorm](), dict[fx.Node, FusedNorm]()  # of convolutions
     for node in places.nodes:
-        norm = places.layer(node)
+        norm = places.alone(node)
         if not isinstance(norm, nn.BatchNorm2d) or not is_fusible(norm):
             continue
         bounds, reader = own_bounds(norm), places.reader(node)
-        relu = places.clamp(reader) if bounds is None else None
+        relu = places.next(node, reader) if bounds is None else None
         twins[norm] = twin = FusedNorm(norm, bounds or bounds_of(relu) or UNBOUNDED)
         if relu is not None and bounds_of(relu):
             stands = twins.setdefault(relu, Clamped(relu))
             assert isinstance(stands, Clamped)
             twin.relu, reader = (stands,), places.reader(reader)
-        if reader is not None and has_twin(places.layer(reader)):
+        if reader is not None and has_twin(places.alone(reader)):
             twin.deferred, befores[reader] = True, twin
-        if has_twin(places.layer(source := node.all_input_nodes[0])) and len(source.users) == 1:
+        if has_twin(places.alone(source := node.all_input_nodes[0])) and len(source.users) == 1:
             afters[source] = twin
     for node in befores | afters:
-        layer = places.layer(node)
+        layer = places.alone(node)
         assert isinstance(layer, nn.Conv2d)
         twins[layer] = quick_convolution(layer, befores.get(node), afters.get(node))
     return twins
@@ -179,4 +187,5 @@ def _plain(layer: nn.Module) -> nn.Module:
 
 def _is_hooked(layer: nn.Module) -> bool:
     """Tell whether somebody watches a layer, and so wants it to stay."""
-    return bool(layer._forward_hooks or layer._forward_pre_hooks)
+    hooks = layer._forward_hooks, layer._forward_pre_hooks
+    return any((*hooks, layer._backward_hooks, layer._backward_pre_hooks))

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.overrides import has_torch_function
 
 from fullconv.kernels.openmp import has_torch_threads
-from fullconv.net.rewrites.twin import Twin
+from fullconv.net.rewrites.twin import Twin, channels_last, is_workable, lie_channels_last
 
 if TYPE_CHECKING:
     from fullconv.kernels.batch_norm_cpu import Gradients, Normalisation, Statistics
@@ -26,7 +27,8 @@ class Source:
     Attributes:
         statistics: of the result, for the normalisation.
         unfinished: what the gradients are to be found by of a normalisation that, in the backward
-            pass, returns the gradient to what it made; and the features that it took.
+            pass, returns the gradient to what it made; and the features that it took. Between the
+            two layers the gradient is not torch's then.
     """
 
     statistics: Statistics | None = None
@@ -43,6 +45,15 @@ class Found(NamedTuple):
 
     norm: Normalisation
     source: Source | None
+
+    def passed(self, gradient: Tensor, features: Tensor, found: Gradients) -> Tensor:
+        """Return the gradient to features, or that to their result where the source finishes it."""
+        if self.source is not None:
+            self.source.unfinished = found, features
+            return gradient
+        result = torch.empty_like(features)
+        found.to_features(gradient, features, result)
+        return result
 
 
 class FusedNorm(Twin, nn.BatchNorm2d):
@@ -92,11 +103,19 @@ class FusedNorm(Twin, nn.BatchNorm2d):
     def fits(self, features: Tensor) -> bool:
         """Tell whether features are such that the kernels may take this layer's place."""
         return (
-            self.training
-            and may_be_ours(features)
-            and features.is_contiguous(memory_format=torch.channels_last)
+            self.is_free()
+            and is_workable(features)
+            and lie_channels_last(features)
             and features.numel() > features.shape[1]  # of one value there is no variance
         )
+
+    def is_free(self) -> bool:
+        """Tell whether the kernels may work for this layer at all.
+
+        Whoever shares statistics among processes looks at torch's own functions.
+        """
+        learns = self.training and self.weight.dtype == torch.float32
+        return learns and not has_torch_function((self.weight,))
 
     def tell(self, features: Tensor, source: Source) -> None:
         """Say where features come from that are to be normalised next."""
@@ -147,8 +166,10 @@ class Clamped(Twin):
     def forward(self, input: Tensor) -> Tensor:
         """Return N x C x H x W features clamped, here or elsewhere."""
         told, self._told = self._told, None
-        clamped: Tensor = input if told and told() is input else self.stood[0](input)
-        return clamped
+        if told and told() is input:
+            return input
+        layer, bounds = self.stood[0], bounds_of(self.stood[0])
+        return clamped(input, bounds) if bounds and layer.inplace else layer(input)
 
 
 class _Normalised(torch.autograd.Function):
@@ -159,19 +180,15 @@ class _Normalised(torch.autograd.Function):
         return found.norm.applied(features)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         from fullconv.kernels.batch_norm_cpu import Gradients
 
         (features,), found = ctx.saved_tensors, Gradients(ctx.found.norm)
-        gradient = gradients[0].contiguous(memory_format=torch.channels_last)
+        gradient = channels_last(gradients[0])
         found.add(gradient, features)
-        if ctx.found.source:
-            ctx.found.source.unfinished = found, features
-            result = gradient
-        else:
-            result = torch.empty_like(features)
-            found.to_features(gradient, features, result)
-        return result, None, *found.to_parameters()
+        passed = ctx.found.passed(gradient, features, found) if ctx.needs_input_grad[0] else None
+        return passed, None, *found.to_parameters()
 
 
 class _Clamp(torch.autograd.Function):
@@ -184,6 +201,7 @@ class _Clamp(torch.autograd.Function):
         return features
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (clamped,) = ctx.saved_tensors
         passed = torch.ops.aten.hardtanh_backward(gradients[0], clamped, *ctx.bounds)
@@ -230,17 +248,3 @@ def own_bounds(layer: nn.Module) -> Bounds | None:
     if type(drop) is not nn.Identity:
         return None
     return UNBOUNDED if type(act) is nn.Identity else bounds_of(act)
-
-
-def may_be_ours(features: Tensor) -> bool:
-    """Tell whether features are such as the kernels take, and nobody is to see what is done.
-
-    Whoever shares statistics among processes, traces or compiles looks at torch's own functions.
-    """
-    return (
-        type(features) is Tensor
-        and features.device.type == "cpu"
-        and features.dtype in (torch.bfloat16, torch.float32)
-        and not has_torch_function((features,))
-        and not torch.compiler.is_compiling()
-    )

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from fullconv.dense.grids import pair
 from fullconv.kernels.openmp import has_torch_threads
-from fullconv.net.rewrites.quicker_norms import may_be_ours
-from fullconv.net.rewrites.twin import Twin
+from fullconv.net.rewrites.twin import Twin, channels_last, is_workable, lie_channels_last
 
 
 class FrugalMaxPool(Twin, nn.MaxPool2d):
@@ -27,8 +27,7 @@ class FrugalMaxPool(Twin, nn.MaxPool2d):
     def forward(self, input: Tensor) -> Tensor:
         """Pool N x C x H x W features."""
         keeps = input.requires_grad and torch.is_grad_enabled()
-        lies = input.ndim == 4 and input.is_contiguous(memory_format=torch.channels_last)
-        if not (keeps and lies and may_be_ours(input)):
+        if not (keeps and is_workable(input) and lie_channels_last(input)):
             return self._by_torch(input)
         window = pair(self.kernel_size)
         down, across = (
@@ -57,12 +56,12 @@ class _Pooled(torch.autograd.Function):
         return max_pool(features, window, size)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         from fullconv.kernels.max_pool_cpu import max_pool_gradient
 
-        gradient = gradients[0].contiguous(memory_format=torch.channels_last)
         (features,) = ctx.saved_tensors
-        return max_pool_gradient(gradient, features, ctx.window), None, None
+        return max_pool_gradient(channels_last(gradients[0]), features, ctx.window), None, None
 
 
 def frugal_pool(layer: nn.Module) -> FrugalMaxPool | None:

@@ -12,12 +12,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from fullconv.dense.layers import convolution_of
-from fullconv.net.rewrites.quicker_convolutions import Geometry, geometry_of, has_twin
-from fullconv.net.rewrites.quicker_norms import may_be_ours
-from fullconv.net.rewrites.twin import Twin
+from fullconv.net.rewrites.quicker_convolutions import (
+    Geometry,
+    geometry_of,
+    has_twin,
+    in_place_of,
+)
+from fullconv.net.rewrites.twin import Twin, channels_last, is_workable
 
 LARGE = 1 << 24  # weights; such a layer is sliced
 SLICE = 1 << 23  # weights of a slice, about
@@ -28,12 +32,11 @@ class SlicedConvolution(Twin, nn.Conv2d):
 
     def plain(self) -> nn.Conv2d:
         """Return torch's own layer."""
-        plain = convolution_of(self.weight, self.bias, **geometry_of(self)._asdict())
-        return plain.train(self.training)
+        return in_place_of(self, nn.Conv2d)
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve N x C x H x W features."""
-        if not (torch.is_autocast_enabled("cpu") and may_be_ours(input)):
+        if not (torch.is_autocast_enabled("cpu") and is_workable(input)):
             return super().forward(input)
         low = torch.get_autocast_dtype("cpu")
         with torch.autocast("cpu", enabled=False):
@@ -52,21 +55,20 @@ class _Sliced(torch.autograd.Function):
         for some in _slices(weight):
             own = None if bias is None else bias[some].to(kind)
             parts.append(F.conv2d(features, weight[some].to(kind), own, *geometry))
-        return torch.cat(parts, 1).contiguous(memory_format=torch.channels_last)
+        return channels_last(torch.cat(parts, 1))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (features, weight), gradient = ctx.saved_tensors, gradients[0]
-        stride, padding, dilation, groups = ctx.geometry
-        rest = stride, padding, dilation, False, (0, 0), groups
         asked = (*ctx.needs_input_grad[:2], False)
         to_features = torch.zeros_like(features, dtype=torch.float32) if asked[0] else None
         to_weight = torch.empty_like(weight) if asked[1] else None
         for some in _slices(weight):
-            given = gradient[:, some].contiguous(memory_format=torch.channels_last)
+            given = channels_last(gradient[:, some])
             low = weight[some].to(features.dtype)
             backward = torch.ops.aten.convolution_backward
-            found = backward(given, features, low, None, *rest, asked)
+            found = backward(given, features, low, None, *ctx.geometry.rest(), asked)
             if to_features is not None:
                 to_features += found[0]
             if to_weight is not None:
@@ -90,7 +92,4 @@ def sliced_convolution(layer: nn.Module) -> SlicedConvolution | None:
         return None
     if layer.groups > 1 or layer.weight.numel() < LARGE:
         return None
-    geometry = geometry_of(layer)._asdict()
-    twin = convolution_of(layer.weight, layer.bias, kind=SlicedConvolution, **geometry)
-    assert isinstance(twin, SlicedConvolution)
-    return twin.train(layer.training)
+    return in_place_of(layer, SlicedConvolution)

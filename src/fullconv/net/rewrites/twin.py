@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+PRECISIONS = (torch.bfloat16, torch.float32)  # of features that twins work on
 
 
 class Twin(nn.Module):
@@ -13,3 +16,24 @@ class Twin(nn.Module):
     @abstractmethod
     def plain(self) -> nn.Module:
         """Return the plain layer, with the parameters and in the mode that the twin has now."""
+
+
+def is_workable(features: Tensor) -> bool:
+    """Tell whether features are such as twins work on: a CPU's, that nobody traces or compiles."""
+    return (
+        type(features) is Tensor
+        and features.device.type == "cpu"
+        and features.dtype in PRECISIONS
+        and features.numel() > 0
+        and not torch.compiler.is_compiling()
+    )
+
+
+def channels_last(features: Tensor) -> Tensor:
+    """Return N x C x H x W features whose channels are innermost in memory."""
+    return features.contiguous(memory_format=torch.channels_last)
+
+
+def lie_channels_last(features: Tensor) -> bool:
+    """Tell whether they are so already."""
+    return features.ndim == 4 and features.is_contiguous(memory_format=torch.channels_last)
