@@ -75,7 +75,8 @@ def main() -> None:
 
 def train(variant: str, data: Path, weights: str, epochs: int) -> list[Row]:
     """Train one variant; return a row for each validation."""
-    recipe = read_recipe("default", [f"epochs={epochs}"])
+    # Cross entropy alone, as in `plain_step`.
+    recipe = read_recipe("default", [f"epochs={epochs}", "lovasz=0"])
     folder = DatasetFolder(data)
     net = target_net(TrainSettings(data=data, weights=weights, recipe=recipe), folder)
     workers = default_workers(CPU)
