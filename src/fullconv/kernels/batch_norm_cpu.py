@@ -10,6 +10,7 @@ Features are N x C x H x W in bfloat16 or float32, their channels innermost (cha
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,11 @@ from torch import Tensor
 
 from fullconv.kernels.compiling import Callback, carray, inlined
 from fullconv.kernels.features_cpu import (
-    BYTES,
     CHANNELS,
     FIRST,
-    HALF,
     cells_of,
     features_at,
+    in_precision,
     narrow,
     run,
     wide,
@@ -34,7 +34,7 @@ from fullconv.kernels.torch_threads import pointer, share
 BAND = 256  # cells whose float32 sums are added up before they go into the float64 ones
 SAMPLE = 64  # cells at most, by whose mean sums are begun
 SCALE, SHIFT, MEAN = range(3)
-MOST, NOWHERE = FIRST + 6, 0
+NOWHERE = 0  # an address
 
 
 class Statistics:
@@ -52,7 +52,7 @@ class Statistics:
         self.count = 0
         cells = features.detach().movedim(1, -1).flatten(0, 2)
         self._origin = cells[:: -(-len(cells) // SAMPLE)].float().mean(0).numpy()
-        self._sums = _sums(features)
+        self._sums = _room(features.shape[1])
 
     def add(self, features: Tensor, copy: Tensor | None = None) -> None:
         """Look at features; put a `copy` of them down, if there is room for one."""
@@ -102,7 +102,7 @@ class Gradients:
 
     def __init__(self, of: Normalisation) -> None:
         self._of = of
-        self._sums = np.zeros((torch.get_num_threads(), 2, len(of.mean)))
+        self._sums = _room(len(of.mean))
 
     def add(self, gradient: Tensor, features: Tensor, copy: Tensor | None = None) -> None:
         """Look at the gradient to what became of some features, and at these, as they were.
@@ -121,21 +121,26 @@ class Gradients:
 
     def to_features(self, gradient: Tensor, features: Tensor, result: Tensor) -> None:
         """Fill in the gradient to some features, from what was given to `add` with them."""
+        given = gradient, features, self._of._terms, self._of._bounds, self._through
+        run(_pass_on, features, *given, result)
+
+    @cached_property
+    def _through(self) -> NDArray[np.float32]:
+        """What comes through mean and variance: a factor of each feature, and what is added."""
         of, (to_bias, by_distance) = self._of, self._sums.sum(0)
         slope = of._inverse * of._inverse * by_distance / of.count
         scale, mean = of._terms[SCALE], of._terms[MEAN]
-        rest = np.stack([-scale * slope, scale * (slope * mean - to_bias / of.count)])
-        passed = rest.astype(np.float32)
-        run(_pass_on, features, gradient, features, of._terms, of._bounds, passed, result)
+        through = np.stack([-scale * slope, scale * (slope * mean - to_bias / of.count)])
+        return through.astype(np.float32)
 
 
 def _or_nowhere(copy: Tensor | None) -> Tensor | int:
     return NOWHERE if copy is None else copy
 
 
-def _sums(features: Tensor) -> NDArray[np.float64]:
+def _room(channels: int) -> NDArray[np.float64]:
     """Return room for two sums of each channel, of each thread."""
-    return np.zeros((torch.get_num_threads(), 2, features.shape[1]))
+    return np.zeros((torch.get_num_threads(), 2, channels))
 
 
 @inlined
@@ -262,35 +267,19 @@ def _pass_on_of(values: Any, like: Any) -> None:
 
 
 def _add_up_entry(address: Any) -> None:
-    values = carray(address, MOST, np.int64)
-    if values[BYTES] == HALF:
-        _add_up_of(values, np.uint16(0))
-    else:
-        _add_up_of(values, np.float32(0))
+    in_precision(_add_up_of, address)
 
 
 def _normalise_entry(address: Any) -> None:
-    values = carray(address, MOST, np.int64)
-    if values[BYTES] == HALF:
-        _normalise_of(values, np.uint16(0))
-    else:
-        _normalise_of(values, np.float32(0))
+    in_precision(_normalise_of, address)
 
 
 def _add_up_gradients_entry(address: Any) -> None:
-    values = carray(address, MOST, np.int64)
-    if values[BYTES] == HALF:
-        _add_up_gradients_of(values, np.uint16(0))
-    else:
-        _add_up_gradients_of(values, np.float32(0))
+    in_precision(_add_up_gradients_of, address)
 
 
 def _pass_on_entry(address: Any) -> None:
-    values = carray(address, MOST, np.int64)
-    if values[BYTES] == HALF:
-        _pass_on_of(values, np.uint16(0))
-    else:
-        _pass_on_of(values, np.float32(0))
+    in_precision(_pass_on_of, address)
 
 
 _add_up = Callback(_add_up_entry)

@@ -93,8 +93,7 @@ class _Fused(torch.autograd.Function):
         """Work out the gradient along with the loss, a band of rows at a time."""
         losses, masses = scores.new_zeros(len(scores)), scores.new_zeros(len(scores))
         down, across = _matrix(vertical, scores), _matrix(horizontal, scores)
-        if weight is None:
-            weight = scores.new_ones(scores.shape[1])
+        each_class = scores.new_ones(scores.shape[1]) if weight is None else weight.to(scores)
         gradient = torch.empty_like(scores) if ctx.needs_input_grad[0] else None
         images, bands = _bands(scores, vertical, horizontal)
         fused = _loss_and_gradient(scores)
@@ -105,7 +104,7 @@ class _Fused(torch.autograd.Function):
                 to_pixels = down[cells, pixels]
                 values = to_pixels.T @ wide[:, :, cells]
                 truth = target[some, pixels]
-                loss, each = fused(values, truth, weight.to(scores), ignore_index)
+                loss, each = fused(values, truth, each_class, ignore_index)
                 losses[some] += loss.sum((1, 2))
                 masses[some] += each.sum((1, 2))
                 if wide_gradient is not None:

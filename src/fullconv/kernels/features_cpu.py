@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numba import types
 from numpy.typing import NDArray
 from torch import Tensor
@@ -17,6 +18,7 @@ from fullconv.kernels.torch_threads import ARGUMENTS, on_torch_threads, pointer
 # Of the arguments of each pass: bytes of a feature, cells, channels, then features and the like.
 BYTES, CELLS, CHANNELS = range(ARGUMENTS, ARGUMENTS + 3)
 FIRST, HALF = CHANNELS + 1, 2
+MOST = FIRST + 16  # arguments, at most
 
 
 def run(
@@ -66,6 +68,16 @@ def narrow(_: Any, value: Any, like: Any) -> Any:  # noqa: ARG001 (its type)
         return builder.trunc(builder.lshr(rounded, word(16)), ir.IntType(16))
 
     return like(types.float32, like), generate
+
+
+@inlined
+def in_precision(function: Any, address: Any) -> None:
+    """Call a compiled function with a pass's arguments and a value as its features are stored."""
+    values = carray(address, MOST, np.int64)
+    if values[BYTES] == HALF:
+        function(values, np.uint16(0))
+    else:
+        function(values, np.float32(0))
 
 
 @inlined

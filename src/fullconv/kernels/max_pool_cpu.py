@@ -13,11 +13,10 @@ from torch import Tensor
 
 from fullconv.kernels.compiling import Callback, carray, inlined
 from fullconv.kernels.features_cpu import (
-    BYTES,
     CHANNELS,
     FIRST,
-    HALF,
     features_at,
+    in_precision,
     narrow,
     run,
     wide,
@@ -27,7 +26,6 @@ from fullconv.kernels.torch_threads import pointer, share
 # Of the arguments: of how many images, the size of these, of the results, and of windows.
 IMAGES, HEIGHT, WIDTH, DOWN, ACROSS, ROWS, COLUMNS = range(FIRST, FIRST + 7)
 FEATURES, RESULT, PASSED = range(COLUMNS + 1, COLUMNS + 4)  # of results: themselves or gradients
-MOST = PASSED + 1
 
 
 def max_pool(features: Tensor, window: tuple[int, int], size: tuple[int, int]) -> Tensor:
@@ -128,19 +126,11 @@ def _pass_back_of(values: Any, like: Any) -> None:
 
 
 def _pool_entry(address: Any) -> None:
-    values = carray(address, MOST, np.int64)
-    if values[BYTES] == HALF:
-        _pool_of(values, np.uint16(0))
-    else:
-        _pool_of(values, np.float32(0))
+    in_precision(_pool_of, address)
 
 
 def _pass_back_entry(address: Any) -> None:
-    values = carray(address, MOST, np.int64)
-    if values[BYTES] == HALF:
-        _pass_back_of(values, np.uint16(0))
-    else:
-        _pass_back_of(values, np.float32(0))
+    in_precision(_pass_back_of, address)
 
 
 _pool = Callback(_pool_entry)

@@ -29,7 +29,7 @@ from fullconv.net.rewrites.quicker_norms import (
 )
 from fullconv.net.rewrites.quicker_pools import frugal_pool
 from fullconv.net.rewrites.sliced_convolutions import sliced_convolution
-from fullconv.net.rewrites.twin import Twin, is_workable
+from fullconv.net.rewrites.twin import Twin, is_workable, lie_channels_last
 
 
 class FrugalReLU6(Twin, nn.ReLU6):
@@ -56,7 +56,7 @@ class QuickDropout(Twin, nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop values of features of any shape, and enlarge the others."""
-        dense = input.is_contiguous() or input.is_contiguous(memory_format=torch.channels_last)
+        dense = input.is_contiguous() or lie_channels_last(input)
         if not (self.training and 0 < self.p < 1 and dense and is_workable(input)):
             return super().forward(input)
         words = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import has_torch_function
 
 from fullconv.kernels.openmp import has_torch_threads
-from fullconv.net.rewrites.twin import Twin, channels_last, is_workable, lie_channels_last
+from fullconv.net.rewrites.twin import StandIn, channels_last, is_workable, lie_channels_last
 
 if TYPE_CHECKING:
     from fullconv.kernels.batch_norm_cpu import Gradients, Normalisation, Statistics
@@ -56,14 +56,13 @@ class Found(NamedTuple):
         return result
 
 
-class FusedNorm(Twin, nn.BatchNorm2d):
+class FusedNorm(StandIn, nn.BatchNorm2d):
     """A batch normalisation and the ReLU after it, if any.
 
     In training on a CPU, on channels_last features in bfloat16 or float32, numba's kernels do the
     work; anything else is worked out by torch, to the same result.
 
     Attributes:
-        stood: the layer whose place this is, alone.
         relu: the one after it, alone, or nothing.
         bounds: what its result is clamped to.
         deferred: whether it leaves its work to the convolution after it.
@@ -90,10 +89,6 @@ class FusedNorm(Twin, nn.BatchNorm2d):
         for relu in self.relu:
             relu.tell(result)
         return result
-
-    def plain(self) -> nn.Module:
-        """Return the layer that stood here."""
-        return self.stood[0].train(self.training)
 
     def by_torch(self, input: Tensor) -> Tensor:
         """Normalise and clamp features in the plain way, in any mode."""
@@ -142,22 +137,14 @@ class FusedNorm(Twin, nn.BatchNorm2d):
         return Found(norm, source)
 
 
-class Clamped(Twin):
-    """A ReLU that leaves those features as they are that a normalisation clamps.
-
-    Attributes:
-        stood: the layer whose place this is, alone: what comes from elsewhere is clamped by it.
-    """
+class Clamped(StandIn):
+    """A ReLU that leaves those features as they are that a normalisation clamps."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.stood = (layer,)
         self._told: weakref.ref[Tensor] | None = None
         self.train(layer.training)
-
-    def plain(self) -> nn.Module:
-        """Return the layer that stood here."""
-        return self.stood[0].train(self.training)
 
     def tell(self, features: Tensor) -> None:
         """Say which features come next, and need not be clamped."""

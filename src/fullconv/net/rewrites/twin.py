@@ -18,6 +18,20 @@ class Twin(nn.Module):
         """Return the plain layer, with the parameters and in the mode that the twin has now."""
 
 
+class StandIn(Twin):
+    """A twin that keeps the layer whose place it has.
+
+    Attributes:
+        stood: that layer, alone: in a tuple, and so no child.
+    """
+
+    stood: tuple[nn.Module]
+
+    def plain(self) -> nn.Module:
+        """Return the layer that stood here."""
+        return self.stood[0].train(self.training)
+
+
 def is_workable(features: Tensor) -> bool:
     """Tell whether features are such as twins work on: a CPU's, that nobody traces or compiles."""
     return (
