@@ -37,7 +37,7 @@ from fullconv.train.step import made_ready
 # name: classifier, batch, height, width, classes, steps timed
 CASES = {
     "MobileNetV2 FCN-8s, 8 x 352x480": ("mobilenet_v2", 8, 352, 480, 12, 4),
-    "VGG16 FCN-8s, 8 x 352x480": ("vgg16", 8, 352, 480, 12, 2),
+    "VGG16 FCN-8s, 8 x 352x480": ("vgg16", 8, 352, 480, 21, 2),
     "VGG16 FCN-8s, 1 x 500x500": ("vgg16", 1, 500, 500, 21, 3),
     "ResNet-50 FCN-8s, 8 x 352x480": ("resnet50", 8, 352, 480, 12, 2),
     "EfficientNet-Lite0 FCN-8s, 8 x 352x480": (

@@ -6,16 +6,22 @@ from copy import deepcopy
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 from fullconv.kernels.openmp import has_torch_threads
 from fullconv.net.rewrites import sliced_convolutions
+from fullconv.net.rewrites.quicker_convolutions import QuickConvolution
 from fullconv.net.rewrites.quicker_layers import plain_layers, quicken
-from fullconv.net.rewrites.quicker_pools import FrugalMaxPool
+from fullconv.net.rewrites.quicker_pools import DeferredReLU, FrugalMaxPool
 from fullconv.net.rewrites.sliced_convolutions import SlicedConvolution
 
 LAST = torch.channels_last
 pytestmark = pytest.mark.skipif(not has_torch_threads(), reason="other threads than GNU's")
+
+
+def traced(*layers):
+    """Return layers, one after the other, as a graph."""
+    return fx.symbolic_trace(nn.Sequential(*layers))
 
 
 def passed(net, features, *, bf16=False):
@@ -51,18 +57,70 @@ def test_poolings_are_torch_s_bit_for_bit(size, window, ceil, dtype):
     own, kept = passed(ours, features)
     their, as_much = passed(plain, features)
     assert all(a.equal(b) for a, b in zip(own, their, strict=True))
-    assert kept == features.nbytes < as_much
+    assert kept == their[0].numel() < as_much  # a byte a result
     assert ours(features).equal(plain(features))  # where no gradient is wanted
 
 
-def test_poolings_of_what_is_no_number_and_of_ties():
-    nan = float("nan")
-    features = torch.tensor([[nan, 1, 2, 2], [3, 0, 2, 2], [-1, -1, 0, nan], [-1, nan, 1, 5.0]])
+@pytest.mark.parametrize("before", [[], [nn.ReLU()]])
+def test_poolings_of_what_is_no_number_and_of_ties(before):
+    nan, inf = float("nan"), float("inf")
+    features = torch.tensor(
+        [
+            [nan, 1, 2, 2, -inf, -inf],
+            [3, nan, 2, 2, -inf, -inf],
+            [-1, -1, 0, nan, inf, inf],
+            [-1, -1, 0, 5, 1, 1],
+        ]
+    )
     features = features[None, None].contiguous(memory_format=LAST)
-    plain = nn.Sequential(nn.MaxPool2d(2))
+    plain = traced(*before, nn.MaxPool2d(2))
     ours, theirs = (passed(net, features)[0] for net in (quicken(deepcopy(plain)), plain))
     assert torch.equal(ours[0].nan_to_num(99), theirs[0].nan_to_num(99))
     assert torch.equal(ours[1], theirs[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [2, (3, 2)])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_relu_before_a_pooling_keeps_nothing(inplace, window, dtype):
+    torch.manual_seed(0)
+    plain = traced(nn.Conv2d(3, 17, 3), nn.ReLU(inplace), nn.MaxPool2d(window), nn.Conv2d(17, 2, 1))
+    plain.to(dtype, memory_format=LAST)
+    features = torch.randn(2, 3, 11, 12).to(dtype).contiguous(memory_format=LAST)
+    ours = quicken(deepcopy(plain))
+    assert [type(layer) for layer in list(ours.children())[1:3]] == [DeferredReLU, FrugalMaxPool]
+    (own, kept), (their, as_much) = passed(ours, features), passed(plain, features)
+    assert all(a.equal(b) for a, b in zip(own, their, strict=True))
+    assert kept < as_much
+    for net in (ours.eval(), plain.eval()):
+        net.requires_grad_(False)
+    assert ours(features).equal(plain(features))  # where no gradient is wanted
+    with plain_layers(ours):
+        layers = list(ours.children())
+        assert [type(layer) for layer in layers] == [type(layer) for layer in plain.children()]
+        assert layers[1].inplace is inplace
+
+
+def test_a_relu_that_others_read_or_watch_stays():
+    class Read(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relu, self.pool = nn.ReLU(), nn.MaxPool2d(2)
+
+        def forward(self, features):
+            clamped = self.relu(features)
+            return self.pool(clamped).sum() + clamped.sum()
+
+    read, watched, six = (
+        fx.symbolic_trace(Read()),
+        traced(nn.ReLU(), nn.MaxPool2d(2)),
+        traced(nn.ReLU6()),
+    )
+    watched.get_submodule("0").register_forward_hook(lambda *_: None)
+    for net in (read, watched, six):
+        relu = next(net.children())
+        assert next(quicken(net).children()) is relu
+    assert not quicken(watched).get_submodule("1").clamps
 
 
 def test_what_follows_a_pooling_may_change_its_result_in_place():
@@ -108,6 +166,18 @@ def test_slices_make_the_whole_convolution(monkeypatch, channels, bias):
     assert all(a.equal(b) for a, b in zip(*full, strict=True))  # float32 is torch's
     with plain_layers(ours):
         assert type(ours[0]) is nn.Conv2d and ours[0].weight.shape == plain[0].weight.shape
+
+
+@pytest.mark.parametrize("channels", [1, 2, 15, 16, 21])
+def test_the_gradient_to_a_short_bias_is_added_up_here(channels):
+    plain = nn.Sequential(nn.Conv2d(24, channels, 1)).to(memory_format=LAST)
+    features = torch.randn(2, 24, 5, 7).contiguous(memory_format=LAST)
+    ours = quicken(deepcopy(plain))
+    assert type(ours[0]) is (QuickConvolution if channels < 16 else nn.Conv2d)
+    exact, _ = passed(deepcopy(plain).double(), features.double())
+    own, _ = passed(ours, features, bf16=True)
+    for found, true in zip(own, exact, strict=True):
+        assert (found.double() - true).norm() <= 0.01 * true.norm()
 
 
 def test_a_frozen_layer_in_slices(monkeypatch):

@@ -83,14 +83,14 @@ def test_only_layers_that_gain_by_it_change_and_names_stay():
     norms = {name for name, m in net.named_modules() if type(m) is nn.BatchNorm2d}
     quicken(net)
     changed = {name for name, m in net.named_modules() if isinstance(m, QuickConvolution)}
-    assert changed == {name for name in before if name.startswith("trunk.")}
+    assert changed == before  # the scores' for their short biases
     assert norms == {name for name, m in net.named_modules() if isinstance(m, FusedNorm)}
     assert list(net.state_dict()) == names
     plain = quicken(
         nn.Sequential(
-            nn.Conv2d(4, 8, 3, 2, groups=4),
-            nn.Conv2d(4, 4, 3, groups=4),
-            nn.Conv2d(1, 1, 3, 2),
+            nn.Conv2d(4, 8, 3, 2, groups=4, bias=False),
+            nn.Conv2d(4, 4, 3, groups=4, bias=False),
+            nn.Conv2d(1, 1, 3, 2, bias=False),
             nn.Conv2d(4, 4, 3, 2, padding=1, padding_mode="reflect", groups=4),
         )
     )
@@ -147,7 +147,9 @@ def test_plain_layers_stand_in_their_places_while_a_net_is_stored(tmp_path):
         kinds = {type(layer) for layer in net.modules()}
         assert not kinds & TWINS
         net.save_pretrained(tmp_path)
-    assert sum(isinstance(layer, QuickConvolution) for layer in net.modules()) == 52
+    assert (
+        sum(isinstance(layer, QuickConvolution) for layer in net.modules()) == 52 + 3
+    )  # and the scores
     assert all(own is parameters[name] for name, own in net.named_parameters())
     stored = (tmp_path / "config.json").read_text()
     assert "Conv2d" in stored and not any(kind.__name__ in stored for kind in TWINS)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Convolution = TypeVar("Convolution", bound=nn.Conv2d)
 LARGEST_KERNEL = 3  # for whose gradient oneDNN has a fast bfloat16 kernel
 LEARNT = 4  # place of the first parameter of the normalisation before among `forward`'s arguments
+VECTOR = 16  # biases that oneDNN works on at a time
 MOST_AT_ONCE = 1 << 22  # values of features that are worked on at a time
 
 
@@ -109,6 +110,15 @@ def has_slow_gradient(layer: nn.Conv2d) -> bool:
     """Tell whether a convolution is depthwise, with a slow gradient in bfloat16."""
     depthwise = 1 < layer.groups == layer.in_channels == layer.out_channels
     return depthwise and (_is_strided(layer.stride) or _is_large(layer.kernel_size))
+
+
+def has_short_bias(layer: nn.Conv2d) -> bool:
+    """Tell whether a bias is shorter than a vector, so that its gradient is better added up here.
+
+    Trainings of a VGG16 crashed where oneDNN 3.13 (of torch 2.15) found it, on Intel processors
+    with AMX.
+    """
+    return layer.bias is not None and len(layer.bias) < VECTOR
 
 
 def in_place_of(layer: nn.Conv2d, kind: type[Convolution]) -> Convolution:

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from fullconv.dense.tracing import module_of
 from fullconv.net.rewrites.quicker_convolutions import (
+    has_short_bias,
     has_slow_gradient,
     has_twin,
     quick_convolution,
@@ -27,7 +28,7 @@ from fullconv.net.rewrites.quicker_norms import (
     is_fusible,
     own_bounds,
 )
-from fullconv.net.rewrites.quicker_pools import frugal_pool
+from fullconv.net.rewrites.quicker_pools import DeferredReLU, frugal_pool
 from fullconv.net.rewrites.sliced_convolutions import sliced_convolution
 from fullconv.net.rewrites.twin import Twin, is_workable, lie_channels_last
 
@@ -73,7 +74,8 @@ def quicken(net: nn.Module) -> nn.Module:
     twins: dict[nn.Module, nn.Module] = {}
     for part in net.modules():
         if isinstance(part, fx.GraphModule):
-            twins |= _fused(part)
+            places = _Places(part)
+            twins |= _fused(places) | _pooled(places)
     return _swap(net, lambda layer: twins.get(layer) or _quick(layer))
 
 
@@ -138,9 +140,9 @@ class _Places:
         return None if layer is None or _is_hooked(layer) else layer
 
 
-def _fused(network: fx.GraphModule) -> dict[nn.Module, nn.Module]:
+def _fused(places: _Places) -> dict[nn.Module, nn.Module]:
     """Return the twins of a graph's normalisations and of the layers around them."""
-    places, twins = _Places(network), dict[nn.Module, nn.Module]()
+    twins = dict[nn.Module, nn.Module]()
     befores, afters = dict[fx.Node, FusedNorm](), dict[fx.Node, FusedNorm]()  # of convolutions
     for node in places.nodes:
         norm = places.alone(node)
@@ -164,6 +166,18 @@ def _fused(network: fx.GraphModule) -> dict[nn.Module, nn.Module]:
     return twins
 
 
+def _pooled(places: _Places) -> dict[nn.Module, nn.Module]:
+    """Return the twins of a graph's poolings after ReLUs, and of these."""
+    twins = dict[nn.Module, nn.Module]()
+    for node in places.nodes:
+        relu, pool = places.alone(node), places.alone(places.reader(node))
+        twin = None if pool is None else frugal_pool(pool)
+        if type(relu) is nn.ReLU and pool is not None and twin is not None:
+            twin.clamps = True
+            twins[relu], twins[pool] = DeferredReLU(relu), twin
+    return twins
+
+
 def _quick(layer: nn.Module) -> nn.Module:
     """Return the faster twin of a layer by itself, or that layer where there is none."""
     if _is_hooked(layer):
@@ -171,8 +185,9 @@ def _quick(layer: nn.Module) -> nn.Module:
     twin: nn.Module | None = frugal_pool(layer) or sliced_convolution(layer)
     if isinstance(layer, nn.BatchNorm2d) and is_fusible(layer):
         twin = FusedNorm(layer, own_bounds(layer) or UNBOUNDED)
-    elif isinstance(layer, nn.Conv2d) and has_twin(layer) and has_slow_gradient(layer):
-        twin = quick_convolution(layer, None, None)
+    elif isinstance(layer, nn.Conv2d) and has_twin(layer) and twin is None:
+        if has_slow_gradient(layer) or has_short_bias(layer):
+            twin = quick_convolution(layer, None, None)
     elif type(layer) is nn.ReLU6 and layer.inplace:
         twin = FrugalReLU6(inplace=True).train(layer.training)
     elif type(layer) is nn.Dropout and not layer.inplace:

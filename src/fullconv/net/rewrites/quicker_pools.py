@@ -1,23 +1,52 @@
-"""Poolings that keep no map of where their maxima came from."""
+"""Poolings that keep a byte a result, and a ReLU before them whose result nobody keeps."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from fullconv.dense.grids import pair
 from fullconv.kernels.openmp import has_torch_threads
-from fullconv.net.rewrites.twin import Twin, channels_last, is_workable, lie_channels_last
+from fullconv.net.rewrites.twin import (
+    StandIn,
+    Twin,
+    channels_last,
+    is_workable,
+    lie_channels_last,
+)
+
+MOST_PLACES = 255  # that a byte tells from nowhere
+
+
+class DeferredReLU(StandIn):
+    """A ReLU that leaves its work to the pooling after it, which has less to do for it."""
+
+    def __init__(self, layer: nn.ReLU) -> None:
+        super().__init__()
+        self.stood = (layer,)
+        self.train(layer.training)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return features as they are."""
+        return input
 
 
 class FrugalMaxPool(Twin, nn.MaxPool2d):
-    """A max pooling whose windows lie side by side: what it takes tells where maxima came from.
+    """A max pooling whose windows lie side by side, and the ReLU before it.
 
-    The layer before keeps that anyway. Torch's own keeps 8 bytes a result besides.
+    A maximum's place in its window is a byte, where torch keeps 8. Of a ReLU's result nothing else
+    would be needed, so that is not kept at all.
+
+    Attributes:
+        clamps: whether a ReLU before leaves its work to this layer.
     """
+
+    clamps = False
 
     def plain(self) -> nn.MaxPool2d:
         """Return torch's own layer."""
@@ -26,8 +55,7 @@ class FrugalMaxPool(Twin, nn.MaxPool2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Pool N x C x H x W features."""
-        keeps = input.requires_grad and torch.is_grad_enabled()
-        if not (keeps and is_workable(input) and lie_channels_last(input)):
+        if not (is_workable(input) and lie_channels_last(input)):
             return self._by_torch(input)
         window = pair(self.kernel_size)
         down, across = (
@@ -36,32 +64,34 @@ class FrugalMaxPool(Twin, nn.MaxPool2d):
         )
         if not down or not across:
             return self._by_torch(input)  # which says what is wrong
-        result: Tensor = _Pooled.apply(input, window, (down, across))
+        result: Tensor = _Pooled.apply(input, window, (down, across), self.clamps)
         return result
 
     def _by_torch(self, input: Tensor) -> Tensor:
         pooled: Tensor = super().forward(input)
-        return pooled
+        return F.relu(pooled) if self.clamps else pooled
 
 
 class _Pooled(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, window: tuple[int, int], size: tuple[int, int]
+        ctx: Any, features: Tensor, window: tuple[int, int], size: tuple[int, int], clamps: bool
     ) -> Tensor:
         from fullconv.kernels.max_pool_cpu import max_pool
 
-        ctx.save_for_backward(features)
-        ctx.window = window
-        return max_pool(features, window, size)
+        result, places = max_pool(features, window, size, clamped=clamps)
+        ctx.save_for_backward(places)
+        ctx.window, ctx.size = window, (features.shape[2], features.shape[3])
+        return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         from fullconv.kernels.max_pool_cpu import max_pool_gradient
 
-        (features,) = ctx.saved_tensors
-        return max_pool_gradient(channels_last(gradients[0]), features, ctx.window), None, None
+        (places,) = ctx.saved_tensors
+        gradient = channels_last(gradients[0])
+        return max_pool_gradient(gradient, places, ctx.window, ctx.size), None, None, None
 
 
 def frugal_pool(layer: nn.Module) -> FrugalMaxPool | None:
@@ -73,6 +103,7 @@ def frugal_pool(layer: nn.Module) -> FrugalMaxPool | None:
         and pair(layer.padding) == (0, 0)
         and pair(layer.dilation) == (1, 1)
         and not layer.return_indices
+        and math.prod(pair(layer.kernel_size)) <= MOST_PLACES
     ):
         return FrugalMaxPool(layer.kernel_size, ceil_mode=layer.ceil_mode).train(layer.training)
     return None
