@@ -8,8 +8,8 @@ CamVid's besides), a quarter of which, one at least, is kept for val, as by some
 more; `--draws` (5) times. On each draw fullconv is trained with nothing given but the data, the
 weights and `--minutes` (1), and each of `--peers` (Unet) for the same minutes, by AdamW, one cycle,
 cross entropy and fullconv's own plain views, which serve it better than its examples' practice
-(`--as-examples`). Each is the best on val, and is measured on at most `--test` (60) images of test,
-once.
+(`--as-examples`). `--ways color=0.6` trains fullconv with that setting besides, and so on. Each is
+the best on val, and is measured on at most `--test` (60) images of test, once.
 
 Expected: fullconv's mean over the draws is the highest at every number of images, and no training
 of its own collapses: each is better than the commonest class alone.
@@ -59,7 +59,7 @@ def main() -> None:
             for count in given.counts:
                 if count > len(DatasetFolder(source).split("train")):
                     continue
-                for net in (OWN, *given.peers):
+                for net in (OWN, *(f"{OWN} {way}" for way in given.ways), *given.peers):
                     identity = {"dataset": source.resolve().name, "images": str(count)}
                     identity |= {"draw": str(draw), "net": net, "limit_minutes": given.minutes}
                     if results.lacks(identity):
@@ -80,6 +80,7 @@ def command_line() -> argparse.Namespace:
     parser.add_argument("--minutes", default="1", help="for each training")
     parser.add_argument("--test", type=int, default=60, help="images to measure on")
     parser.add_argument("--peers", nargs="*", choices=ARCHITECTURES, default=["Unet"])
+    parser.add_argument("--ways", nargs="*", default=[], help="settings of fullconv to try besides")
     parser.add_argument("--as-examples", action="store_true", help="train peers as these do")
     parser.add_argument("--out", type=Path, default=Path("runs/tiny"), help="folder of the runs")
     return parser.parse_args()
@@ -108,10 +109,12 @@ def drawn(out: Path, source: Path, count: int, draw: int) -> Path:
 def trained(given: argparse.Namespace, net: str, data: Path, source: Path, seed: int) -> Row:
     """Train a net on a draw, and measure it on the test images of its source."""
     test = DatasetFolder(source).split("test").few(given.test)
-    if net == OWN:
-        recipe = read_recipe("default", [f"minutes={given.minutes}", f"seed={seed}"])
+    own, *way = net.split()
+    if own == OWN:
+        recipe = read_recipe("default", [f"minutes={given.minutes}", f"seed={seed}", *way])
         asked = {"data": data, "weights": str(given.weights), "device": "cpu", "recipe": recipe}
-        model = Model.trained(given.out / f"{data.name}-{given.minutes}", asked, OWN)
+        name = "-".join((data.name, given.minutes, *way))
+        model = Model.trained(given.out / name, asked, OWN)
         metrics = evaluate(load(model.folder), test).metrics
         minutes, epochs = model.minutes, model.epochs
     else:

@@ -12,6 +12,7 @@ from fullconv.kernels.openmp import has_torch_threads
 from fullconv.net.rewrites import sliced_convolutions
 from fullconv.net.rewrites.quicker_convolutions import QuickConvolution
 from fullconv.net.rewrites.quicker_layers import plain_layers, quicken
+from fullconv.net.rewrites.quicker_norms import Clamped, FusedNorm
 from fullconv.net.rewrites.quicker_pools import DeferredReLU, FrugalMaxPool
 from fullconv.net.rewrites.sliced_convolutions import SlicedConvolution
 
@@ -24,8 +25,11 @@ def traced(*layers):
     return fx.symbolic_trace(nn.Sequential(*layers))
 
 
-def passed(net, features, *, bf16=False):
-    """Return the result and all gradients, and how many bytes but weights were kept."""
+def passed(net, features, *, bf16=False, like=None):
+    """Return the result and all gradients, and how many bytes but weights were kept.
+
+    The gradient to the result is random, and as coarse as another dtype if that is given.
+    """
     kept, weights = {}, {weight.data_ptr() for weight in net.parameters()}
 
     def keep(tensor):
@@ -40,23 +44,27 @@ def passed(net, features, *, bf16=False):
     ):
         out = net(1 * features)
     drawn = torch.Generator().manual_seed(1)
-    out.backward(torch.randn(out.shape, generator=drawn).to(out.dtype))
+    out.backward(torch.randn(out.shape, generator=drawn).to(like or out.dtype).to(out.dtype))
     return [out, features.grad, *(weight.grad for weight in net.parameters())], sum(kept.values())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("ceil", [False, True])
-@pytest.mark.parametrize("window", [2, 3, (2, 1)])
+@pytest.mark.parametrize(
+    "windows", [(2,), (3,), ((2, 1),), (3, 2), (3, 2, 1), (3, 1, 1), ((2, 3), (1, 2)), (2, 3)]
+)
 @pytest.mark.parametrize("size", [(9, 11), (8, 12), (3, 3)])
-def test_poolings_are_torch_s_bit_for_bit(size, window, ceil, dtype):
+def test_poolings_are_torch_s_bit_for_bit(size, windows, ceil, dtype):
     torch.manual_seed(0)
-    plain = nn.Sequential(nn.MaxPool2d(window, ceil_mode=ceil))
+    plain = nn.Sequential(nn.MaxPool2d(*windows, ceil_mode=ceil))
     features = torch.randint(-2, 3, (2, 17, *size)).to(dtype).contiguous(memory_format=LAST)
     ours = quicken(deepcopy(plain))
     assert type(ours[0]) is FrugalMaxPool
-    own, kept = passed(ours, features)
-    their, as_much = passed(plain, features)
-    assert all(a.equal(b) for a, b in zip(own, their, strict=True))
+    (own, kept), (_, as_much) = passed(ours, features), passed(plain, features)
+    their, _ = passed(
+        plain, features.float(), like=dtype
+    )  # in bfloat16 torch rounds each sum of two
+    assert all(a.equal(b.to(dtype)) for a, b in zip(own, their, strict=True))
     assert kept == their[0].numel() < as_much  # a byte a result
     assert ours(features).equal(plain(features))  # where no gradient is wanted
 
@@ -79,12 +87,18 @@ def test_poolings_of_what_is_no_number_and_of_ties(before):
     assert torch.equal(ours[1], theirs[1])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("window", [2, (3, 2)])
+@pytest.mark.parametrize(
+    ("pool", "dtype"),
+    [
+        (nn.MaxPool2d(2), torch.float32),
+        (nn.MaxPool2d(2), torch.bfloat16),
+        (nn.MaxPool2d(3, 2, 1), torch.float32),
+    ],
+)
 @pytest.mark.parametrize("inplace", [False, True])
-def test_a_relu_before_a_pooling_keeps_nothing(inplace, window, dtype):
+def test_a_relu_before_a_pooling_keeps_nothing(inplace, pool, dtype):
     torch.manual_seed(0)
-    plain = traced(nn.Conv2d(3, 17, 3), nn.ReLU(inplace), nn.MaxPool2d(window), nn.Conv2d(17, 2, 1))
+    plain = traced(nn.Conv2d(3, 17, 3), nn.ReLU(inplace), pool, nn.Conv2d(17, 2, 1))
     plain.to(dtype, memory_format=LAST)
     features = torch.randn(2, 3, 11, 12).to(dtype).contiguous(memory_format=LAST)
     ours = quicken(deepcopy(plain))
@@ -131,9 +145,8 @@ def test_what_follows_a_pooling_may_change_its_result_in_place():
 
 def test_other_poolings_stay():
     other = [
-        nn.MaxPool2d(3, 2),
-        nn.MaxPool2d(2, padding=1),
         nn.MaxPool2d(2, dilation=2),
+        nn.MaxPool2d(16),  # a byte tells fewer places
         nn.MaxPool2d(2, return_indices=True),
         nn.AvgPool2d(2),
     ]
@@ -141,6 +154,12 @@ def test_other_poolings_stay():
     assert all(ours is theirs for ours, theirs in zip(found, other, strict=True))
     with pytest.raises(RuntimeError, match="too small"):
         quicken(nn.Sequential(nn.MaxPool2d(3)))(torch.randn(1, 1, 2, 2, requires_grad=True))
+
+
+def test_a_relu_that_a_normalisation_takes_over_is_not_the_pooling_s():
+    net = traced(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2))
+    kinds = [type(layer) for layer in quicken(net).children()]
+    assert kinds[1:] == [FusedNorm, Clamped, FrugalMaxPool] and not net.get_submodule("3").clamps
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fullconv.geometry import Window
 from fullconv.kernels.compiling import Callback, carray, inlined
 from fullconv.kernels.features_cpu import (
     CHANNELS,
@@ -25,55 +26,59 @@ from fullconv.kernels.torch_threads import pointer, share
 
 LAST = torch.channels_last
 NOWHERE = 255  # the place of a maximum that a ReLU makes 0
-# Of the arguments: of how many images, the size of these, of the results, and of windows; whether
-# there is a ReLU; then features or their gradients, results or theirs, and places.
-IMAGES, HEIGHT, WIDTH, DOWN, ACROSS, ROWS, COLUMNS, CLAMPED = range(FIRST, FIRST + 8)
-FEATURES, RESULT, PLACES = range(CLAMPED + 1, CLAMPED + 4)
+# Of the arguments: of how many images, the size of these and of the results; of windows the size,
+# from one to the next, and the padding before the first; whether there is a ReLU.
+IMAGES, HEIGHT, WIDTH, DOWN, ACROSS = range(FIRST, FIRST + 5)
+ROWS, COLUMNS, STEP_DOWN, STEP_ACROSS, ABOVE, BESIDE, CLAMPED = range(FIRST + 5, FIRST + 12)
+FEATURES, RESULT, PLACES = range(FIRST + 12, FIRST + 15)  # or the gradients to the first two
 
 
 def max_pool(
-    features: Tensor, window: tuple[int, int], size: tuple[int, int], *, clamped: bool = False
+    features: Tensor, windows: tuple[Window, Window], *, clamped: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return the maximum of each window, and where that lay; windows lie side by side.
+    """Return the maximum of each window, and where that lay.
 
     Args:
         features: N,C,H,W in bfloat16 or float32, channels_last; NaN counts as largest.
-        window: height and width, at most 255 features.
-        size: how many windows there are, down and across; the last may reach beyond the map.
+        windows: down and across, of 255 features at most, without dilation; some fit.
         clamped: whether negative results become 0, as by a ReLU before.
 
     Returns:
         The maxima, like `features`, and the place of the first of each window's largest (of NaN the
-        last), counted line by line, or `NOWHERE`: uint8. Both are N,C,*size, channels_last.
+        last), counted line by line, or `NOWHERE`: uint8. Both are channels_last.
     """
-    shape = *features.shape[:2], *size
+    count, channels, *size = features.shape
+    cells = [window.cells(length) for window, length in zip(windows, size, strict=True)]
+    shape = count, channels, *cells
     result = torch.empty(shape, dtype=features.dtype, memory_format=LAST)
     places = torch.empty(shape, dtype=torch.uint8, memory_format=LAST)
-    sizes = *features.shape[2:], *size, *window, int(clamped)
-    run(_pool, features, len(features), *sizes, features, result, places)
+    sizes = count, *size, *cells, *_shape(windows), int(clamped)
+    run(_pool, features, *sizes, features, result, places)
     return result, places
 
 
 def max_pool_gradient(
-    gradient: Tensor, places: Tensor, window: tuple[int, int], size: tuple[int, int]
+    gradient: Tensor, places: Tensor, windows: tuple[Window, Window], size: tuple[int, int]
 ) -> Tensor:
     """Return the gradient to features of a size: each result's goes to its place.
 
     Args:
         gradient: to the results, channels_last.
         places: of these, from `max_pool`.
-        window: height and width.
+        windows: down and across.
         size: height and width of the features.
     """
-    counts = gradient.shape[2], gradient.shape[3]
-    sides = zip(counts, window, size, strict=True)
-    shape = *gradient.shape[:2], *size
-    passed = torch.empty(shape, dtype=gradient.dtype, memory_format=LAST)
-    if any(count * side < length for count, side, length in sides):
-        passed.zero_()  # windows leave cells out
-    sizes = *size, *counts, *window, 0
-    run(_pass_back, passed, len(passed), *sizes, passed, gradient, places)
+    count, channels, *cells = gradient.shape
+    passed = torch.empty((count, channels, *size), dtype=gradient.dtype, memory_format=LAST)
+    sizes = count, *size, *cells, *_shape(windows), 0
+    run(_pass_back, passed, *sizes, passed, gradient, places)
     return passed
+
+
+def _shape(windows: tuple[Window, Window]) -> tuple[int, ...]:
+    down, across = windows
+    sides = down.kernel, across.kernel, down.stride, across.stride
+    return *sides, down.before, across.before
 
 
 @inlined
@@ -87,27 +92,15 @@ def _maps(values: Any, like: Any) -> Any:
 
 
 @inlined
-def _window(values: Any, row: Any, column: Any) -> Any:
-    """Return the rows and columns of features that a result is of: first, beyond."""
-    image, down = row // values[DOWN], row % values[DOWN]
-    top, left = down * values[ROWS], column * values[COLUMNS]
-    bottom = min(top + values[ROWS], values[HEIGHT])
-    right = min(left + values[COLUMNS], values[WIDTH])
-    above = image * values[HEIGHT]
-    return above + top, above + bottom, left, right
-
-
-@inlined
-def _find_highest(features: Any, window: Any, across: Any, highest: Any, places: Any) -> None:
+def _find_highest(values: Any, image: Any, top: Any, left: Any, highest: Any, places: Any) -> None:
     """Find the largest feature of a window and its place, channel by channel; NaN is largest."""
-    top, bottom, left, right = window
     highest[:] = -np.inf
     places[:] = 0
-    for y in range(top, bottom):
-        for x in range(left, right):
-            place = np.uint8((y - top) * across + x - left)
+    for y in range(max(top, 0), min(top + values[ROWS], values[HEIGHT])):
+        for x in range(max(left, 0), min(left + values[COLUMNS], values[WIDTH])):
+            place = np.uint8((y - top) * values[COLUMNS] + x - left)
             for c in range(len(highest)):
-                value = wide(features[y, x, c])
+                value = wide(image[y, x, c])
                 larger = (value > highest[c]) | np.isnan(value)  # of NaN the last, as torch
                 highest[c] = value if larger else highest[c]
                 places[c] = place if larger else places[c]
@@ -119,9 +112,11 @@ def _pool_of(values: Any, like: Any) -> None:
     highest = np.empty(features.shape[2], np.float32)
     _, begin, beyond = share(values, result.shape[0])
     for row in range(begin, beyond):
+        image = features[row // values[DOWN] * values[HEIGHT] :]
+        top = row % values[DOWN] * values[STEP_DOWN] - values[ABOVE]
         for column in range(result.shape[1]):
-            window, place = _window(values, row, column), places[row, column]
-            _find_highest(features, window, values[COLUMNS], highest, place)
+            left, place = column * values[STEP_ACROSS] - values[BESIDE], places[row, column]
+            _find_highest(values, image, top, left, highest, place)
             if values[CLAMPED]:
                 for c in range(len(highest)):
                     negative = highest[c] <= 0
@@ -132,19 +127,32 @@ def _pool_of(values: Any, like: Any) -> None:
 
 
 @inlined
+def _add_up(values: Any, gradient: Any, places: Any, line: Any, sums: Any) -> None:
+    """Add what a line of results gives to a line of features, the `line`th of their windows."""
+    for column in range(values[ACROSS]):
+        left = column * values[STEP_ACROSS] - values[BESIDE]
+        for x in range(max(left, 0), min(left + values[COLUMNS], values[WIDTH])):
+            place = np.uint8(line * values[COLUMNS] + x - left)
+            for c in range(sums.shape[1]):
+                here = places[column, c] == place
+                sums[x, c] += wide(gradient[column, c]) if here else np.float32(0)
+
+
+@inlined
 def _pass_back_of(values: Any, like: Any) -> None:
     passed, gradient, places = _maps(values, like)
-    nothing = narrow(np.float32(0), like)
-    _, begin, beyond = share(values, gradient.shape[0])
+    step, sums = values[STEP_DOWN], np.empty(passed.shape[1:], np.float32)
+    _, begin, beyond = share(values, passed.shape[0])
     for row in range(begin, beyond):
-        for column in range(gradient.shape[1]):
-            top, bottom, left, right = _window(values, row, column)
-            for y in range(top, bottom):
-                for x in range(left, right):
-                    place = np.uint8((y - top) * values[COLUMNS] + x - left)
-                    for c in range(gradient.shape[2]):
-                        here = places[row, column, c] == place
-                        passed[y, x, c] = gradient[row, column, c] if here else nothing
+        above = row // values[HEIGHT] * values[DOWN]  # results of the images before
+        y = row % values[HEIGHT] + values[ABOVE]
+        sums[:] = 0
+        for down in range(max((y - values[ROWS]) // step + 1, 0), min(y // step + 1, values[DOWN])):
+            given, came = gradient[above + down], places[above + down]
+            _add_up(values, given, came, y - down * step, sums)
+        for x in range(passed.shape[1]):
+            for c in range(passed.shape[2]):
+                passed[row, x, c] = narrow(sums[x, c], like)
 
 
 def _pool_entry(address: Any) -> None:

@@ -75,7 +75,8 @@ def quicken(net: nn.Module) -> nn.Module:
     for part in net.modules():
         if isinstance(part, fx.GraphModule):
             places = _Places(part)
-            twins |= _fused(places) | _pooled(places)
+            fused = _fused(places)
+            twins |= fused | _pooled(places, fused)
     return _swap(net, lambda layer: twins.get(layer) or _quick(layer))
 
 
@@ -166,13 +167,14 @@ def _fused(places: _Places) -> dict[nn.Module, nn.Module]:
     return twins
 
 
-def _pooled(places: _Places) -> dict[nn.Module, nn.Module]:
-    """Return the twins of a graph's poolings after ReLUs, and of these."""
+def _pooled(places: _Places, fused: dict[nn.Module, nn.Module]) -> dict[nn.Module, nn.Module]:
+    """Return the twins of a graph's poolings after ReLUs that are not yet fused, and of these."""
     twins = dict[nn.Module, nn.Module]()
     for node in places.nodes:
         relu, pool = places.alone(node), places.alone(places.reader(node))
-        twin = None if pool is None else frugal_pool(pool)
-        if type(relu) is nn.ReLU and pool is not None and twin is not None:
+        if type(relu) is not nn.ReLU or relu in fused or pool is None:
+            continue
+        if twin := frugal_pool(pool):
             twin.clamps = True
             twins[relu], twins[pool] = DeferredReLU(relu), twin
     return twins

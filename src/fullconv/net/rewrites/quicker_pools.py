@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from fullconv.dense.grids import pair
+from fullconv.dense.grids import pair, windows_of
+from fullconv.geometry import Window
 from fullconv.kernels.openmp import has_torch_threads
 from fullconv.net.rewrites.twin import (
     StandIn,
@@ -20,6 +21,7 @@ from fullconv.net.rewrites.twin import (
     lie_channels_last,
 )
 
+Pool = TypeVar("Pool", bound=nn.MaxPool2d)
 MOST_PLACES = 255  # that a byte tells from nowhere
 
 
@@ -37,7 +39,7 @@ class DeferredReLU(StandIn):
 
 
 class FrugalMaxPool(Twin, nn.MaxPool2d):
-    """A max pooling whose windows lie side by side, and the ReLU before it.
+    """A max pooling, and the ReLU before it.
 
     A maximum's place in its window is a byte, where torch keeps 8. Of a ReLU's result nothing else
     would be needed, so that is not kept at all.
@@ -50,21 +52,17 @@ class FrugalMaxPool(Twin, nn.MaxPool2d):
 
     def plain(self) -> nn.MaxPool2d:
         """Return torch's own layer."""
-        plain = nn.MaxPool2d(self.kernel_size, ceil_mode=self.ceil_mode)
-        return plain.train(self.training)
+        return like(self, nn.MaxPool2d)
 
     def forward(self, input: Tensor) -> Tensor:
         """Pool N x C x H x W features."""
+        windows = windows_of(self)
+        assert windows is not None
         if not (is_workable(input) and lie_channels_last(input)):
             return self._by_torch(input)
-        window = pair(self.kernel_size)
-        down, across = (
-            -(-length // side) if self.ceil_mode else length // side
-            for length, side in zip(input.shape[2:], window, strict=True)
-        )
-        if not down or not across:
+        if not all(w.cells(length) for w, length in zip(windows, input.shape[2:], strict=True)):
             return self._by_torch(input)  # which says what is wrong
-        result: Tensor = _Pooled.apply(input, window, (down, across), self.clamps)
+        result: Tensor = _Pooled.apply(input, windows, self.clamps)
         return result
 
     def _by_torch(self, input: Tensor) -> Tensor:
@@ -74,14 +72,12 @@ class FrugalMaxPool(Twin, nn.MaxPool2d):
 
 class _Pooled(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, features: Tensor, window: tuple[int, int], size: tuple[int, int], clamps: bool
-    ) -> Tensor:
+    def forward(ctx: Any, features: Tensor, windows: tuple[Window, Window], clamps: bool) -> Tensor:
         from fullconv.kernels.max_pool_cpu import max_pool
 
-        result, places = max_pool(features, window, size, clamped=clamps)
+        result, places = max_pool(features, windows, clamped=clamps)
         ctx.save_for_backward(places)
-        ctx.window, ctx.size = window, (features.shape[2], features.shape[3])
+        ctx.windows, ctx.size = windows, (features.shape[2], features.shape[3])
         return result
 
     @staticmethod
@@ -91,19 +87,23 @@ class _Pooled(torch.autograd.Function):
 
         (places,) = ctx.saved_tensors
         gradient = channels_last(gradients[0])
-        return max_pool_gradient(gradient, places, ctx.window, ctx.size), None, None, None
+        return max_pool_gradient(gradient, places, ctx.windows, ctx.size), None, None
 
 
 def frugal_pool(layer: nn.Module) -> FrugalMaxPool | None:
-    """Return the twin of a layer, if it is a max pooling whose windows lie side by side."""
+    """Return the twin of a layer, if it is a max pooling that asks for no indices."""
     if (
         type(layer) is nn.MaxPool2d
         and has_torch_threads()
-        and pair(layer.stride) == pair(layer.kernel_size)
-        and pair(layer.padding) == (0, 0)
         and pair(layer.dilation) == (1, 1)
         and not layer.return_indices
         and math.prod(pair(layer.kernel_size)) <= MOST_PLACES
     ):
-        return FrugalMaxPool(layer.kernel_size, ceil_mode=layer.ceil_mode).train(layer.training)
+        return like(layer, FrugalMaxPool)
     return None
+
+
+def like(layer: nn.MaxPool2d, kind: type[Pool]) -> Pool:
+    """Return a pooling of a kind, with the windows and in the mode of another."""
+    windows = layer.kernel_size, layer.stride, layer.padding
+    return kind(*windows, ceil_mode=layer.ceil_mode).train(layer.training)
