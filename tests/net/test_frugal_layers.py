@@ -61,27 +61,26 @@ def test_poolings_are_torch_s_bit_for_bit(size, windows, ceil, dtype):
     ours = quicken(deepcopy(plain))
     assert type(ours[0]) is FrugalMaxPool
     (own, kept), (_, as_much) = passed(ours, features), passed(plain, features)
-    their, _ = passed(
-        plain, features.float(), like=dtype
-    )  # in bfloat16 torch rounds each sum of two
+    their, _ = passed(plain, features.float(), like=dtype)  # torch rounds each of bfloat16's sums
     assert all(a.equal(b.to(dtype)) for a, b in zip(own, their, strict=True))
     assert kept == their[0].numel() < as_much  # a byte a result
     assert ours(features).equal(plain(features))  # where no gradient is wanted
 
 
+@pytest.mark.parametrize("windows", [(2,), (2, 2, 1), (3, 2, 1)])
 @pytest.mark.parametrize("before", [[], [nn.ReLU()]])
-def test_poolings_of_what_is_no_number_and_of_ties(before):
+def test_poolings_of_what_is_no_number_and_of_ties(before, windows):
     nan, inf = float("nan"), float("inf")
     features = torch.tensor(
         [
             [nan, 1, 2, 2, -inf, -inf],
             [3, nan, 2, 2, -inf, -inf],
             [-1, -1, 0, nan, inf, inf],
-            [-1, -1, 0, 5, 1, 1],
+            [-inf, -1, 0, 5, 1, 1],
         ]
     )
     features = features[None, None].contiguous(memory_format=LAST)
-    plain = traced(*before, nn.MaxPool2d(2))
+    plain = traced(*before, nn.MaxPool2d(*windows))
     ours, theirs = (passed(net, features)[0] for net in (quicken(deepcopy(plain)), plain))
     assert torch.equal(ours[0].nan_to_num(99), theirs[0].nan_to_num(99))
     assert torch.equal(ours[1], theirs[1])

@@ -94,8 +94,9 @@ def _maps(values: Any, like: Any) -> Any:
 @inlined
 def _find_highest(values: Any, image: Any, top: Any, left: Any, highest: Any, places: Any) -> None:
     """Find the largest feature of a window and its place, channel by channel; NaN is largest."""
+    first = np.uint8(max(-top, 0) * values[COLUMNS] + max(-left, 0))  # that is no padding
     highest[:] = -np.inf
-    places[:] = 0
+    places[:] = first
     for y in range(max(top, 0), min(top + values[ROWS], values[HEIGHT])):
         for x in range(max(left, 0), min(left + values[COLUMNS], values[WIDTH])):
             place = np.uint8((y - top) * values[COLUMNS] + x - left)

@@ -52,7 +52,7 @@ class FrugalMaxPool(Twin, nn.MaxPool2d):
 
     def plain(self) -> nn.MaxPool2d:
         """Return torch's own layer."""
-        return like(self, nn.MaxPool2d)
+        return _in_place_of(self, nn.MaxPool2d)
 
     def forward(self, input: Tensor) -> Tensor:
         """Pool N x C x H x W features."""
@@ -99,11 +99,11 @@ def frugal_pool(layer: nn.Module) -> FrugalMaxPool | None:
         and not layer.return_indices
         and math.prod(pair(layer.kernel_size)) <= MOST_PLACES
     ):
-        return like(layer, FrugalMaxPool)
+        return _in_place_of(layer, FrugalMaxPool)
     return None
 
 
-def like(layer: nn.MaxPool2d, kind: type[Pool]) -> Pool:
+def _in_place_of(layer: nn.MaxPool2d, kind: type[Pool]) -> Pool:
     """Return a pooling of a kind, with the windows and in the mode of another."""
     windows = layer.kernel_size, layer.stride, layer.padding
     return kind(*windows, ceil_mode=layer.ceil_mode).train(layer.training)
