@@ -146,10 +146,13 @@ def picture(rows: Sequence[Row]) -> None:
             axes.plot(counts, [mean(found[n]) for n in counts], color=shade, label=net)
             for n in counts:
                 axes.scatter([n] * len(found[n]), found[n], s=12, alpha=0.6, color=shade)
+        alone = mean(float(row["baseline"]) for row in rows if row["dataset"] == name)
+        axes.axhline(alone, color="0.5", linestyle=":", label="the commonest class alone")
         axes.set(title=name, xlabel="labelled images", xscale="log", ylim=(0, None))
         axes.set_xticks(COUNTS, [str(n) for n in COUNTS], minor=False)
         axes.minorticks_off()
-    axes.legend(frameon=False)
+    told = axes.get_legend_handles_labels()
+    figure.legend(*told, loc="outside upper center", ncols=len(told[0]), frameon=False)
     figure.supylabel("mean IU on test")
     save_figure(figure, "tiny")
 

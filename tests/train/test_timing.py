@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,10 @@ from training import (
     weights_of,
 )
 
-from fullconv.base.progress import Reporter
-from fullconv.data.loading import Batch
 from fullconv.net.fcn import FCN
 from fullconv.train.evaluators import validation_loss
-from fullconv.train.loop import begun
 from fullconv.train.plan import SLACK, Pace, Plan
 from fullconv.train.recipe import Recipe
-from fullconv.train.stage import Budget
 from fullconv.train.state import TrainingState
 from fullconv.train.step import Objective
 from fullconv.train.timing import fitted_to_machine
@@ -159,39 +154,3 @@ def test_a_moment_s_delay_does_not_count_for_every_image_of_a_validation(
     monkeypatch.setattr(FCN, "label", lambda *_: clock.pass_(next(taken)))
     pace = fitted_to_machine(stage, net, Plan(50, 1, 50, (16, 24)))[1]
     assert pace.validation == pytest.approx(0.1 * len(stage.data.val))
-
-
-@pytest.mark.parametrize(
-    ("seconds", "options", "crop"),
-    [
-        (60.0, {}, (96, 128)),  # of 0.02 seconds for each 1000 pixels there are 60 steps
-        (600.0, {}, (192, 256)),
-        (60.0, {"crop": (192, 256)}, (192, 256)),
-        (60.0, {"epochs": 2.0}, (192, 256)),
-        (None, {"steps": 5}, (192, 256)),
-    ],
-)
-def test_few_steps_are_made_of_smaller_crops(
-    net: FCN,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    seconds: float | None,
-    options: dict[str, Any],
-    crop: tuple[int, int],
-) -> None:
-    clock = SimulatedClock()
-
-    def step(_: Objective, _o: torch.optim.Optimizer, batch: Batch, *_more: Any) -> float:
-        clock.pass_(2e-5 * batch.parts[0].images[0, 0].numel())
-        return 0.0
-
-    monkeypatch.setattr("fullconv.train.timing.take_step", step)
-    recipe = Recipe(batch_size=2, precision="fp32", **options)
-    root = write_scenes(tmp_path, train=2, size=(192, 256))
-    stage = stage_on(root, tmp_path / "out", recipe=recipe, clock=clock, reporter=Reporter())
-    stage = replace(stage, start=lambda: net, budget=Budget(seconds=seconds))
-    assert begun(stage).plan.crop == crop
-    assert ("--set crop=[192,256]" in capsys.readouterr().err) == (crop == (96, 128))
-    staged = replace(stage, budget=Budget(seconds=seconds, share=0.5))
-    assert begun(staged).plan.crop == (192, 256)

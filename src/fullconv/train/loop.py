@@ -21,7 +21,7 @@ from fullconv.data.loading import Batch, mixed_seed
 from fullconv.train import checkpoint
 from fullconv.train.nets import described, not_finite, saved_net
 from fullconv.train.outcome import read_metrics
-from fullconv.train.plan import Pace, Plan, make_plan
+from fullconv.train.plan import Plan, make_plan
 from fullconv.train.recipe import Recipe
 from fullconv.train.resolution import told
 from fullconv.train.sharing import about_sharing, require_shareable, traffic_told
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from fullconv.net.fcn import FCN
 
-FEW = 100  # steps; less than that is better spent on smaller crops
 COLUMNS = (
     "epoch",
     "step",
@@ -73,49 +72,25 @@ def begun(stage: Stage) -> TrainingState:
     """Return the state of a training's beginning, saved at once."""
     net = stage.processes.led(stage.start, described, partial(_same_net, stage))
     net = made_ready(net, stage.device)
+    plan = make_plan(
+        stage.recipe,
+        stage.data.found,
+        len(stage.data.val),
+        workers=stage.data.workers,
+        scale=net.scale,
+        finer=stage.finer(net),
+        share=stage.budget.share,
+        seconds=stage.budget.seconds,
+    )
     stage.reporter.say(f"{stage.name}: timing a few steps on {stage.device}")
-    plan, pace = _planned(stage, net)
+    spent = stage.clock() - stage.budget.begun
+    plan, pace = fitted_to_machine(stage, net, plan, spent=spent)
     _announce(stage, net, plan, pace.seconds(plan))
     state = TrainingState.start(net, stage.recipe, plan, stage.clock)
     state.pace, state.ticked = pace, stage.budget.begun
     state.tick()
     save(stage, state)
     return state
-
-
-def _planned(stage: Stage, net: FCN) -> tuple[Plan, Pace]:
-    """Return how to train a net, and at what pace.
-
-    Where a limited time allows few steps of crops as large as the images, crops of half their sides
-    allow several times as many, which teach more (docs/accuracy.md). Stages are left alone: coarse
-    nets, with which these begin, learn what is large.
-    """
-
-    def fitted(finer: int) -> tuple[Plan, Pace]:
-        plan = make_plan(
-            stage.recipe,
-            stage.data.found,
-            len(stage.data.val),
-            workers=stage.data.workers,
-            scale=net.scale,
-            finer=finer,
-            share=stage.budget.share,
-            seconds=stage.budget.seconds,
-        )
-        return fitted_to_machine(stage, net, plan, spent=stage.clock() - stage.budget.begun)
-
-    finer = stage.finer(net)
-    plan, pace = fitted(finer)
-    limited = plan.seconds is not None and plan.most_steps is None and stage.budget.share == 1
-    as_images = stage.recipe.crop is None and max(finer, net.scale.numerator) == 1
-    if limited and plan.steps < FEW and as_images and plan.crop != "whole":
-        size = "{},{}".format(*plan.crop)
-        stage.reporter.say(
-            f"note: in this time there are {plan.steps} steps of crops of {size} pixels: they "
-            f"become half as high and wide (--set crop=[{size}]: as they were)"
-        )
-        return fitted(2)
-    return plan, pace
 
 
 def _same_net(stage: Stage, told: dict[str, Any]) -> FCN:
