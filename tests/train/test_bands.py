@@ -42,7 +42,7 @@ def dataset(root, bands, dtype):
     return root
 
 
-def mean_iu(root, out, epochs=14):
+def mean_iu(root, out, epochs=20):
     recipe = read_recipe(
         "default",
         (f"epochs={epochs}", "batch_size=4", "workers=0", "precision=fp32", "magnify=1", "lr=3e-3"),
