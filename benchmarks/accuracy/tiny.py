@@ -7,8 +7,9 @@ draws so many images of a small set's train (benchmarks/datasets/unlike_sets.py;
 CamVid's besides), a quarter of which, one at least, is kept for val, as by somebody who has no
 more; `--draws` (5) times. On each draw fullconv is trained with nothing given but the data, the
 weights and `--minutes` (1), and each of `--peers` (Unet) for the same minutes, by AdamW, one cycle,
-cross entropy and fullconv's own plain views, or as its examples do (`--as-examples`). `--ways color=0.6` trains fullconv with that setting besides, and so on. Each is
-the best on val, and is measured on at most `--test` (60) images of test, once.
+cross entropy and fullconv's own plain views, or as its examples do (`--as-examples`). `--ways
+color=0.6` trains fullconv with that setting besides, and so on. Each is the best on val, and is
+measured on at most `--test` (60) images of test, once.
 
 Expected: fullconv's mean over the draws is the highest at every number of images, and no training
 of its own collapses: each is better than the commonest class alone.
