@@ -127,7 +127,7 @@ def test_a_relu_that_others_read_or_watch_stays():
     read, watched, six = (
         fx.symbolic_trace(Read()),
         traced(nn.ReLU(), nn.MaxPool2d(2)),
-        traced(nn.ReLU6()),
+        traced(nn.ReLU6(), nn.MaxPool2d(2)),
     )
     watched.get_submodule("0").register_forward_hook(lambda *_: None)
     for net in (read, watched, six):

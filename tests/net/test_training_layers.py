@@ -147,9 +147,8 @@ def test_plain_layers_stand_in_their_places_while_a_net_is_stored(tmp_path):
         kinds = {type(layer) for layer in net.modules()}
         assert not kinds & TWINS
         net.save_pretrained(tmp_path)
-    assert (
-        sum(isinstance(layer, QuickConvolution) for layer in net.modules()) == 52 + 3
-    )  # and the scores
+    quick = sum(isinstance(layer, QuickConvolution) for layer in net.modules())
+    assert quick == 52 + 3  # the scores, too
     assert all(own is parameters[name] for name, own in net.named_parameters())
     stored = (tmp_path / "config.json").read_text()
     assert "Conv2d" in stored and not any(kind.__name__ in stored for kind in TWINS)

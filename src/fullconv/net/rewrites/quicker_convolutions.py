@@ -106,13 +106,18 @@ def has_twin(layer: nn.Module | None) -> bool:
     )
 
 
-def has_slow_gradient(layer: nn.Conv2d) -> bool:
+def has_poor_gradient(layer: nn.Conv2d) -> bool:
+    """Tell whether a convolution has a twin that finds a gradient better than oneDNN's bfloat16."""
+    return has_twin(layer) and (_has_slow_gradient(layer) or _has_short_bias(layer))
+
+
+def _has_slow_gradient(layer: nn.Conv2d) -> bool:
     """Tell whether a convolution is depthwise, with a slow gradient in bfloat16."""
     depthwise = 1 < layer.groups == layer.in_channels == layer.out_channels
     return depthwise and (_is_strided(layer.stride) or _is_large(layer.kernel_size))
 
 
-def has_short_bias(layer: nn.Conv2d) -> bool:
+def _has_short_bias(layer: nn.Conv2d) -> bool:
     """Tell whether a bias is shorter than a vector, so that its gradient is better added up here.
 
     Trainings of a VGG16 crashed where oneDNN 3.13 (of torch 2.15) found it, on Intel processors

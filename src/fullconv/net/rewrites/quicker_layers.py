@@ -14,8 +14,7 @@ from torch import Tensor, fx, nn
 
 from fullconv.dense.tracing import module_of
 from fullconv.net.rewrites.quicker_convolutions import (
-    has_short_bias,
-    has_slow_gradient,
+    has_poor_gradient,
     has_twin,
     quick_convolution,
 )
@@ -187,9 +186,8 @@ def _quick(layer: nn.Module) -> nn.Module:
     twin: nn.Module | None = frugal_pool(layer) or sliced_convolution(layer)
     if isinstance(layer, nn.BatchNorm2d) and is_fusible(layer):
         twin = FusedNorm(layer, own_bounds(layer) or UNBOUNDED)
-    elif isinstance(layer, nn.Conv2d) and has_twin(layer) and twin is None:
-        if has_slow_gradient(layer) or has_short_bias(layer):
-            twin = quick_convolution(layer, None, None)
+    elif isinstance(layer, nn.Conv2d) and twin is None and has_poor_gradient(layer):
+        twin = quick_convolution(layer, None, None)
     elif type(layer) is nn.ReLU6 and layer.inplace:
         twin = FrugalReLU6(inplace=True).train(layer.training)
     elif type(layer) is nn.Dropout and not layer.inplace:

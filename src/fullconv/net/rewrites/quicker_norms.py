@@ -73,7 +73,8 @@ class FusedNorm(StandIn, nn.BatchNorm2d):
 
     def __init__(self, layer: nn.BatchNorm2d, bounds: Bounds) -> None:
         """Take a layer's place; its parameters and buffers stay its own."""
-        super().__init__(layer.num_features, layer.eps, layer.momentum, device="meta")
+        sizes = layer.num_features, layer.eps, layer.momentum
+        nn.BatchNorm2d.__init__(self, *sizes, device="meta")
         self._parameters, self._buffers = layer._parameters, layer._buffers
         self.stood, self.bounds = (layer,), bounds
         self._told: tuple[weakref.ref[Tensor], Source] | None = None
@@ -141,10 +142,8 @@ class Clamped(StandIn):
     """A ReLU that leaves those features as they are that a normalisation clamps."""
 
     def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.stood = (layer,)
+        super().__init__(layer)
         self._told: weakref.ref[Tensor] | None = None
-        self.train(layer.training)
 
     def tell(self, features: Tensor) -> None:
         """Say which features come next, and need not be clamped."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from fullconv.dense.grids import pair, windows_of
+from fullconv.dense.grids import windows_of
 from fullconv.geometry import Window
 from fullconv.kernels.openmp import has_torch_threads
 from fullconv.net.rewrites.twin import (
@@ -27,11 +27,6 @@ MOST_PLACES = 255  # that a byte tells from nowhere
 
 class DeferredReLU(StandIn):
     """A ReLU that leaves its work to the pooling after it, which has less to do for it."""
-
-    def __init__(self, layer: nn.ReLU) -> None:
-        super().__init__()
-        self.stood = (layer,)
-        self.train(layer.training)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return features as they are."""
@@ -92,15 +87,13 @@ class _Pooled(torch.autograd.Function):
 
 def frugal_pool(layer: nn.Module) -> FrugalMaxPool | None:
     """Return the twin of a layer, if it is a max pooling that asks for no indices."""
-    if (
-        type(layer) is nn.MaxPool2d
-        and has_torch_threads()
-        and pair(layer.dilation) == (1, 1)
-        and not layer.return_indices
-        and math.prod(pair(layer.kernel_size)) <= MOST_PLACES
-    ):
-        return _in_place_of(layer, FrugalMaxPool)
-    return None
+    if type(layer) is not nn.MaxPool2d or layer.return_indices or not has_torch_threads():
+        return None
+    windows = windows_of(layer)
+    assert windows is not None
+    few = math.prod(window.kernel for window in windows) <= MOST_PLACES
+    dense = all(window.dilation == 1 for window in windows)
+    return _in_place_of(layer, FrugalMaxPool) if few and dense else None
 
 
 def _in_place_of(layer: nn.MaxPool2d, kind: type[Pool]) -> Pool:

@@ -27,6 +27,11 @@ class StandIn(Twin):
 
     stood: tuple[nn.Module]
 
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.stood = (layer,)
+        self.train(layer.training)
+
     def plain(self) -> nn.Module:
         """Return the layer that stood here."""
         return self.stood[0].train(self.training)
