@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 
 from fullconv.kernels.openmp import has_torch_threads
-from fullconv.net.rewrites import sliced_convolutions
+from fullconv.net.rewrites import quicker_convolutions, sliced_convolutions
 from fullconv.net.rewrites.quicker_convolutions import QuickConvolution
 from fullconv.net.rewrites.quicker_layers import plain_layers, quicken
 from fullconv.net.rewrites.quicker_norms import Clamped, FusedNorm
@@ -18,6 +18,11 @@ from fullconv.net.rewrites.sliced_convolutions import SlicedConvolution
 
 LAST = torch.channels_last
 pytestmark = pytest.mark.skipif(not has_torch_threads(), reason="other threads than GNU's")
+
+
+def processor(monkeypatch, capability):
+    """Let torch take this processor for one of a capability."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
 
 
 def traced(*layers):
@@ -164,6 +169,7 @@ def test_a_relu_that_a_normalisation_takes_over_is_not_the_pooling_s():
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("channels", [40, 37])
 def test_slices_make_the_whole_convolution(monkeypatch, channels, bias):
+    processor(monkeypatch, "AVX512")
     monkeypatch.setattr(sliced_convolutions, "LARGE", 1000)
     monkeypatch.setattr(sliced_convolutions, "SLICE", 1500)
     torch.manual_seed(0)
@@ -196,6 +202,55 @@ def test_the_gradient_to_a_short_bias_is_added_up_here(channels):
     own, _ = passed(ours, features, bf16=True)
     for found, true in zip(own, exact, strict=True):
         assert (found.double() - true).norm() <= 0.01 * true.norm()
+
+
+@pytest.mark.parametrize("at_once", [1, 1 << 22])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation"),
+    [(3, 1, 1, 1), (3, 2, 1, 1), ((1, 3), (2, 1), 0, (1, 2)), (5, 1, 2, 2), (7, 1, 0, 1)],
+)
+def test_gradients_by_planes_of_channels(monkeypatch, kernel, stride, padding, dilation, at_once):
+    processor(monkeypatch, "AVX2")
+    torch.manual_seed(0)
+    monkeypatch.setattr(quicker_convolutions, "MOST_AT_ONCE", at_once)
+    monkeypatch.setattr(sliced_convolutions, "LARGE", 100)
+    layer = nn.Conv2d(16, 24, kernel, stride, padding, dilation)
+    plain = nn.Sequential(layer).to(memory_format=LAST)
+    features = torch.randn(3, 16, 12, 11).contiguous(memory_format=LAST)
+    ours = quicken(deepcopy(plain))
+    assert type(ours[0]) is QuickConvolution
+    asked, by_torch = [], quicker_convolutions._by_torch
+
+    def noted(gradient, *rest):
+        asked.append((gradient.is_contiguous(), rest[-1]))
+        return by_torch(gradient, *rest)
+
+    monkeypatch.setattr(quicker_convolutions, "_by_torch", noted)
+    exact, _ = passed(deepcopy(plain).double(), features.double())
+    own, _ = passed(ours, features)
+    for found, true in zip(own, exact, strict=True):
+        assert found.dtype == torch.float32 and found.shape == true.shape
+        assert (found.double() - true).norm() <= 1e-6 * true.norm()
+    assert own[1].is_contiguous(memory_format=LAST)  # what comes before reads it so
+    assert all(planes for planes, (_, to_weight) in asked if to_weight)
+    apart = [(False, (True, False)), (True, (False, True))]
+    count = 3 if at_once == 1 else 1
+    assert asked == count * ([(True, (True, True))] if max(layer.kernel_size) > 3 else apart)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Conv2d(16, 16, 1), nn.Conv2d(3, 16, 3), nn.Conv2d(32, 32, 3, groups=2)],
+    ids=["1 x 1", "few channels", "groups"],
+)
+def test_other_convolutions_prefer_channels_innermost(monkeypatch, layer):
+    processor(monkeypatch, "AVX2")
+    assert type(quicken(nn.Sequential(layer))[0]) is nn.Conv2d
+
+
+def test_processors_with_wide_vectors_need_no_planes(monkeypatch):
+    processor(monkeypatch, "AVX512")
+    assert type(quicken(nn.Sequential(nn.Conv2d(16, 16, 3)))[0]) is nn.Conv2d
 
 
 def test_a_frozen_layer_in_slices(monkeypatch):

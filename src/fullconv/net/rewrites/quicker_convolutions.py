@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Convolution = TypeVar("Convolution", bound=nn.Conv2d)
 LARGEST_KERNEL = 3  # for whose gradient oneDNN has a fast bfloat16 kernel
 LEARNT = 4  # place of the first parameter of the normalisation before among `forward`'s arguments
-VECTOR = 16  # biases that oneDNN works on at a time
+VECTOR = 16  # channels that oneDNN works on at a time
 MOST_AT_ONCE = 1 << 22  # values of features that are worked on at a time
 
 
@@ -50,7 +50,8 @@ class QuickConvolution(Twin, nn.Conv2d):
     Of depthwise ones the slow gradients are worked out otherwise. oneDNN has no fast bfloat16
     kernel for the input's gradient where the stride is 2 or more: as a convolution of stride 1 it
     takes a tenth of the time or less. Nor has it one for the weight's gradient where the kernel is
-    larger than 3: in float32 it takes a fifth of the time, conversions included.
+    larger than 3: in float32 it takes a fifth of the time, conversions included. Of dense ones the
+    gradients are found with the channels outermost where that is quicker (`prefers_planes`).
 
     Attributes:
         before: the normalisation of its input, which is deferred to here, alone, or nothing.
@@ -73,7 +74,8 @@ class QuickConvolution(Twin, nn.Conv2d):
             for norm in self.before:
                 input = norm.by_torch(input)
         after = [norm for norm in self.after if norm.is_free()]
-        if not (is_workable(input) and kind in PRECISIONS and (low or fused or after)):
+        planes = prefers_planes(self.weight, self.groups)
+        if not (is_workable(input) and kind in PRECISIONS and (low or fused or after or planes)):
             return super().forward(input)
         with torch.autocast("cpu", enabled=False):
             features, weight = input.to(kind), self.weight.to(kind)
@@ -107,8 +109,24 @@ def has_twin(layer: nn.Module | None) -> bool:
 
 
 def has_poor_gradient(layer: nn.Conv2d) -> bool:
-    """Tell whether a convolution has a twin that finds a gradient better than oneDNN's bfloat16."""
-    return has_twin(layer) and (_has_slow_gradient(layer) or _has_short_bias(layer))
+    """Tell whether a convolution has a twin that finds a gradient better than oneDNN alone."""
+    return has_twin(layer) and (
+        _has_slow_gradient(layer)
+        or _has_short_bias(layer)
+        or prefers_planes(layer.weight, layer.groups)
+    )
+
+
+def prefers_planes(weight: Tensor, groups: int) -> bool:
+    """Tell whether a convolution's gradients are found sooner with the channels outermost.
+
+    For x86 processors without AVX-512 oneDNN (3.13) has quick kernels for features whose channels
+    are innermost, but for the gradient to a dense weight: that takes 1.5 to 6 times as long as with
+    planes of channels, the longer the larger maps are.
+    """
+    dense = groups == 1 and weight.shape[1] >= VECTOR and max(weight.shape[2:]) > 1
+    float32 = weight.dtype == torch.float32
+    return dense and float32 and torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def _has_slow_gradient(layer: nn.Conv2d) -> bool:
@@ -215,13 +233,13 @@ class _Convolution(torch.autograd.Function):
         wanted, to_learn, *_ = ctx.needs_input_grad
         asked = wanted or any(ctx.needs_input_grad[LEARNT:]), to_learn
         to_features: Tensor | None = None
-        to_weight = torch.zeros_like(weight, dtype=torch.float32) if asked[1] else None
+        to_weight: Tensor | None = None
         to_bias = torch.zeros(len(weight)) if ctx.biased else None
         for some in _parts(features, weight, work.geometry):
             given, prepared = work.finished(gradient, some), work.prepared(features[some])
             part, change = _gradients(given, prepared, weight, work.geometry, asked)
-            if to_weight is not None and change is not None:
-                to_weight += change
+            if change is not None:
+                to_weight = change.float() if to_weight is None else to_weight.add_(change)
             if to_bias is not None:
                 to_bias += given.sum((0, 2, 3), dtype=torch.float32)
             if part is not None:
@@ -279,18 +297,33 @@ def _gradients(
     stride, padding, dilation, groups = geometry
     slow = features.dtype == torch.bfloat16 and weight.shape[1] == 1 < groups == len(weight)
     spread = slow and _is_strided(stride) and min(_margins(weight, padding, dilation)) >= 0
-    large = slow and _is_large(weight.shape[2:])
-    to_features, to_weight = asked[0] and not spread, asked[1] and not large
-    found: list[Tensor | None] = [None, None]
-    if to_features or to_weight:
-        backward = torch.ops.aten.convolution_backward
-        which = to_features, to_weight, False
-        found = [*backward(gradient, features, weight, None, *geometry.rest(), which)]
-    if asked[0] and spread:
-        found[0] = _features_gradient(gradient, features, weight, geometry)
-    if asked[1] and large:
-        found[1] = _weight_gradient(gradient, features, weight, geometry)
+    large, planes = _is_large(weight.shape[2:]), prefers_planes(weight, groups)
+    apart = (slow and large) or planes  # of the weight
+    if planes and large:  # a weight is large, too, and is not to be laid out anew twice
+        found = _by_torch(*_planes(gradient, features, weight), geometry, asked)
+    else:
+        by_torch = asked[0] and not spread, asked[1] and not apart
+        found = _by_torch(gradient, features, weight, geometry, by_torch)
+        if asked[0] and spread:
+            found[0] = _features_gradient(gradient, features, weight, geometry)
+        if asked[1] and apart:
+            found[1] = _weight_gradient(gradient, features, weight, geometry, planes=planes)
     return None if found[0] is None else channels_last(found[0]), found[1]
+
+
+def _by_torch(
+    gradient: Tensor,
+    features: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+    asked: tuple[bool, bool],
+) -> list[Tensor | None]:
+    """Return what `_gradients` does, of which torch finds all that is asked for."""
+    if not any(asked):
+        return [None, None]
+    backward, asked_of = torch.ops.aten.convolution_backward, (*asked, False)
+    found = backward(gradient, features, weight, None, *geometry.rest(), asked_of)
+    return list(found[:2])
 
 
 def _margins(weight: Tensor, padding: Sequence[int], dilation: Sequence[int]) -> tuple[int, int]:
@@ -323,13 +356,16 @@ def _features_gradient(
 
 
 def _weight_gradient(
-    gradient: Tensor, features: Tensor, weight: Tensor, geometry: Geometry
-) -> Tensor:
-    """Return the gradient to the weight, worked out in float32."""
-    backward, asked = torch.ops.aten.convolution_backward, (False, True, False)
-    given = gradient.float(), features.float(), weight.float(), None
-    found: Tensor = backward(*given, *geometry.rest(), asked)[1]
-    return found
+    gradient: Tensor, features: Tensor, weight: Tensor, geometry: Geometry, *, planes: bool
+) -> Tensor | None:
+    """Return the gradient to the weight, worked out in float32, with planes of channels if so."""
+    given = gradient.float(), features.float(), weight.float()
+    return _by_torch(*(_planes(*given) if planes else given), geometry, (False, True))[1]
+
+
+def _planes(gradient: Tensor, features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return them with their channels outermost in memory."""
+    return gradient.contiguous(), features.contiguous(), weight.contiguous()
 
 
 def _is_strided(stride: Sequence[int]) -> bool:

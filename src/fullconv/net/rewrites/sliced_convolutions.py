@@ -20,6 +20,7 @@ from fullconv.net.rewrites.quicker_convolutions import (
     geometry_of,
     has_twin,
     in_place_of,
+    prefers_planes,
 )
 from fullconv.net.rewrites.twin import Twin, channels_last, is_workable
 
@@ -91,5 +92,7 @@ def sliced_convolution(layer: nn.Module) -> SlicedConvolution | None:
     if not (isinstance(layer, nn.Conv2d) and has_twin(layer)):
         return None
     if layer.groups > 1 or layer.weight.numel() < LARGE:
+        return None
+    if prefers_planes(layer.weight, layer.groups):  # where bfloat16 is only emulated
         return None
     return in_place_of(layer, SlicedConvolution)
