@@ -204,6 +204,40 @@ def test_the_gradient_to_a_short_bias_is_added_up_here(channels):
         assert (found.double() - true).norm() <= 0.01 * true.norm()
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("size", [(5, 7), (1, 1)])
+def test_a_large_layer_of_1_x_1_as_a_product(monkeypatch, size, bias):
+    processor(monkeypatch, "AVX2")
+    monkeypatch.setattr(sliced_convolutions, "LARGE", 1000)
+    plain = nn.Sequential(nn.Conv2d(40, 48, 1, bias=bias)).to(memory_format=LAST)
+    features = torch.randn(2, 40, *size).contiguous(memory_format=LAST)
+    ours = quicken(deepcopy(plain))
+    assert type(ours[0]) is SlicedConvolution
+    exact, _ = passed(deepcopy(plain).double(), features.double())
+    own, _ = passed(ours, features)
+    for found, true in zip(own, exact, strict=True):
+        assert found.dtype == torch.float32 and found.shape == true.shape
+        assert (found.double() - true).norm() <= 1e-6 * true.norm()
+    assert all(each.is_contiguous(memory_format=LAST) for each in own[:2])
+    assert type(ours(features).grad_fn).__name__ == "PermuteBackward0"  # not a convolution's
+
+
+@pytest.mark.parametrize(
+    ("layer", "precision"),
+    [
+        (nn.Conv2d(40, 48, 1, stride=2), torch.float32),
+        (nn.Conv2d(40, 48, 1, padding=1), torch.float32),
+        (nn.Conv2d(40, 48, 1), torch.float64),
+    ],
+)
+def test_other_large_layers_go_by_torch(monkeypatch, layer, precision):
+    processor(monkeypatch, "AVX2")
+    monkeypatch.setattr(sliced_convolutions, "LARGE", 1000)
+    layer, features = layer.to(precision), torch.randn(1, 40, 5, 5, dtype=precision)
+    ours = quicken(nn.Sequential(deepcopy(layer)))
+    assert type(ours[0]) is SlicedConvolution and ours(features).equal(layer(features))
+
+
 @pytest.mark.parametrize("at_once", [1, 1 << 22])
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding", "dilation"),
@@ -234,8 +268,10 @@ def test_gradients_by_planes_of_channels(monkeypatch, kernel, stride, padding, d
     assert own[1].is_contiguous(memory_format=LAST)  # what comes before reads it so
     assert all(planes for planes, (_, to_weight) in asked if to_weight)
     apart = [(False, (True, False)), (True, (False, True))]
-    count = 3 if at_once == 1 else 1
-    assert asked == count * ([(True, (True, True))] if max(layer.kernel_size) > 3 else apart)
+    if max(layer.kernel_size) > 3:  # more weights than features: all images at once
+        assert asked == [(True, (True, True))]
+    else:
+        assert asked == (3 if at_once == 1 else 1) * apart
 
 
 @pytest.mark.parametrize(

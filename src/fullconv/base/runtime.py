@@ -66,6 +66,16 @@ def has_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and any(there and "bf16" in each for each, there in able.items())
 
 
+def has_narrow_vectors() -> bool:
+    """Tell whether torch computes by AVX2, on x86 processors without AVX-512.
+
+    For these, oneDNN has fewer kernels, and its older ones are slow for some convolutions.
+    """
+    import torch
+
+    return torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
 class _Float32:
     """Counts who wants all 24 bits: of several threads, the last one gives the settings back."""
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from fullconv.base.runtime import has_narrow_vectors
 from fullconv.dense.layers import convolution_of
 from fullconv.net.rewrites.quicker_norms import Found, FusedNorm, Source
 from fullconv.net.rewrites.twin import PRECISIONS, Twin, channels_last, is_workable
@@ -120,13 +121,12 @@ def has_poor_gradient(layer: nn.Conv2d) -> bool:
 def prefers_planes(weight: Tensor, groups: int) -> bool:
     """Tell whether a convolution's gradients are found sooner with the channels outermost.
 
-    For x86 processors without AVX-512 oneDNN (3.13) has quick kernels for features whose channels
-    are innermost, but for the gradient to a dense weight: that takes 1.5 to 6 times as long as with
-    planes of channels, the longer the larger maps are.
+    Without AVX-512 oneDNN (3.13) has quick kernels for features whose channels are innermost, but
+    for the gradient to a dense weight: that takes 1.5 to 6 times as long as with planes of
+    channels, the longer the larger maps are.
     """
     dense = groups == 1 and weight.shape[1] >= VECTOR and max(weight.shape[2:]) > 1
-    float32 = weight.dtype == torch.float32
-    return dense and float32 and torch.backends.cpu.get_cpu_capability() == "AVX2"
+    return dense and weight.dtype == torch.float32 and has_narrow_vectors()
 
 
 def _has_slow_gradient(layer: nn.Conv2d) -> bool:
@@ -270,10 +270,14 @@ def _like(weight: Tensor, gradient: Tensor | None) -> Tensor | None:
 
 
 def _parts(features: Tensor, weight: Tensor, geometry: Geometry) -> Iterator[slice]:
-    """Yield which images are worked on at a time: few of large maps, so that caches hold them."""
+    """Yield which images are worked on at a time: few of large maps, so that caches hold them.
+
+    Nothing is gained by features that are fetched less often where the weights are fetched more.
+    """
     cells = features[0, 0].numel()
     made = len(weight) * cells // math.prod(geometry.stride)
-    count = max(MOST_AT_ONCE // max(features[0].numel(), made), 1)
+    most = max(MOST_AT_ONCE, weight.numel())
+    count = max(most // max(features[0].numel(), made), 1)
     for begin in range(0, len(features), count):
         yield slice(begin, min(begin + count, len(features)))
 
