@@ -11,7 +11,7 @@ from torch import fx, nn
 from fullconv.kernels.openmp import has_torch_threads
 from fullconv.net.rewrites import quicker_convolutions, sliced_convolutions
 from fullconv.net.rewrites.quicker_convolutions import QuickConvolution
-from fullconv.net.rewrites.quicker_layers import plain_layers, quicken
+from fullconv.net.rewrites.quicker_layers import lay_out, plain_layers, quicken
 from fullconv.net.rewrites.quicker_norms import Clamped, FusedNorm
 from fullconv.net.rewrites.quicker_pools import DeferredReLU, FrugalMaxPool
 from fullconv.net.rewrites.sliced_convolutions import SlicedConvolution
@@ -220,6 +220,26 @@ def test_a_large_layer_of_1_x_1_as_a_product(monkeypatch, size, bias):
         assert (found.double() - true).norm() <= 1e-6 * true.norm()
     assert all(each.is_contiguous(memory_format=LAST) for each in own[:2])
     assert type(ours(features).grad_fn).__name__ == "PermuteBackward0"  # not a convolution's
+
+
+def test_weights_of_large_kernels_lie_as_they_are_used(monkeypatch):
+    processor(monkeypatch, "AVX2")
+    monkeypatch.setattr(sliced_convolutions, "LARGE", 1000)
+    plain = nn.Sequential(nn.Conv2d(16, 24, 7), nn.Conv2d(24, 16, 3)).to(memory_format=LAST)
+    features = torch.randn(2, 16, 12, 11).contiguous(memory_format=LAST)
+    ours, again = (quicken(deepcopy(plain)) for _ in range(2))
+    for net in (ours, again):
+        lay_out(net)
+    assert [layer.weight.is_contiguous(memory_format=LAST) for layer in ours] == [False, True]
+    exact, _ = passed(deepcopy(plain).double(), features.double())
+    own, _ = passed(ours, features)
+    for found, true in zip(own, exact, strict=True):
+        assert (found.double() - true).norm() <= 1e-6 * true.norm()
+    assert own[0].is_contiguous(memory_format=LAST)
+    assert ours[0].weight.is_contiguous() and ours[0].weight.grad.is_contiguous()
+    processor(monkeypatch, "AVX512")  # whose forward pass is torch's, whatever a weight's layout
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.allclose(again(features).float(), own[0], atol=0.05)
 
 
 @pytest.mark.parametrize(

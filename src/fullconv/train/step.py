@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from fullconv.base.processes import ALONE, Processes
 from fullconv.base.runtime import full_float32, keep_freed_memory
 from fullconv.data.loading import Batch, Share
-from fullconv.net.rewrites.quicker_layers import quicken
+from fullconv.net.rewrites.quicker_layers import lay_out, quicken
 from fullconv.train.batch_norm import shared_statistics
 from fullconv.train.losses import ClassWeights, image_losses, overlap_loss, valid_weights
 from fullconv.train.recipe import Recipe
@@ -101,7 +101,8 @@ def made_ready(net: FCN, device: torch.device) -> FCN:
     """Move a net to `device` and prepare it, and this process's memory, for fast steps."""
     quicken(net)
     keep_freed_memory()
-    return net.to(device).to(memory_format=torch.channels_last)
+    lay_out(net.to(device))
+    return net
 
 
 def take_step(

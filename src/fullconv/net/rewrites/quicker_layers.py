@@ -14,8 +14,10 @@ from torch import Tensor, fx, nn
 
 from fullconv.dense.tracing import module_of
 from fullconv.net.rewrites.quicker_convolutions import (
+    QuickConvolution,
     has_poor_gradient,
     has_twin,
+    is_for_planes,
     quick_convolution,
 )
 from fullconv.net.rewrites.quicker_norms import (
@@ -77,6 +79,14 @@ def quicken(net: nn.Module) -> nn.Module:
             fused = _fused(places)
             twins |= fused | _pooled(places, fused)
     return _swap(net, lambda layer: twins.get(layer) or _quick(layer))
+
+
+def lay_out(net: nn.Module) -> None:
+    """Lay out a net's weights, in place, as its layers use them: most with channels innermost."""
+    net.to(memory_format=torch.channels_last)
+    for layer in net.modules():
+        if isinstance(layer, QuickConvolution) and is_for_planes(layer.weight, layer.groups):
+            layer.weight.data = layer.weight.data.contiguous()
 
 
 @contextmanager
