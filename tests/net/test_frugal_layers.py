@@ -304,6 +304,13 @@ def test_other_convolutions_prefer_channels_innermost(monkeypatch, layer):
     assert type(quicken(nn.Sequential(layer))[0]) is nn.Conv2d
 
 
+def test_a_layer_on_another_device_prefers_channels_innermost(monkeypatch):
+    processor(monkeypatch, "AVX2")
+    here = nn.Conv2d(16, 16, 7)
+    assert quicker_convolutions.is_for_planes(here.weight, 1)
+    assert not quicker_convolutions.is_for_planes(here.to("meta").weight, 1)
+
+
 def test_processors_with_wide_vectors_need_no_planes(monkeypatch):
     processor(monkeypatch, "AVX512")
     assert type(quicken(nn.Sequential(nn.Conv2d(16, 16, 3)))[0]) is nn.Conv2d

@@ -126,7 +126,8 @@ def prefers_planes(weight: Tensor, groups: int) -> bool:
     channels, the longer the larger maps are.
     """
     dense = groups == 1 and weight.shape[1] >= VECTOR and max(weight.shape[2:]) > 1
-    return dense and weight.dtype == torch.float32 and has_narrow_vectors()
+    found_here = weight.device.type == "cpu" and weight.dtype == torch.float32
+    return dense and found_here and has_narrow_vectors()
 
 
 def is_for_planes(weight: Tensor, groups: int) -> bool:
