@@ -236,7 +236,8 @@ def test_weights_of_large_kernels_lie_as_they_are_used(monkeypatch):
     for found, true in zip(own, exact, strict=True):
         assert (found.double() - true).norm() <= 1e-6 * true.norm()
     assert own[0].is_contiguous(memory_format=LAST)
-    assert ours[0].weight.is_contiguous() and ours[0].weight.grad.is_contiguous()
+    for weight in ours.parameters():  # fused optimizers pair values by their places in memory
+        assert weight.grad.stride() == weight.stride()
     processor(monkeypatch, "AVX512")  # whose forward pass is torch's, whatever a weight's layout
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.allclose(again(features).float(), own[0], atol=0.05)
