@@ -274,13 +274,13 @@ def test_gradients_by_planes_of_channels(monkeypatch, kernel, stride, padding, d
     features = torch.randn(3, 16, 12, 11).contiguous(memory_format=LAST)
     ours = quicken(deepcopy(plain))
     assert type(ours[0]) is QuickConvolution
-    asked, by_torch = [], quicker_convolutions._by_torch
+    asked, by_torch = [], quicker_convolutions.gradients_by_torch
 
     def noted(gradient, *rest):
         asked.append((gradient.is_contiguous(), rest[-1]))
         return by_torch(gradient, *rest)
 
-    monkeypatch.setattr(quicker_convolutions, "_by_torch", noted)
+    monkeypatch.setattr(quicker_convolutions, "gradients_by_torch", noted)
     exact, _ = passed(deepcopy(plain).double(), features.double())
     own, _ = passed(ours, features)
     for found, true in zip(own, exact, strict=True):

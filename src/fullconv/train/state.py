@@ -181,7 +181,8 @@ def _lay_out_as_parameters(optimizer: Optimizer) -> None:
     """
     for parameter, moments in optimizer.state.items():
         for name, value in moments.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
+            of_weight = isinstance(value, Tensor) and value.shape == parameter.shape
+            if of_weight and value.stride() != parameter.stride():
                 moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 

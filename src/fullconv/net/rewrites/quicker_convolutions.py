@@ -313,28 +313,32 @@ def _gradients(
     stride, padding, dilation, groups = geometry
     slow = features.dtype == torch.bfloat16 and weight.shape[1] == 1 < groups == len(weight)
     spread = slow and _is_strided(stride) and min(_margins(weight, padding, dilation)) >= 0
-    planes = prefers_planes(weight, groups)
-    apart = (slow and _is_large(weight.shape[2:])) or planes  # of the weight
-    if is_for_planes(weight, groups):
-        found = _by_torch(*_planes(gradient, features, weight), geometry, asked)
-    else:
-        by_torch = asked[0] and not spread, asked[1] and not apart
-        found = _by_torch(gradient, features, weight, geometry, by_torch)
-        if asked[0] and spread:
-            found[0] = _features_gradient(gradient, features, weight, geometry)
-        if asked[1] and apart:
-            found[1] = _weight_gradient(gradient, features, weight, geometry, planes=planes)
+    large = slow and _is_large(weight.shape[2:])
+    wholly = is_for_planes(weight, groups)
+    planes = prefers_planes(weight, groups) and not wholly
+    if wholly:
+        gradient, features, weight = _planes(gradient, features, weight)
+    by_torch = asked[0] and not spread, asked[1] and not (large or planes)
+    found = gradients_by_torch(gradient, features, weight, geometry, by_torch)
+    if asked[0] and spread:
+        found[0] = _features_gradient(gradient, features, weight, geometry)
+    if asked[1] and large:
+        given = gradient.float(), features.float(), weight.float()
+        found[1] = gradients_by_torch(*given, geometry, (False, True))[1]
+    if asked[1] and planes:
+        given = _planes(gradient, features, weight)
+        found[1] = gradients_by_torch(*given, geometry, (False, True))[1]
     return None if found[0] is None else channels_last(found[0]), found[1]
 
 
-def _by_torch(
+def gradients_by_torch(
     gradient: Tensor,
     features: Tensor,
     weight: Tensor,
     geometry: Geometry,
     asked: tuple[bool, bool],
 ) -> list[Tensor | None]:
-    """Return what `_gradients` does, of which torch finds all that is asked for."""
+    """Return torch's gradients to the features and to the weight, of which some are asked for."""
     if not any(asked):
         return [None, None]
     backward, asked_of = torch.ops.aten.convolution_backward, (*asked, False)
@@ -369,14 +373,6 @@ def _features_gradient(
     height, width = gradient.shape[2:]
     spread[:, :, : down * height : down, : right * width : right] = gradient
     return F.conv2d(spread, weight.flip(2, 3), None, 1, margins, dilation, groups)
-
-
-def _weight_gradient(
-    gradient: Tensor, features: Tensor, weight: Tensor, geometry: Geometry, *, planes: bool
-) -> Tensor | None:
-    """Return the gradient to the weight, worked out in float32, with planes of channels if so."""
-    given = gradient.float(), features.float(), weight.float()
-    return _by_torch(*(_planes(*given) if planes else given), geometry, (False, True))[1]
 
 
 def _planes(gradient: Tensor, features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:

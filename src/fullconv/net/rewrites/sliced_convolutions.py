@@ -19,6 +19,7 @@ from fullconv.base.runtime import has_narrow_vectors
 from fullconv.net.rewrites.quicker_convolutions import (
     Geometry,
     geometry_of,
+    gradients_by_torch,
     has_twin,
     in_place_of,
     prefers_planes,
@@ -54,8 +55,8 @@ class SlicedConvolution(Twin, nn.Conv2d):
 
     def _is_product(self) -> bool:
         """Tell whether each cell of the result is of one cell, and sooner found as a product."""
-        here = geometry_of(self) == Geometry((1, 1), (0, 0), self.dilation, 1)
-        return here and self.kernel_size == (1, 1) and has_narrow_vectors()
+        here = self.kernel_size == self.stride == (1, 1) and self.padding == (0, 0)
+        return here and has_narrow_vectors()
 
     def _product(self, input: Tensor) -> Tensor:
         cells = F.linear(input.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
@@ -79,18 +80,17 @@ class _Sliced(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (features, weight), gradient = ctx.saved_tensors, gradients[0]
-        asked = (*ctx.needs_input_grad[:2], False)
+        asked = ctx.needs_input_grad[:2]
         to_features = torch.zeros_like(features, dtype=torch.float32) if asked[0] else None
         to_weight = torch.empty_like(weight) if asked[1] else None
         for some in _slices(weight):
             given = channels_last(gradient[:, some])
             low = weight[some].to(features.dtype)
-            backward = torch.ops.aten.convolution_backward
-            found = backward(given, features, low, None, *ctx.geometry.rest(), asked)
-            if to_features is not None:
-                to_features += found[0]
-            if to_weight is not None:
-                to_weight[some] = found[1]
+            part, change = gradients_by_torch(given, features, low, ctx.geometry, asked)
+            if to_features is not None and part is not None:
+                to_features += part
+            if to_weight is not None and change is not None:
+                to_weight[some] = change
         to_bias = gradient.sum((0, 2, 3), dtype=torch.float32) if ctx.biased else None
         passed = None if to_features is None else to_features.to(features.dtype)
         return passed, to_weight, to_bias, None
