@@ -36,8 +36,8 @@ from fullconv.export.verified import EngineConfig
 from fullconv.net.fcn import FCN
 from fullconv.predict.engines import build, configs
 from fullconv.predict.labeller import Labeller
+from fullconv.train.optimizer import make_optimizer
 from fullconv.train.recipe import Recipe
-from fullconv.train.state import make_optimizer
 from fullconv.train.step import made_ready
 
 SIDES = (128, 256, 512, 1024, 2048)

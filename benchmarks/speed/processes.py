@@ -23,8 +23,8 @@ from benchmarks.frame import Results, arguments, in_own_process
 from fullconv import FCN
 from fullconv.base.processes import Processes, launched
 from fullconv.data.loading import Batch, Part, Share
+from fullconv.train.optimizer import make_optimizer
 from fullconv.train.recipe import Recipe
-from fullconv.train.state import make_optimizer
 from fullconv.train.step import Objective, made_ready, take_step
 
 # name: classifier, batch, height, width, classes, steps timed

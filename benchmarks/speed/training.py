@@ -31,8 +31,8 @@ from torch.nn import functional as F
 from benchmarks.frame import Results, Row, arguments, highest_memory, in_own_process
 from fullconv import FCN
 from fullconv.base.runtime import has_bf16
+from fullconv.train.optimizer import make_optimizer
 from fullconv.train.recipe import Recipe
-from fullconv.train.state import make_optimizer
 from fullconv.train.step import made_ready
 
 # name: classifier, batch, height, width, classes, steps timed
@@ -98,7 +98,7 @@ def measure(case: str, variant: str) -> tuple[float, float]:
         without = WITHOUT.get(variant)
         with mock.patch(without) if without else nullcontext():
             made_ready(net, images.device)
-        optimizer = make_optimizer(net, Recipe())
+        optimizer = make_optimizer(net, Recipe(), "bf16" if low else "fp32")
         for group in optimizer.param_groups if "optimizer" in variant else ():
             group["fused"] = None
     else:

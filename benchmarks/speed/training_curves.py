@@ -38,11 +38,11 @@ from fullconv.data.loading import Batch, CachedSplit, cached_splits, default_wor
 from fullconv.measure.evaluation import evaluate
 from fullconv.measure.metrics import ConfusionMatrix
 from fullconv.train.nets import target_net
+from fullconv.train.optimizer import make_optimizer
 from fullconv.train.plan import make_plan
 from fullconv.train.recipe import Recipe, read_recipe
 from fullconv.train.settings import TrainSettings
 from fullconv.train.stage import Stage, TrainingData
-from fullconv.train.state import make_optimizer
 from fullconv.train.step import made_ready, take_step
 
 VARIANTS = {
@@ -89,7 +89,7 @@ def train(variant: str, data: Path, weights: str, epochs: int) -> list[Row]:
         made_ready(net, CPU)
     elif low:
         net.to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(net, recipe)
+    optimizer = make_optimizer(net, recipe, "bf16" if own and low else "fp32")
     for group in optimizer.param_groups if not own else ():
         group["fused"] = None  # torch's default
     rows, losses, spent, waited = [], [], 0.0, 0.0

@@ -18,8 +18,8 @@ from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import Batch, Part
 from fullconv.measure.evaluation import evaluate
 from fullconv.net.fcn import FCN
+from fullconv.train.optimizer import make_optimizer
 from fullconv.train.recipe import Recipe
-from fullconv.train.state import make_optimizer
 from fullconv.train.step import Objective, take_step
 
 EXACT = ("ieee",) * 3

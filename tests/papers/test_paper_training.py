@@ -391,7 +391,7 @@ import torch
 import fullconv
 from fullconv.data.loading import Batch, Part
 from fullconv.train.recipe import read_recipe
-from fullconv.train.state import make_optimizer
+from fullconv.train.optimizer import make_optimizer
 from fullconv.train.step import Objective, take_step
 
 net = fullconv.paper("voc-fcn32s").to(memory_format=torch.channels_last).train()

@@ -15,10 +15,10 @@ from fullconv.data.fingerprint import Fingerprint
 from fullconv.data.folder import DatasetFolder
 from fullconv.data.loading import Batch, CachedSplit, Part
 from fullconv.net.fcn import FCN
+from fullconv.train.optimizer import make_optimizer
 from fullconv.train.recipe import Recipe
 from fullconv.train.run import run
 from fullconv.train.stage import Stage, TrainingData
-from fullconv.train.state import make_optimizer
 from fullconv.train.step import Objective, take_step
 
 

@@ -22,10 +22,10 @@ from fullconv.data.loading import Batch, Batches, Part, Share
 from fullconv.measure.evaluation import Evaluation, evaluate
 from fullconv.net.fcn import FCN
 from fullconv.train import loop
+from fullconv.train.optimizer import make_optimizer
 from fullconv.train.recipe import Recipe
 from fullconv.train.run import run
 from fullconv.train.sharing import about_sharing, require_shareable
-from fullconv.train.state import make_optimizer
 from fullconv.train.step import Objective, take_step
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -22,10 +22,10 @@ from fullconv.data.loading import Batch, Part
 from fullconv.net.fcn import FCN
 from fullconv.train.advice import about_details, about_precision, about_resolution, hints
 from fullconv.train.nets import target_net
+from fullconv.train.optimizer import make_optimizer
 from fullconv.train.recipe import Recipe, read_recipe
 from fullconv.train.resolution import judged
 from fullconv.train.settings import TrainSettings
-from fullconv.train.state import make_optimizer
 from fullconv.train.step import Objective, take_step
 
 pytestmark = pytest.mark.usefixtures("one_thread")

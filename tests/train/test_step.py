@@ -25,9 +25,9 @@ from training import (
 from fullconv.data.loading import Batch, Part
 from fullconv.net.fcn import FCN
 from fullconv.train import stage as stage_module
+from fullconv.train.optimizer import make_optimizer
 from fullconv.train.plan import Plan
 from fullconv.train.recipe import Recipe
-from fullconv.train.state import make_optimizer
 from fullconv.train.step import Objective, take_step
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -51,8 +51,8 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """Return `function` compiled as a part of a `Callback`."""
-    return numba.njit(fastmath={"contract"})(function)
+    """Return `function` compiled as a part of a `Callback`; what is divided by 0 is infinite."""
+    return numba.njit(fastmath={"contract"}, error_model="numpy")(function)
 
 
 class Callback:

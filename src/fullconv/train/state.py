@@ -8,13 +8,13 @@ from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from fullconv.net.upscore import Upscore
 from fullconv.train import checkpoint
 from fullconv.train.nets import described
+from fullconv.train.optimizer import load_optimizer, make_optimizer
 from fullconv.train.plan import Pace, Plan
 from fullconv.train.recipe import Recipe
 
@@ -74,7 +74,7 @@ class TrainingState:
         average = None
         if recipe.ema is not None:
             average = AveragedModel(net, multi_avg_fn=_averaging(recipe.ema), use_buffers=True)
-        optimizer = make_optimizer(net, recipe)
+        optimizer = make_optimizer(net, recipe, plan.precision)
         return cls(net, optimizer, plan, average, ticked=clock(), clock=clock)
 
     @property
@@ -127,8 +127,7 @@ class TrainingState:
     def restore(self, saved: dict[str, Any], device: torch.device) -> None:
         """Become the state that `to_dict` described, torch's generators included."""
         self.net.load_state_dict(saved["net"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        _lay_out_as_parameters(self.optimizer)
+        load_optimizer(self.optimizer, saved["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(saved["average"])
         self.plan = Plan.from_dict(saved["plan"])
@@ -141,59 +140,6 @@ class TrainingState:
 
 
 _PLAIN = ("step", "best", "metrics", "per_image", "rows", "seconds", "losses")
-
-
-def make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
-    """Return the recipe's optimizer for the learnt parameters of `net`.
-
-    Each of its groups holds a ``factor`` on the learning rate. Weight decay spares normalisation,
-    upscores, which it would pull away from interpolation, and biases, if the recipe doesn't say
-    otherwise.
-    """
-    upscores = {module.weight for module in net.modules() if isinstance(module, Upscore)}
-    groups: dict[tuple[float, bool], list[Tensor]] = {(1.0, True): []}  # the weights come first
-    for name, parameter in net.named_parameters():
-        if parameter.requires_grad:
-            factor, decayed = _factor_and_decay(name, parameter, recipe)
-            decayed = decayed and parameter not in upscores
-            groups.setdefault((factor, decayed), []).append(parameter)
-    options: list[dict[str, Any]] = [
-        {
-            "params": parameters,
-            "factor": factor,
-            "lr": recipe.lr * factor,
-            "weight_decay": recipe.weight_decay if decayed else 0.0,
-        }
-        for (factor, decayed), parameters in groups.items()
-    ]
-    devices = {parameter.device.type for parameter in net.parameters()}
-    fused = devices <= {"cpu", "cuda"} or None  # in one pass, without copies of the gradients
-    if recipe.optimizer == "sgd":
-        return SGD(options, lr=recipe.lr, momentum=recipe.momentum, fused=fused)
-    return AdamW(options, lr=recipe.lr, betas=(recipe.momentum, 0.999), fused=fused)
-
-
-def _lay_out_as_parameters(optimizer: Optimizer) -> None:
-    """Lay out an optimizer's moments in memory as its parameters lie.
-
-    These may lie otherwise than where the moments were saved, on a processor of another kind, and
-    torch's fused steps on CPUs pair values by their places in memory, whatever they stand for.
-    """
-    for parameter, moments in optimizer.state.items():
-        for name, value in moments.items():
-            of_weight = isinstance(value, Tensor) and value.shape == parameter.shape
-            if of_weight and value.stride() != parameter.stride():
-                moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-
-
-def _factor_and_decay(name: str, parameter: Tensor, recipe: Recipe) -> tuple[float, bool]:
-    """Return the factor on a parameter's learning rate, and whether it is decayed."""
-    doubled, of_trunk = recipe.doubled_biases, name.startswith("trunk.")
-    rate = recipe.trunk_lr if of_trunk else 1.0
-    if parameter.ndim > 1 or doubled == "none" or not name.endswith("bias"):
-        return rate, parameter.ndim > 1
-    # All biases but the trunk's are those of scores.
-    return (rate, True) if doubled == "scores" and of_trunk else (2 * rate, False)
 
 
 def _averaging(decay: float) -> Any:

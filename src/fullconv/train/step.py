@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from fullconv.base.processes import ALONE, Processes
@@ -148,9 +147,11 @@ def take_step(
                 loss.backward()  # type: ignore[no-untyped-call]
             total += (sums.losses.detach() / whole).sum()
     total = processes.total(total)
-    norm = clip_grad_norm_(objective.parameters(), recipe.clip or math.inf)
+    norm = get_total_norm([p.grad for p in objective.parameters() if p.grad is not None])
     if not (total + norm).isfinite():
         raise FloatingPointError("loss" if not total.isfinite() else "gradient")
+    if recipe.clip is not None and norm > recipe.clip:
+        clip_grads_with_norm_(objective.parameters(), recipe.clip, norm)
     optimizer.step()
     return float(total)
 

@@ -16,9 +16,10 @@ import torch
 
 from fullconv.base.runtime import has_bf16
 from fullconv.data.loading import Batch
+from fullconv.train.optimizer import make_optimizer
 from fullconv.train.plan import Pace, Plan
 from fullconv.train.stage import Stage
-from fullconv.train.state import Clock, make_optimizer
+from fullconv.train.state import Clock
 from fullconv.train.step import take_step
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def _step_times(stage: Stage, net: FCN, plan: Plan, most: int) -> list[float]:
     One more comes first, to warm up. A step that fails takes infinitely long.
     """
     trial = deepcopy(net)
-    optimizer, objective = make_optimizer(trial, stage.recipe), stage.objective(trial, plan)
+    optimizer = make_optimizer(trial, stage.recipe, plan.precision)
+    objective = stage.objective(trial, plan)
     forward = stage.processes.spread(objective)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
