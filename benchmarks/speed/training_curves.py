@@ -1,12 +1,15 @@
 """Equal quality, sooner: CamVid's val curve of plain training loops and of fullconv's step.
 
-    python -m benchmarks.speed.training_curves --data CAMVID --weights mobilenet_v2.safetensors
+    python -m benchmarks.speed.training_curves --data CAMVID --weights mobilenet_v2.safetensors \
+      [--variants "fullconv bf16" ...]
 
 trains the same FCN-8s on MobileNetV2 from the same start with the same batches, schedule and
 clipping, each in a process of its own: plain PyTorch in float32 and in bfloat16 (channels_last;
 both interpolate + cross_entropy, AdamW; validated by interpolate + argmax) and fullconv's
-`take_step`. Minutes are those of training: images prepared in the background included, validation
-left out. `waiting` is the share of them in which the net waited for images.
+`take_step`; this, too, with AdamW's moments of all weights in bfloat16, in which it keeps those of
+very large ones, such as VGG16's, of which MobileNetV2 has none. Minutes are those of training:
+images prepared in the background included, validation left out. `waiting` is the share of them in
+which the net waited for images.
 
 Expected: curves that lie on one another by epoch and far apart by minute.
 Results: benchmarks/results/training-curves.csv and docs/training-curves.png.
@@ -19,9 +22,11 @@ import json
 import math
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest import mock
 
 import numpy as np
 import torch
@@ -45,10 +50,12 @@ from fullconv.train.settings import TrainSettings
 from fullconv.train.stage import Stage, TrainingData
 from fullconv.train.step import made_ready, take_step
 
+LOW_MOMENTS = "fullconv bf16, moments too"
 VARIANTS = {
     "plain fp32": "plain PyTorch, float32",
     "plain bf16": "plain PyTorch, bfloat16",
     "fullconv bf16": "fullconv, bfloat16",
+    LOW_MOMENTS: "the same, all moments too",
 }
 VALIDATIONS = 5
 CPU = torch.device("cpu")
@@ -60,17 +67,26 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the CamVid dataset folder")
     parser.add_argument("--weights", required=True, help="mobilenet_v2's ImageNet weights")
     parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
     parser.add_argument("--train", choices=VARIANTS, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.train:
-        print(json.dumps(train(given.train, given.data, given.weights, given.epochs)))
+        all_large = mock.patch("fullconv.train.optimizer.LARGE", 0)
+        with all_large if given.train == LOW_MOMENTS else nullcontext():
+            print(json.dumps(train(given.train, given.data, given.weights, given.epochs)))
         return
-    rows: list[Row] = []
-    for variant in VARIANTS:
+    results, found = Results("training-curves"), list[Row]()
+    for variant in given.variants:
         words = (*sys.argv[1:], "--train", variant)
-        rows += json.loads(in_own_process("benchmarks.speed.training_curves", *words))
-    Results("training-curves").replace(rows)
-    draw(rows)
+        found += json.loads(in_own_process("benchmarks.speed.training_curves", *words))
+    others = [row for row in results.rows if row["variant"] not in given.variants]
+    results.replace(sorted([*others, *found], key=_place))
+    draw(results.rows)
+
+
+def _place(row: Row) -> int:
+    """Return where a variant stands among all, whichever are trained anew."""
+    return list(VARIANTS).index(row["variant"])
 
 
 def train(variant: str, data: Path, weights: str, epochs: int) -> list[Row]:
@@ -84,7 +100,7 @@ def train(variant: str, data: Path, weights: str, epochs: int) -> list[Row]:
     split, val = cached_splits(folder.split("train", inputs), folder.split("val", inputs), workers)
     found = Fingerprint.of(split.split)
     plan = make_plan(recipe, found, len(val), workers=workers)
-    own, low = variant.startswith("fullconv"), variant.endswith("bf16")
+    own, low = variant.startswith("fullconv"), "bf16" in variant
     if own:
         made_ready(net, CPU)
     elif low:
