@@ -82,12 +82,23 @@ def test_without_a_limit_the_plan_stays(net: FCN) -> None:
 
 
 @pytest.mark.slow
-def test_calibration_changes_neither_net_nor_generators(net: FCN, tmp_path: Path) -> None:
-    stage = stage_on(write_scenes(tmp_path), tmp_path / "out", recipe=Recipe(lr=1.0))
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_calibration_changes_neither_net_nor_generators(
+    net: FCN,
+    tmp_path: Path,
+    optimizer: str,
+    precision: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fullconv.train.optimizer.LARGE", 30)
+    recipe = Recipe(lr=1.0, optimizer=optimizer, precision=precision)
+    stage = stage_on(write_scenes(tmp_path), tmp_path / "out", recipe=recipe)
     plan = Plan(1000, 1, 50, (16, 24))
     weights, random = weights_of(net), torch.get_rng_state()
     fitted, pace = fitted_to_machine(stage, net, plan)
     assert not changed(net, weights)
+    assert all(each.grad is None for each in net.parameters())
     assert net.training
     assert torch.equal(torch.get_rng_state(), random)
     assert fitted.steps == 1000
@@ -95,6 +106,23 @@ def test_calibration_changes_neither_net_nor_generators(net: FCN, tmp_path: Path
     assert pace.validation > 0
     limited = Plan(1000, 1, 50, (16, 24), seconds=5.0)
     assert fitted_to_machine(stage, net, limited)[0].steps != 1000
+
+
+def test_steps_are_timed_on_the_weights_themselves(
+    net: FCN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Any] = []
+
+    def step(objective: Objective, *_: Any) -> float:
+        tried.append(objective.net)
+        return 0.0
+
+    monkeypatch.setattr("fullconv.train.timing.take_step", step)
+    stage = stage_on(write_scenes(tmp_path), tmp_path / "out")
+    fitted_to_machine(stage, net, Plan(1000, 1, 50, (16, 24)))
+    assert tried[0] is not net
+    assert {*tried[0].parameters()} == {*net.parameters()}
+    assert not {id(each) for each in tried[0].buffers()} & {id(each) for each in net.buffers()}
 
 
 @pytest.mark.slow

@@ -35,7 +35,8 @@ SHORT = 100  # steps; a shorter training is over before a comparison pays
 def fitted_to_machine(stage: Stage, net: FCN, plan: Plan, spent: float = 0.0) -> tuple[Plan, Pace]:
     """Choose the precision that the recipe leaves open and fit the steps to the time there is.
 
-    The steps are made on a copy of `net`; neither it nor torch's generators change.
+    The steps are made on a copy of `net`, with its weights; neither these, what else it holds, nor
+    torch's generators change.
 
     Args:
         stage: the training to come.
@@ -65,7 +66,10 @@ def _step_times(stage: Stage, net: FCN, plan: Plan, most: int) -> list[float]:
 
     One more comes first, to warm up. A step that fails takes infinitely long.
     """
-    trial = deepcopy(net)
+    # By a learning rate of 0 no weight changes, and VGG16's take half a gigabyte. But those that
+    # several processes share would keep the hooks by which they are shared.
+    kept = {} if stage.processes.count > 1 else {id(each): each for each in net.parameters()}
+    trial = deepcopy(net, kept)
     optimizer = make_optimizer(trial, stage.recipe, plan.precision)
     objective = stage.objective(trial, plan)
     forward = stage.processes.spread(objective)
@@ -83,6 +87,8 @@ def _step_times(stage: Stage, net: FCN, plan: Plan, most: int) -> list[float]:
         )
     except FloatingPointError:  # the training itself will say more about it
         return [math.inf]
+    finally:
+        trial.zero_grad()
 
 
 def step_seconds(
