@@ -146,7 +146,7 @@ def test_moments_in_bfloat16_learn_as_well() -> None:
         nets.append(task)
     plain, frugal = (torch.tensor(each) for each in curves)
     assert plain[-1] < 0.9 * plain[0]
-    assert ((plain - frugal).abs() < 0.01 * plain).all()
+    assert ((plain - frugal).abs() < 0.003 * plain).all()  # cut off, they are 0.007 apart
     assert not nets[0].first.weight.equal(nets[1].first.weight)
 
 
@@ -162,11 +162,24 @@ def test_large_weights_have_moments_in_bfloat16_and_keep_their_gradients() -> No
         assert weights.grad is not None and weights.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_other_weights_go_by_torch(precision: str) -> None:
+@on_torch_threads
+@pytest.mark.usefixtures("large")
+def test_moments_in_bfloat16_fade_as_slowly_as_they_should() -> None:
+    task = Task()
+    both = [make_optimizer(task, RECIPE, each) for each in ("fp32", "bf16")]
+    weights = task.first.weight
+    for step in range(300):
+        weights.grad = torch.full_like(weights, 1.0 if step < 10 else 1e-3)
+        for optimizer in both:
+            optimizer.step()
+    plain, frugal = (each.state[weights]["exp_avg_sq"].double().mean() for each in both)
+    assert frugal / plain == pytest.approx(1, abs=0.02)  # by the nearest it would stay at 1.3
+
+
+def test_other_weights_go_by_torch() -> None:
     task, other = Task(), Task()
-    optimizer = make_optimizer(task, RECIPE, precision)  # type: ignore[arg-type]
-    assert isinstance(optimizer, FrugalAdamW) == (precision == "bf16")
+    optimizer = make_optimizer(task, RECIPE, "bf16")
+    assert isinstance(optimizer, FrugalAdamW)
     task.learn(optimizer, 5)
     other.learn(make_optimizer(other, RECIPE), 5)
     for one, same in zip(task.parameters(), other.parameters(), strict=True):
@@ -192,8 +205,12 @@ def test_a_resumed_training_goes_on_exactly(layout: torch.memory_format) -> None
     other = deepcopy(task).to(memory_format=layout)
     resumed = make_optimizer(other, RECIPE, "bf16")
     load_optimizer(resumed, deepcopy(optimizer.state_dict()))
-    for each in other.parameters():
-        assert resumed.state[each]["exp_avg"].stride() == each.stride()
+    for each, old in zip(other.parameters(), task.parameters(), strict=True):
+        for name in optimizers.MOMENTS:
+            moment, before = resumed.state[each][name], optimizer.state[old][name]
+            assert moment.dtype == before.dtype and moment.stride() == each.stride()
+            assert moment.equal(before)
+    assert type(resumed.state_dict()["state"][0]["step"]) is torch.Tensor
     if layout == torch.contiguous_format:  # else other places in memory draw other numbers
         task.learn(optimizer, 3)
         other.learn(resumed, 3)

@@ -221,6 +221,16 @@ def test_clipping_bounds_the_step(net: FCN) -> None:
     assert length == pytest.approx(1e-3, rel=1e-2)
 
 
+def test_gradients_short_enough_are_not_clipped(net: FCN) -> None:
+    found = []
+    for clip in (None, 1e6):
+        other = deepcopy(net)
+        stepped(other, random_batch(), SGD.model_copy(update={"clip": clip}))
+        found.append([each.grad for each in other.parameters() if each.grad is not None])
+    assert found[0]
+    assert all(one.equal(same) for one, same in zip(*found, strict=True))
+
+
 # One forward ---------------------------------------------------------------------------------
 
 

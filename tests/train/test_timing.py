@@ -19,6 +19,7 @@ from training import (
     weights_of,
 )
 
+from fullconv.data.loading import Batch
 from fullconv.net.fcn import FCN
 from fullconv.train.evaluators import validation_loss
 from fullconv.train.plan import SLACK, Pace, Plan
@@ -109,8 +110,9 @@ def test_calibration_changes_neither_net_nor_generators(
 
 
 def test_steps_are_timed_on_the_weights_themselves(
-    net: FCN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    net = FCN("shufflenet_v2_x0_5", 32, 3)
     tried: list[Any] = []
 
     def step(objective: Objective, *_: Any) -> float:
@@ -122,7 +124,8 @@ def test_steps_are_timed_on_the_weights_themselves(
     fitted_to_machine(stage, net, Plan(1000, 1, 50, (16, 24)))
     assert tried[0] is not net
     assert {*tried[0].parameters()} == {*net.parameters()}
-    assert not {id(each) for each in tried[0].buffers()} & {id(each) for each in net.buffers()}
+    copied, kept = ({id(each) for each in some.buffers()} for some in (tried[0], net))
+    assert kept and not copied & kept
 
 
 @pytest.mark.slow
@@ -131,9 +134,11 @@ def test_precision_is_chosen_by_measurement(
 ) -> None:
     slower, clock = {"fp32": 0.03, "bf16": 0.02}, SimulatedClock()
     taken: set[str] = set()
+    images: set[tuple[str, int]] = set()
 
-    def step(objective: Objective, *_: Any) -> float:
+    def step(objective: Objective, _: Any, batch: Batch, *__: Any) -> float:
         taken.add(objective.precision)
+        images.add((objective.precision, len(batch.parts[0].images)))
         clock.pass_(slower[objective.precision])
         return 0.0
 
@@ -146,6 +151,8 @@ def test_precision_is_chosen_by_measurement(
     auto = stage_on(root, tmp_path / "out", clock=clock)
     plan = Plan(1000, 1, 50, (16, 24))
     assert fitted_to_machine(auto, net, plan)[0].precision == "bf16"
+    assert auto.recipe.batch_size == 8
+    assert images == {("fp32", 2), ("bf16", 2), ("bf16", 8)}  # float32 takes no memory of eight
     assert fitted_to_machine(auto, net, Plan(20, 1, 50, (16, 24)))[0].precision == "fp32"
     taken.clear()
     able(False)  # what is emulated is not even timed

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numba import types
 from numpy.typing import NDArray
 from torch import Tensor
@@ -21,11 +22,10 @@ from fullconv.kernels.features_cpu import wide
 from fullconv.kernels.torch_threads import ARGUMENTS, on_torch_threads, pointer, share
 
 COUNT, SEED, WEIGHTS, GRADIENT, FIRST, SECOND, TERMS = range(ARGUMENTS, ARGUMENTS + 7)
-# Of the terms: what weights are multiplied by; of either moment, how much of the gradient it takes;
-# the learning rate, as the first moment calls for it; the square root of how much of the second
-# there is by now; and what is added to its root.
-KEPT, TAKEN_FIRST, TAKEN_SECOND, RATE, GROWN, EPS = range(6)
-SPREAD = 0x9E3779B1  # odd, by the golden ratio: makes unlike seeds of steps that follow another
+# Of the terms: what weights are multiplied by; how much the first moment takes of the gradient; how
+# much the second keeps and takes of its square; the learning rate, as the first moment calls for
+# it; the square root of how much of the second there is by now; and what is added to its root.
+KEPT, TAKEN, KEPT_SECOND, TAKEN_SECOND, RATE, GROWN, EPS = range(7)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Settings:
         first, second = self.betas
         grown = 1 - first**step, (1 - second**step) ** 0.5
         kept, rate = 1 - self.lr * self.weight_decay, self.lr / grown[0]
-        return np.array([kept, 1 - first, 1 - second, rate, grown[1], self.eps], np.float32)
+        terms = kept, 1 - first, second, 1 - second, rate, grown[1], self.eps
+        return np.array(terms, np.float32)
 
 
 def adamw_step(
@@ -61,12 +62,14 @@ def adamw_step(
         moments: the first and the second, bfloat16, which lie so, too.
         settings: of the optimizer.
         step: the number of this step, from 1 on.
-        seed: tells these weights from others; it and `step` determine what is drawn at random.
+        seed: determines what is drawn at random, 32 bits.
     """
-    places = {(each.shape, each.stride()) for each in (weights, gradient, *moments)}
-    assert len(places) == 1, places
-    drawn = (step * SPREAD + seed) % 2**32
-    given = weights.numel(), drawn, weights, gradient, *moments, settings.terms(step)
+    all_of_them = weights, gradient, *moments
+    lie = {(each.shape, each.stride(), each.device.type) for each in all_of_them}
+    assert len(lie) == 1, lie
+    kinds = [each.dtype for each in all_of_them]
+    assert kinds == [torch.float32] * 2 + [torch.bfloat16] * 2, kinds
+    given = weights.numel(), seed, weights, gradient, *moments, settings.terms(step)
     on_torch_threads(_step, *given)
 
 
@@ -110,12 +113,13 @@ def _step_of(values: Any) -> None:
     seconds, _ = _own(values, SECOND, np.uint16(0))
     terms = carray(pointer(values[TERMS], np.float32(0)), (EPS + 1,))
     # What a loop writes may lie, for all it knows, where it reads: so all this is read before.
-    kept, to_first, to_second = terms[KEPT], terms[TAKEN_FIRST], terms[TAKEN_SECOND]
+    kept, to_first = terms[KEPT], terms[TAKEN]
+    of_second, to_second = terms[KEPT_SECOND], terms[TAKEN_SECOND]
     rate, grown, eps, seed = terms[RATE], terms[GROWN], terms[EPS], np.uint32(values[SEED])
     for place in range(len(weights)):
         slope, first, second = gradient[place], wide(firsts[place]), wide(seconds[place])
         first += (slope - first) * to_first
-        second += (slope * slope - second) * to_second
+        second = second * of_second + slope * slope * to_second
         weights[place] = weights[place] * kept - rate * first / (np.sqrt(second) / grown + eps)
         drawn = _drawn(begin + place, seed)
         firsts[place] = _rounded(first, np.uint16(drawn))

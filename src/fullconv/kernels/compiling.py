@@ -51,7 +51,7 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """Return `function` compiled as a part of a `Callback`; what is divided by 0 is infinite."""
+    """Return `function` compiled as a part of a `Callback`; a float divided by 0 is infinite."""
     return numba.njit(fastmath={"contract"}, error_model="numpy")(function)
 
 

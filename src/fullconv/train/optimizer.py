@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from fullconv.data.loading import mixed_seed
 from fullconv.kernels.openmp import has_torch_threads
 from fullconv.net.rewrites.sliced_convolutions import LARGE
 from fullconv.net.upscore import Upscore
@@ -24,25 +25,43 @@ class FrugalAdamW(AdamW):
     at random follows from the number of the step and from which of these weights they are.
     """
 
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        fused: bool | None,
+    ) -> None:
+        super().__init__(groups, lr=lr, betas=betas, fused=fused)
+
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Change the weights by their gradients."""
+        """Change the weights by their gradients, which are there already."""
+        assert closure is None
         gradients = dict[Tensor, Tensor]()
-        for place, (weights, group) in enumerate(self._large()):
-            if weights.grad is not None:
-                gradients[weights] = weights.grad
-                self._step(weights, weights.grad, group, place)
-                weights.grad = None  # so that torch passes over them
-        super().step(closure)
-        for weights, gradient in gradients.items():
-            weights.grad = gradient
+        try:
+            for place, (weights, group) in enumerate(self._large()):
+                if weights.grad is not None:
+                    gradients[weights] = weights.grad
+                    self._step(weights, weights.grad, group, place)
+                    weights.grad = None  # so that torch passes over them
+            super().step()
+        finally:
+            for weights, gradient in gradients.items():
+                weights.grad = gradient
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what `state_dict` told; moments become as precise as they are kept here."""
-        super().load_state_dict(state_dict)  # makes all moments as precise as the weights
-        for weights, _ in self._large():
-            state = self.state[weights]
-            state |= {name: state[name].to(torch.bfloat16) for name in MOMENTS if name in state}
+        saved, large = state_dict["state"], {weights for weights, _ in self._large()}
+        learnt = [weights for group in self.param_groups for weights in group["params"]]
+        own = {place: saved[place] for place in saved if learnt[place] in large}
+        # Torch would make these moments as precise as the weights.
+        others = {place: state for place, state in saved.items() if place not in own}
+        super().load_state_dict({**state_dict, "state": others})
+        for place, state in own.items():
+            low = {name: state[name].to(torch.bfloat16) for name in MOMENTS}
+            self.state[learnt[place]] = {**state, **low}
 
     def _large(self) -> Iterator[tuple[Tensor, dict[str, Any]]]:
         """Yield very large weights and their groups."""
@@ -63,10 +82,10 @@ class FrugalAdamW(AdamW):
             for name in MOMENTS:
                 state[name] = torch.zeros_like(weights, dtype=torch.bfloat16)
         state["step"] += 1
-        first, second = (state[name] for name in MOMENTS)
+        step, (first, second) = int(state["step"]), (state[name] for name in MOMENTS)
         own = Settings(**{name: group[name] for name in ("lr", "betas", "eps", "weight_decay")})
-        lain = _lain_as(weights, gradient)
-        adamw_step(weights, lain, (first, second), own, int(state["step"]), place)
+        seed = mixed_seed(step, place) % 2**32
+        adamw_step(weights, _lain_as(weights, gradient), (first, second), own, step, seed)
 
 
 def make_optimizer(
@@ -76,7 +95,7 @@ def make_optimizer(
 
     Each of its groups holds a ``factor`` on the learning rate. Weight decay spares normalisation,
     upscores, which it would pull away from interpolation, and biases, if the recipe doesn't say
-    otherwise. In bfloat16, AdamW keeps its moments of very large weights in half the memory.
+    otherwise. In bfloat16, AdamW keeps moments of very large weights on CPUs in half the memory.
     """
     upscores = {module.weight for module in net.modules() if isinstance(module, Upscore)}
     groups: dict[tuple[float, bool], list[Tensor]] = {(1.0, True): []}  # the weights come first

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fullconv.base.runtime import has_bf16
-from fullconv.data.loading import Batch
+from fullconv.data.loading import Batch, Part
 from fullconv.train.optimizer import make_optimizer
 from fullconv.train.plan import Pace, Plan
 from fullconv.train.stage import Stage
@@ -36,7 +36,8 @@ def fitted_to_machine(stage: Stage, net: FCN, plan: Plan, spent: float = 0.0) ->
     """Choose the precision that the recipe leaves open and fit the steps to the time there is.
 
     The steps are made on a copy of `net`, with its weights; neither these, what else it holds, nor
-    torch's generators change.
+    torch's generators change. Gradients are gone then. Precisions are compared on a few images of
+    each batch, for float32 may need twice the memory of the training to come.
 
     Args:
         stage: the training to come.
@@ -47,21 +48,25 @@ def fitted_to_machine(stage: Stage, net: FCN, plan: Plan, spent: float = 0.0) ->
     begun = stage.clock()
     hurried = plan.seconds is not None
     most = MOST_STEPS if hurried else min(MOST_STEPS, 1 + plan.steps // 50)
-    plan = replace(plan, precision="bf16" if stage.recipe.precision == "bf16" else "fp32")
+    plain, mixed = (replace(plan, precision=each) for each in ("fp32", "bf16"))
+    plan = mixed if stage.recipe.precision == "bf16" else plain
     with torch.random.fork_rng(devices=[stage.device] if stage.device.type == "cuda" else []):
-        times = _step_times(stage, net, plan, most)
         # Where bfloat16 is emulated, the steps that would find it slow take minutes.
         worth_it = has_bf16(stage.device) and (hurried or plan.steps >= SHORT)
         if stage.recipe.precision == "auto" and worth_it:
-            mixed = replace(plan, precision="bf16")
-            others = _step_times(stage, net, mixed, most)
-            if min(others) * WORTH_BF16 <= min(times):  # what else the machine did counts least
-                plan, times = mixed, others
+            with closing(stage.batches(net, plan)) as feed:
+                few = _few_of(next(feed))
+            tried = [_step_times(stage, net, p, most, _again(few)) for p in (plain, mixed)]
+            wide, low = map(min, tried)  # in the quickest what else the machine did counts least
+            plan = mixed if low * WORTH_BF16 <= wide else plain
+        times = _step_times(stage, net, plan, most, stage.batches(net, plan))
         pace = Pace(sum(times) / len(times), _seconds_per_validation(stage, net))
     return plan.fitted(pace, spent=spent + stage.clock() - begun), pace
 
 
-def _step_times(stage: Stage, net: FCN, plan: Plan, most: int) -> list[float]:
+def _step_times(
+    stage: Stage, net: FCN, plan: Plan, most: int, feed: Generator[Batch]
+) -> list[float]:
     """Return the seconds of up to `most` steps on a copy of `net`, loading included.
 
     One more comes first, to warm up. A step that fails takes infinitely long.
@@ -77,7 +82,6 @@ def _step_times(stage: Stage, net: FCN, plan: Plan, most: int) -> list[float]:
         group["lr"] = 0.0
 
     try:
-        feed = stage.batches(trial, plan)
         return step_seconds(
             feed,
             lambda batch: take_step(objective, optimizer, batch, forward),
@@ -89,6 +93,19 @@ def _step_times(stage: Stage, net: FCN, plan: Plan, most: int) -> list[float]:
         return [math.inf]
     finally:
         trial.zero_grad()
+
+
+def _few_of(batch: Batch) -> Batch:
+    """Return a quarter of the images of a batch's first part, of which normalisation needs two."""
+    images, labels = batch.parts[0]
+    count = max(len(images) // 4, 2)
+    return Batch([Part(images[:count], labels[:count])], batch.names[:count])
+
+
+def _again(batch: Batch) -> Generator[Batch]:
+    """Yield a batch without end."""
+    while True:
+        yield batch
 
 
 def step_seconds(
