@@ -207,8 +207,8 @@ class Recipe(BaseModel):
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto",
-        description="fp32 (on GPUs too, no TF32), bf16 (mixed), or auto: bf16 where it is "
-        "measurably faster",
+        description="fp32 (on GPUs too, no TF32), bf16 (mixed; on CPUs AdamW's moments of very "
+        "large layers, too), or auto: bf16 where it is measurably faster",
     )
     workers: int | None = Field(
         default=None,
