@@ -12,6 +12,7 @@ from dataset_folders import write_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
+from torch.optim import AdamW, Optimizer
 from training import (
     SimulatedClock,
     changed,
@@ -136,7 +137,8 @@ def test_precision_is_chosen_by_measurement(
     taken: set[str] = set()
     images: set[tuple[str, int]] = set()
 
-    def step(objective: Objective, _: Any, batch: Batch, *__: Any) -> float:
+    def step(objective: Objective, optimizer: Optimizer, batch: Batch, *_: Any) -> float:
+        assert isinstance(optimizer, AdamW) == (len(batch.parts[0].images) == 8)
         taken.add(objective.precision)
         images.add((objective.precision, len(batch.parts[0].images)))
         clock.pass_(slower[objective.precision])

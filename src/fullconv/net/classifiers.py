@@ -15,6 +15,7 @@ import torchvision.models as tv
 from torch import nn
 
 from fullconv.base.errors import FullconvError, nearest
+from fullconv.base.portions import is_finite
 from fullconv.base.progress import SILENT, Reporter
 from fullconv.net import caffe_classifiers as caffe
 from fullconv.net.preprocessing import Preprocessing
@@ -239,7 +240,7 @@ def _load(classifier: nn.Module, state: dict[str, torch.Tensor], name: str, path
             else ""
         )
         raise FullconvError(f"{path}: not weights of {name}: it {what} {keys[0][:80]}{more}{hint}")
-    broken = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
+    broken = [k for k, v in state.items() if v.is_floating_point() and not is_finite(v)]
     if broken:
         raise FullconvError(f"{path}: {broken[0][:80]} holds values that are not finite")
     classifier.load_state_dict(state, strict=False)

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from fullconv.base.errors import FullconvError
 from fullconv.base.files import replacing, write_json
+from fullconv.base.portions import bits_of
 from fullconv.base.settings import first_mistake
 from fullconv.net.arguments import MOST_HEADS, MOST_INPUTS, ONLY_HEAD, Labelling, NetArguments
 from fullconv.net.preprocessing import Preprocessing
@@ -188,8 +188,8 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     sha256 = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         sha256.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        sha256.update(flat.view(torch.uint8).numpy().data)
+        for some in bits_of(tensor):
+            sha256.update(some)
     return sha256.hexdigest()
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fullconv.base.errors import FullconvError, WorkFailedError
 from fullconv.base.files import replacing
+from fullconv.base.portions import bits_of
 
 DIGEST = "digest"  # of all the rest of a state; those of old have none
 
@@ -58,8 +59,8 @@ def digest(value: Any) -> str:
 def _update(found: hashlib._Hash, value: Any) -> None:
     if isinstance(value, Tensor):
         found.update(f"{value.dtype} {tuple(value.shape)}".encode())
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        found.update(flat.view(torch.uint8).numpy().data)
+        for some in bits_of(value):
+            found.update(some)
     elif isinstance(value, Mapping):
         found.update(f"{{{len(value)}".encode())
         for key, each in value.items():

@@ -142,6 +142,7 @@ def learn(stage: Stage, state: TrainingState) -> None:
             bar.advance(size, _note(loss, state.best))
             ended = state.plan.ends_epoch(state.step)
             if ended:
+                state.optimizer.zero_grad()  # what is written and measured now has their room
                 _close_epoch(stage, state, bar, board)
             state.keep_in_time()
             bar.total = state.plan.steps * size

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from fullconv.base.errors import FullconvError, nearest
+from fullconv.base.portions import is_finite
 from fullconv.data.folder import DatasetFolder, Input
 from fullconv.data.info import COLOR, DatasetInfo
 from fullconv.geometry import GeometryError
@@ -72,7 +73,7 @@ def require_finite(net: FCN, source: str) -> None:
 def not_finite(net: FCN) -> str:
     """Return the name of a net's first tensor that holds infinite numbers or NaN, or ""."""
     tensors = net.state_dict().items()
-    return next((name for name, value in tensors if not value.isfinite().all()), "")
+    return next((name for name, value in tensors if not is_finite(value)), "")
 
 
 def _target_net(settings: TrainSettings, folder: DatasetFolder, judge: Judge) -> FCN:

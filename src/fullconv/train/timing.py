@@ -36,8 +36,8 @@ def fitted_to_machine(stage: Stage, net: FCN, plan: Plan, spent: float = 0.0) ->
     """Choose the precision that the recipe leaves open and fit the steps to the time there is.
 
     The steps are made on a copy of `net`, with its weights; neither these, what else it holds, nor
-    torch's generators change. Gradients are gone then. Precisions are compared on a few images of
-    each batch, for float32 may need twice the memory of the training to come.
+    torch's generators change. Gradients are gone then. Precisions are compared on a few images
+    and without an optimizer's moments, for float32 may need twice the memory of the training.
 
     Args:
         stage: the training to come.
@@ -54,9 +54,11 @@ def fitted_to_machine(stage: Stage, net: FCN, plan: Plan, spent: float = 0.0) ->
         # Where bfloat16 is emulated, the steps that would find it slow take minutes.
         worth_it = has_bf16(stage.device) and (hurried or plan.steps >= SHORT)
         if stage.recipe.precision == "auto" and worth_it:
+            without_moments = {"optimizer": "sgd", "momentum": 0.0}
+            bare = replace(stage, recipe=stage.recipe.model_copy(update=without_moments))
             with closing(stage.batches(net, plan)) as feed:
                 few = _few_of(next(feed))
-            tried = [_step_times(stage, net, p, most, _again(few)) for p in (plain, mixed)]
+            tried = [_step_times(bare, net, p, most, _again(few)) for p in (plain, mixed)]
             wide, low = map(min, tried)  # in the quickest what else the machine did counts least
             plan = mixed if low * WORTH_BF16 <= wide else plain
         times = _step_times(stage, net, plan, most, stage.batches(net, plan))
