@@ -178,7 +178,7 @@ def draw(rows: list[Row]) -> None:
     """Draw val mean IU by epoch and by minute, a line for each variant."""
     from matplotlib.figure import Figure
 
-    figure = Figure((8, 3.2), layout="constrained")
+    figure = Figure((8, 3.8), layout="constrained")
     by_epoch, by_minute = plain(figure.subplots(1, 2, sharey=True))
     for axes, column, label in (
         (by_epoch, "epoch", "epochs"),
@@ -193,7 +193,7 @@ def draw(rows: list[Row]) -> None:
         axes.set(xlabel=label, xlim=(0, None))
     by_epoch.set_ylabel("mean IU on val")
     lines = by_epoch.get_legend_handles_labels()
-    by_minute.legend(*lines, frameon=False, loc="lower right")
+    figure.legend(*lines, frameon=False, loc="outside lower center", ncols=2)
     save_figure(figure, "training-curves")
 
 
