@@ -10,7 +10,7 @@ Where the processor only emulates bfloat16, in which a step takes minutes, it is
 Medians of seconds a step, and by how much steps raise the process's peak memory.
 
 Expected, for FCN-8s in bfloat16 against plain bfloat16: on MobileNetV2 at least 2.3 times the steps
-at 0.65 of its memory at most, on VGG16 1.35 times at no more of it (0.85 is aimed at). Without
+at 0.65 of its memory at most, on VGG16 1.35 times at 0.85 of it. Without
 bfloat16, against the quicker of both plain ways: 1.3 times on VGG16, 1.8 on MobileNetV2.
 Results: benchmarks/results/training.csv and training-machine.json.
 """
