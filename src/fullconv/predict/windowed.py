@@ -26,6 +26,7 @@ from torch import Tensor
 
 from fullconv.base.errors import FullconvError
 from fullconv.base.pipeline import ahead
+from fullconv.base.portions import bits_of
 from fullconv.net.certainty import UNSURE, top_probabilities
 from fullconv.net.head import Head
 from fullconv.predict.geotiff import (
@@ -437,7 +438,8 @@ def _key(job: Job, sweep: _Sweep) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(net.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().data)
+        for some in bits_of(value):
+            digest.update(some)
     told = {
         "source": [str(job.path.resolve()), about.st_size, about.st_mtime_ns],
         "net": [repr(net.arguments), repr([head.labelling for head in net.heads.values()])],
