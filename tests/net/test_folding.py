@@ -23,6 +23,9 @@ def norms(net):
         pytest.param("mobilenet_v2", marks=pytest.mark.slow),
         "resnet18",
         pytest.param("regnet_x_400mf", marks=pytest.mark.slow),
+        "timm:test_efficientnet",  # whose normalisations activate, too
+        pytest.param("timm:efficientnet_lite0", marks=pytest.mark.slow),
+        pytest.param("timm:mobilenetv3_small_050", marks=pytest.mark.slow),
     ],
 )
 def test_scores_stay_and_no_norm_is_left(trunk):
@@ -66,5 +69,26 @@ def test_what_others_read_is_left_alone():
         "norm1",
         "norm2",
     ]
+    x = torch.randn(1, 3, 4, 4)
+    torch.testing.assert_close(folded(x), plain(x))
+
+
+class BentNorm(nn.BatchNorm2d):
+    """A user's own, which does more than normalise."""
+
+    def forward(self, x):
+        return super().forward(x).abs()
+
+
+def test_a_normalisation_that_does_more_is_left_alone():
+    torch.manual_seed(0)
+    layers = nn.ModuleDict({"convolution": nn.Conv2d(3, 3, 1), "norm": BentNorm(3)})
+    graph = fx.Graph()
+    first = graph.call_module("convolution", (graph.placeholder("x"),))
+    graph.output(graph.call_module("norm", (first,)))
+    plain = fx.GraphModule(layers, graph).eval()
+    folded = deepcopy(plain)
+    fold_norms(folded)
+    assert norms(folded)
     x = torch.randn(1, 3, 4, 4)
     torch.testing.assert_close(folded(x), plain(x))

@@ -158,9 +158,9 @@ def _fused(places: _Places) -> dict[nn.Module, nn.Module]:
         norm = places.alone(node)
         if not isinstance(norm, nn.BatchNorm2d) or not is_fusible(norm):
             continue
-        bounds, reader = own_bounds(norm), places.reader(node)
-        relu = places.next(node, reader) if bounds is None else None
-        twins[norm] = twin = FusedNorm(norm, bounds or bounds_of(relu) or UNBOUNDED)
+        bounds, reader = own_bounds(norm) or UNBOUNDED, places.reader(node)
+        relu = places.next(node, reader) if bounds == UNBOUNDED else None
+        twins[norm] = twin = FusedNorm(norm, bounds_of(relu) or bounds)
         if relu is not None and bounds_of(relu):
             stands = twins.setdefault(relu, Clamped(relu))
             assert isinstance(stands, Clamped)

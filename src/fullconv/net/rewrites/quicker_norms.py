@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import has_torch_function
 
 from fullconv.kernels.openmp import has_torch_threads
+from fullconv.net.rewrites.norms import activation_of
 from fullconv.net.rewrites.twin import StandIn, channels_last, is_workable, lie_channels_last
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ def is_fusible(layer: nn.Module | None) -> bool:
     return (
         isinstance(layer, nn.BatchNorm2d)
         and has_torch_threads()
-        and (type(layer) is nn.BatchNorm2d or own_bounds(layer) is not None)
+        and own_bounds(layer) is not None
         and layer.affine
         and layer.track_running_stats
         and layer.momentum is not None
@@ -226,11 +227,6 @@ def bounds_of(layer: nn.Module | None) -> Bounds | None:
 
 
 def own_bounds(layer: nn.Module) -> Bounds | None:
-    """Return the bounds of a normalisation of timm's that clamps by itself."""
-    kind = type(layer)
-    if (kind.__module__.partition(".")[0], kind.__name__) != ("timm", "BatchNormAct2d"):
-        return None
-    act, drop = layer.get_submodule("act"), layer.get_submodule("drop")
-    if type(drop) is not nn.Identity:
-        return None
+    """Return what a batch normalisation clamps its result to by itself, as timm's may."""
+    act = activation_of(layer)
     return UNBOUNDED if type(act) is nn.Identity else bounds_of(act)
