@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import math
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -36,10 +37,11 @@ from fullconv.base.progress import Reporter
 from fullconv.data.folder import DatasetInfo
 from fullconv.net import folder as model_folder
 from fullconv.net.fcn import FCN
-from fullconv.train import checkpoint, evaluators, loop, timing
+from fullconv.train import checkpoint, evaluators, lock, loop, timing
 from fullconv.train import step as step_module
 from fullconv.train.plan import Plan
 from fullconv.train.recipe import Recipe, read_recipe
+from fullconv.train.record import Record
 from fullconv.train.run import run
 from fullconv.train.state import TrainingState
 
@@ -381,7 +383,27 @@ def test_a_full_disk_leaves_the_training_state_as_it_was(
 def test_batch_norm_of_a_single_value_is_refused(tmp_path: Path) -> None:
     data = write_scenes(tmp_path / "data", size=(20, 30))
     with pytest.raises(FullconvError, match="batch_size=1 with crops of 20x30"):
-        trained(tmp_path / "run", asked(data, "batch_size=1"))
+        trained(tmp_path / "run", asked(data, "batch_size=1", backbone="resnet18"))
+
+
+@pytest.mark.slow
+def test_a_net_without_batch_norm_learns_of_a_single_value(tmp_path: Path) -> None:
+    data = write_scenes(tmp_path / "data", size=(20, 30), train=2)
+    trained(tmp_path / "run", asked(data, "batch_size=1", "steps=1"))
+
+
+def test_a_record_tells_how_to_make_another_run_like_it(tmp_path: Path) -> None:
+    data = write_scenes(tmp_path / "data", train=2)
+    given = {"weights": "none", "inputs": ("color",), "staged": True, "trust": True, **QUICK}
+    run_lock = lock.RunLock(tmp_path / "a run")
+    record = Record.open(tmp_path / "a run", asked(data, **given), run_lock, resume=False)
+    record.begin(["fcn16s"])
+    told = record.out.joinpath("recipe.yaml").read_text().splitlines()[3]
+    assert shlex.split(told, comments=False)[1:] == [
+        *("fullconv", "train", "--data", "DIR", "--out", "OTHER"),
+        *("--recipe", str(tmp_path / "a run/recipe.yaml"), "--model", "fcn16s"),
+        *("--backbone", "squeezenet1_1", "--weights", "none", "--staged", "--trust"),
+    ]
 
 
 @contextmanager

@@ -101,6 +101,20 @@ def test_a_report_of_several_heads_and_inputs(folder, data):
     assert side_by_side(report).ndim == 3
 
 
+def test_images_that_are_gone_are_no_examples(folder, data):
+    net = fullconv.load(folder)
+    split = split_for(net, DatasetFolder(data), "val")
+    measured = {"fcn16s": evaluate(net, split)}
+    ranked = [name for _, name in sorted((iu, name) for name, iu in measured["fcn16s"].per_image)]
+    for place in ("images", "depth", "masks", "masks_geo"):
+        (data / place / "val" / f"{ranked[-1]}.png").unlink()
+    dataset = DatasetFolder(data)
+    split = split_for(net, dataset, "val")
+    report = summarise(an_outcome(folder, data), dataset.info, split, measured)
+    assert [example.name for example in report.examples] == [ranked[at] for at in (2, 1, 0)]
+    assert "measured on val, 4 images" in report.intro
+
+
 def test_titles_of_nets():
     names = {"fcn16s": "FCN-16s", "siftflow-fcn8s": "siftflow-FCN-8s"}
     assert {name: _title(name) for name in names} == names

@@ -11,7 +11,7 @@ import typer
 
 from fullconv.base.errors import FullconvError, ToldElsewhereError
 from fullconv.base.runtime import keep_freed_memory, seek_cycles_rarely
-from fullconv.cli.options import RayCommand
+from fullconv.cli.options import RayCommand, SettingsCommand
 from fullconv.cli.signals import INTERRUPTED, Stopped
 from fullconv.cli.streams import log_warnings, settle_streams
 
@@ -30,6 +30,8 @@ VERBS = (  # the files of this folder that are one each
     "data",
 )
 
+_COMMANDS = {"train": SettingsCommand, "predict": RayCommand}  # that typer alone can't parse
+
 
 def command_line(*verbs: str) -> typer.Typer:
     """Return the command line with some of its verbs, whose files alone are imported."""
@@ -47,7 +49,7 @@ def command_line(*verbs: str) -> typer.Typer:
         if name == "data":
             line.add_typer(verb.app)
         else:
-            line.command(name=name, cls=RayCommand if name == "predict" else None)(verb.command)
+            line.command(name=name, cls=_COMMANDS.get(name))(verb.command)
     return line
 
 

@@ -98,6 +98,24 @@ class RayCommand(TyperCommand):
         return super().parse_args(ctx, with_address(args))
 
 
+class SettingsCommand(TyperCommand):
+    """A verb whose --set may be followed by several settings, which typer does not know of."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse what was typed."""
+        return super().parse_args(ctx, each_set(args))
+
+
+def each_set(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line, with a --set before each KEY=VALUE that follows one."""
+    found: list[str] = []
+    for at, word in enumerate(words):
+        if found[-2:-1] == ["--set"] and re.match(r"\w+=", word) and words[at - 1] != "--set":
+            found.append("--set")
+        found.append(word)
+    return found
+
+
 def with_address(words: Sequence[str]) -> list[str]:
     """Return the words of a command line, with "local" after a --ray that no address follows.
 

@@ -84,7 +84,7 @@ def command(
             "--set",
             metavar="KEY=VALUE",
             help="Change a setting of the recipe: epochs, minutes, batch_size, lr, crop, seed "
-            "and so on. May be repeated.",
+            "and so on. Several may follow.",
         ),
     ] = None,
     resume: Annotated[
@@ -112,6 +112,7 @@ def command(
     from fullconv.train.run import run
 
     usual = Blueprint.named(model or DEFAULT_NET).recipe
+    continued = resume and (out / RECORD).is_file()
     given: dict[str, Any] = {
         "model": model,
         "staged": staged or None,
@@ -123,7 +124,7 @@ def command(
         "max_pixels": max_pixels,
         "trust": trust or None,
         "recipe": read_recipe(recipe or usual, overrides or ())
-        if recipe or overrides or not resume
+        if recipe or overrides or not continued
         else None,
     }
     asked = {key: value for key, value in given.items() if value is not None}

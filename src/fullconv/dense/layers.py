@@ -384,7 +384,9 @@ def _on_map(
     if isinstance(layer, nn.BatchNorm1d):
         if type(layer) is not nn.BatchNorm1d:
             kind = type(layer).__name__
-            raise NotConvolutionalError(f"layer {path}: {kind} may do more than nn.BatchNorm1d does")
+            raise NotConvolutionalError(
+                f"layer {path}: {kind} may do more than nn.BatchNorm1d does"
+            )
         network.set_submodule(path, _batch_norm_2d(layer))
     elif isinstance(layer, SOFTMAXES):
         layer.dim = 1  # the classes, which were the last axis and the second

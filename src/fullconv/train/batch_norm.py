@@ -10,14 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from fullconv.base.processes import Processes
+
+if TYPE_CHECKING:
+    from fullconv.net.fcn import FCN
+    from fullconv.train.recipe import Recipe
+
+
+def normalises(net: FCN, recipe: Recipe) -> bool:
+    """Tell whether a net normalises batches by their own statistics while it learns."""
+    learns = recipe.batch_norm == "learned"
+    return learns and any(isinstance(layer, _BatchNorm) for layer in net.modules())
 
 
 def shared_statistics(processes: Processes) -> AbstractContextManager[Any]:

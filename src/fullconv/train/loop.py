@@ -19,6 +19,7 @@ from fullconv.base.files import write_text
 from fullconv.base.progress import Progress, duration
 from fullconv.data.loading import Batch, mixed_seed
 from fullconv.train import checkpoint
+from fullconv.train.batch_norm import normalises
 from fullconv.train.nets import described, not_finite, saved_net
 from fullconv.train.outcome import read_metrics
 from fullconv.train.plan import Plan, make_plan
@@ -79,6 +80,7 @@ def begun(stage: Stage) -> TrainingState:
         workers=stage.data.workers,
         scale=net.scale,
         finer=stage.finer(net),
+        normalised=normalises(net, stage.recipe),
         share=stage.budget.share,
         seconds=stage.budget.seconds,
     )

@@ -127,6 +127,7 @@ def make_plan(
     workers: int,
     scale: Fraction = Fraction(1),
     finer: int = 1,
+    normalised: bool = True,
     share: float = 1.0,
     seconds: float | None = None,
 ) -> Plan:
@@ -139,13 +140,14 @@ def make_plan(
         workers: processes that prepare images.
         scale: how many times larger than they are the net sees images.
         finer: how many times finer than its model's name tells its strides make its cells.
+        normalised: whether the net normalises batches by their own statistics while it learns.
         share: of the recipe's epochs that this training may use (a stage's share).
         seconds: that it may take, or None.
     """
     (height, width), (magnify, reduce) = found.median_size, scale.as_integer_ratio()
     crop = recipe.crop or default_crop(height, width, magnify, reduce, finer=finer)
     shown = (height, width) if crop == "whole" else crop
-    if recipe.batch_size == 1 and max(shown) * magnify <= COARSEST_STRIDE * reduce:
+    if normalised and recipe.batch_size == 1 and max(shown) * magnify <= COARSEST_STRIDE * reduce:
         raise FullconvError(
             f"batch_size=1 with crops of {shown[0]:g}x{shown[1]:g} leaves batch normalisation a "
             "single value to work on; --set batch_size=2 or more, or a larger crop"

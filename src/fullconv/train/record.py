@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import platform
+import shlex
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from fullconv.net.fcn import FCN
 
 NAME = "recipe.yaml"
+_USUAL = (("color",), "early")  # what inputs and fusion are where nothing is said
 SECONDS_FOR_THE_REST = 15.0  # of a limited time: the program's start, the report
 
 
@@ -261,9 +263,20 @@ class Record:
             "# Every setting of this run. Continue it, if it was cut short:\n"
             f"#   fullconv train --out {self.out} --resume\n"
             "# Make another with the same settings:\n"
-            f"#   fullconv train --data DIR --out OTHER --recipe {self.out / NAME}\n"
+            f"#   fullconv train --data DIR --out OTHER {shlex.join(self._options())}\n"
         )
         write_text(self.out / NAME, header + yaml.safe_dump(values, sort_keys=False))
+
+    def _options(self) -> Iterator[str]:
+        """Yield the options, and what they are given, of a run with the same settings."""
+        settings = self.settings
+        yield from ("--recipe", str(self.out / NAME), "--model", settings.model)
+        for name in ("backbone", "weights", "inputs", "fusion", "max_pixels"):
+            value, usual = getattr(settings, name), TrainSettings.model_fields[name].default
+            if value not in (None, usual, *_USUAL):
+                text = ",".join(value) if isinstance(value, tuple) else str(value)
+                yield from (f"--{name.replace('_', '-')}", text)
+        yield from (f"--{name}" for name in ("staged", "trust") if getattr(settings, name))
 
 
 def _launch(path: Path) -> str | None:

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from torch.nn.modules.batchnorm import _BatchNorm
-
 from fullconv.base.errors import FullconvError
 from fullconv.base.processes import Processes
 from fullconv.data.loading import Share
+from fullconv.train.batch_norm import normalises
 from fullconv.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def require_shareable(net: FCN, recipe: Recipe, processes: Processes) -> None:
             f"{count} processes have no more than {recipe.step_images} images to share in a step: "
             f"start fewer, or --set batch_size={count} or more"
         )
-    if not sliced and _normalises(net, recipe):
+    if not sliced and normalises(net, recipe):
         raise FullconvError(
             f"batch_size={size} gives {count} processes no image each to normalise batches by: "
             f"--set batch_size={count} or more, --set batch_norm=frozen, or start fewer"
@@ -49,7 +48,7 @@ def about_sharing(net: FCN, recipe: Recipe, processes: Processes) -> Iterator[st
         of_each = f"each has about {recipe.batch_size / processes.count:.3g} images of each batch"
     else:
         of_each = f"batches of {recipe.batch_size} are dealt out to them"
-    normalised = "; batch normalisation is over the images of all" * _normalises(net, recipe)
+    normalised = "; batch normalisation is over the images of all" * normalises(net, recipe)
     yield f"{processes.count} processes make each step together: {of_each}{normalised}"
 
 
@@ -66,9 +65,3 @@ def traffic_told(stage: Stage, state: TrainingState) -> Iterator[None]:
             f"{stage.name}: each process handed the others {handed / steps / 1e6:.3g} MB a step, "
             f"which took {under_way / seconds:.0%} of the time, waiting for each other included"
         )
-
-
-def _normalises(net: FCN, recipe: Recipe) -> bool:
-    """Tell whether a net normalises batches by their own statistics while it learns."""
-    learns = recipe.batch_norm == "learned"
-    return learns and any(isinstance(layer, _BatchNorm) for layer in net.modules())

@@ -39,6 +39,7 @@ def summarise(
     """
     last, trust = outcome.last, outcome.settings.trust
     per_image = measured[last.name].per_image if measured else last.per_image
+    images = len(per_image) or len(split)  # it may have changed since
     chosen = _telling(per_image, split)
     shown = []
     for trained in outcome.stages[:-1]:  # one net in memory at a time
@@ -51,7 +52,7 @@ def summarise(
     )
     return Report(
         title=f"{_title(last.name)} on {info.name}",
-        intro=f"{len(results)} {course}; measured on {split.name}, {len(split)} images.",
+        intro=f"{len(results)} {course}; measured on {split.name}, {images} images.",
         heads=tuple(
             ReportedHead(name, head.classes, head.palette, own.unscored)
             for (name, head), own in zip(net.heads.items(), split.heads.values(), strict=True)
@@ -120,10 +121,10 @@ def _borders(net: FCN, split: Split | CachedSplit) -> dict[str, Borders]:
 def _telling(
     per_image: Sequence[tuple[str, float]], split: Split | CachedSplit
 ) -> list[tuple[str, LabelledImage]]:
-    """Return the best, the median and the worst image, as far as there are so many."""
-    ranked = sorted((iu, name) for name, iu in per_image if not math.isnan(iu))
-    ranks = {"best": len(ranked) - 1, "median": len(ranked) // 2, "worst": 0}
+    """Return the best, the median and the worst image of those that are still there."""
     places = {sample.name: index for index, sample in enumerate(split.samples)}
+    ranked = sorted((iu, name) for name, iu in per_image if name in places and not math.isnan(iu))
+    ranks = {"best": len(ranked) - 1, "median": len(ranked) // 2, "worst": 0}
     kinds = {rank: kind for kind, rank in reversed(ranks.items()) if 0 <= rank < len(ranked)}
     return [
         (f"{kinds[rank]}: mean IU {ranked[rank][0]:.2f}", split[places[ranked[rank][1]]])
