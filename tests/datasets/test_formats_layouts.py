@@ -10,44 +10,25 @@ import zipfile
 import numpy as np
 import pytest
 import yaml
+from annotation_folders import (
+    LABELS,
+    SIZE,
+    coco,
+    converted,
+    labelme_source,
+    save_image,
+    save_json,
+    save_mask,
+    shape,
+    square,
+)
 from PIL import Image
 
 from fullconv.base.errors import FullconvError
-from fullconv.base.images import ImageReader
 from fullconv.base.palette import palette_image, voc_palette
 from fullconv.datasets.convert import ConvertSettings, convert
 from fullconv.datasets.formats.cityscapes import CLASSES as CITYSCAPES
 from fullconv.datasets.formats.classes import ClassSettings
-
-LABELS = np.array([[0, 1, 2, 2], [255, 1, 1, 0]], np.uint8)
-SIZE = LABELS.shape
-
-
-def save_image(path, size=SIZE):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size[::-1], (1, 2, 3)).save(path)
-
-
-def save_mask(path, labels=LABELS):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(labels).save(path)
-
-
-def save_json(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-
-
-def converted(source, tmp_path, **settings):
-    """Convert and return what it says, and the labels by SPLIT/NAME."""
-    out = tmp_path / "out"
-    done = convert(source, out, ConvertSettings(**settings))
-    masks = {
-        path.relative_to(out / "masks").with_suffix("").as_posix(): ImageReader().mask(path)
-        for path in sorted((out / "masks").rglob("*.png"))
-    }
-    assert len(masks) == sum(done.counts.values())
-    return done, masks
 
 
 def one(source, tmp_path, **settings):
@@ -99,17 +80,6 @@ def test_cvat_segmentation_mask_as_a_zip(source, tmp_path):
     classes, found = one(archive, tmp_path)
     assert classes == ("background", "road", "car")
     assert found == labels.tolist()
-
-
-def coco(annotations, categories=("car", "road"), **image):
-    numbered = [{"id": at + 1, "name": name} for at, name in enumerate(categories)]
-    about = {"id": 7, "file_name": "x.png", "height": 6, "width": 8, **image}
-    return {"images": [about], "annotations": annotations, "categories": numbered}
-
-
-def square(category, x, y, side, **more):
-    points = [x, y, x + side, y, x + side, y + side, x, y + side]
-    return {"image_id": 7, "category_id": category, "segmentation": [points], **more}
 
 
 @pytest.fixture
@@ -292,17 +262,6 @@ def test_masks_that_were_jpegs(source, tmp_path):
     save_mask(source / "masks" / "x.png", noise)
     with pytest.raises(FullconvError, match="no mask of classes, or was altered"):
         converted(source, tmp_path)
-
-
-def labelme_source(source, shapes, size=(20, 20), **more):
-    save_image(source / "x.png", size)
-    content = {"imagePath": "x.png", "imageHeight": 20, "imageWidth": 20, "shapes": shapes}
-    save_json(source / "x.json", {"version": "6.3.1", "flags": {}, **content, **more})
-    return source
-
-
-def shape(label, kind, *points, **more):
-    return {"label": label, "shape_type": kind, "points": points, **more}
 
 
 def png_of(mask):

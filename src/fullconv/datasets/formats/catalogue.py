@@ -70,7 +70,7 @@ def recognise(path: Path, table: Path | None = None, reporter: Reporter = SILENT
     """
     if not path.exists():
         raise FullconvError(f"{path}: there is no such folder or file")
-    place = Place(path, table=table) if path.is_dir() else Place(_folder_of(path), path, table)
+    place = Place(path, table=table) if path.is_dir() else _place_of(path.absolute(), table)
     for _ in range(_DEEPEST):
         for each in FORMATS:
             source = _recognised(each, place, reporter)
@@ -83,10 +83,10 @@ def recognise(path: Path, table: Path | None = None, reporter: Reporter = SILENT
     return None
 
 
-def _folder_of(file: Path) -> Path:
-    """Return the folder in which the images of a file of annotations are."""
-    folder = file.absolute().parent
-    return folder.parent if folder.name == "annotations" else folder
+def _place_of(file: Path, table: Path | None) -> Place:
+    """Return a file of annotations, by its whole path, in the folder in which its images are."""
+    folder = file.parent
+    return Place(folder.parent if folder.name == "annotations" else folder, file, table)
 
 
 def recognised(path: Path, table: Path | None = None, reporter: Reporter = SILENT) -> Source:
