@@ -110,10 +110,12 @@ def _parsed(path: Path) -> _Annotations:
             found.images.append((attributes, []))
         elif name in _SHAPES and "image" in inside:
             found.images[-1][1].append((name, {"label": "", **attributes}))
-        words[name] = ""
+        elif name == "label":
+            words.clear()
 
     def text(more: str) -> None:
-        words[inside[-1]] = words.get(inside[-1], "") + more
+        if inside[-2:-1] == ["label"]:  # its attributes have names, too
+            words[inside[-1]] = words.get(inside[-1], "") + more
 
     def end(name: str) -> None:
         inside.pop()
