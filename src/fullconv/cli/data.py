@@ -39,6 +39,10 @@ GroupBy = Annotated[
     ),
 ]
 
+Skip = Annotated[
+    bool, typer.Option("--skip", help="Leave out what can't be converted, instead of failing.")
+]
+
 app = typer.Typer(name="data", help="Check, make and get dataset folders.", no_args_is_help=True)
 
 
@@ -238,10 +242,7 @@ def convert_annotations(
     ] = None,
     group_by: GroupBy = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed, another division.")] = 0,
-    skip: Annotated[
-        bool,
-        typer.Option("--skip", help="Leave out what can't be converted, instead of failing."),
-    ] = False,
+    skip: Skip = False,
     table: Annotated[
         Path | None,
         typer.Option(
@@ -292,6 +293,7 @@ def split_folder(
     ] = "0.8,0.1,0.1",
     group_by: GroupBy = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed, another division.")] = 0,
+    skip: Skip = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -300,7 +302,7 @@ def split_folder(
     from fullconv.datasets.convert import ConvertSettings, convert
     from fullconv.datasets.formats.splitting import parse_shares
 
-    settings = ConvertSettings(shares=parse_shares(shares), group_by=group_by, seed=seed)
+    settings = ConvertSettings(shares=parse_shares(shares), group_by=group_by, seed=seed, skip=skip)
     _show_converted(out, convert(folder, out, settings, Reporter(quiet)))
 
 

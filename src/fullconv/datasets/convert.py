@@ -168,6 +168,9 @@ class _Work:
 
     def write_all(self, bar: Progress) -> None:
         """Write all images and masks; what can't be is told."""
+        for kind, names in self.source.left_over.items():
+            for name in names:
+                self.troubles.tell(kind, name)
         try:
             for image in self.source.read():
                 self._write(image)

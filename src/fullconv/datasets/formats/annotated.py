@@ -158,6 +158,7 @@ class Source:
         complete: whether each pixel is in some region, so that there is no background.
         values: names of values of `AnnotatedImage.values`; None means to be ignored.
         palette: colours by the name of the class.
+        left_over: files that `read` leaves out, by a plural of what is wrong with them.
         notes: lines to tell the user.
     """
 
@@ -171,6 +172,7 @@ class Source:
     complete: bool = False
     values: Mapping[int, str | None] = field(default_factory=dict)
     palette: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    left_over: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from fullconv.base.errors import FullconvError
 from fullconv.base.packed import Packed
 from fullconv.base.progress import Reporter
 from fullconv.data.folder import DatasetFolder
+from fullconv.data.listing import Listing
 from fullconv.datasets.formats.annotated import AnnotatedImage, Source, Values
 from fullconv.datasets.formats.files import Place
 
@@ -32,15 +34,37 @@ def recognise(place: Place, reporter: Reporter) -> Source | None:  # noqa: ARG00
     classes = info.classes
     values: dict[int, str | None] = {**dict(enumerate(classes)), info.ignore_index: None}
     palette = dict(zip(classes, info.palette, strict=True)) if info.palette else {}
+    listings = [folder.listing(split) for split in folder.splits]
     return Source(
         NAME,
         place.root,
         classes,
-        sum(len(folder.listing(split).samples) for split in folder.splits),
+        sum(len(listing.samples) for listing in listings),
         partial(_read, folder),
         values=values,
         palette=palette,
+        left_over=_left_over(place.root, listings),
+        notes=_notes(listings),
     )
+
+
+def _left_over(root: Path, listings: Sequence[Listing]) -> dict[str, tuple[str, ...]]:
+    """Return what a training would refuse: images without a mask, and files called alike."""
+    lacking = (each.image for listing in listings for each in listing.missing)
+    twins = (path for listing in listings for paths in listing.twins for path in paths)
+    by_kind = {"images without a mask": lacking, "files of the same name": twins}
+    return {  # once: where a part of train is held out, both parts list what is wrong with all
+        kind: tuple(dict.fromkeys(path.relative_to(root).as_posix() for path in paths))
+        for kind, paths in by_kind.items()
+    }
+
+
+def _notes(listings: Sequence[Listing]) -> tuple[str, ...]:
+    """Say what a training passes over."""
+    idle = {path for listing in listings for path in (*listing.orphans, *listing.strangers)}
+    if not idle:
+        return ()
+    return (f"left out: {len(idle):,} files that belong to no image (see data check)",)
 
 
 def _read(folder: DatasetFolder) -> Iterator[AnnotatedImage]:

@@ -7,8 +7,9 @@ Among them are ADE20K / MIT SceneParsing (images, annotations; 0 is no class), M
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,23 +49,32 @@ _ENDINGS = re.compile(
 _IMAGE_ENDINGS = re.compile(r"[-_. ](image|img|leftimg8bit|rgb|sat)$", re.I)
 
 
+_Key = tuple[str, ...]  # what an image and its mask have in common: folders, and the name
+
+
 class _Pair(NamedTuple):
-    name: str
-    split: str
+    key: _Key
     image: Path
     mask: Path
+
+
+class _Found(NamedTuple):
+    pairs: list[_Pair]
+    images: list[Path]  # without a mask
+    masks: list[Path]  # without an image
 
 
 def recognise(place: Place, reporter: Reporter) -> Source | None:
     """Recognise images beside masks; values are named by a list of classes, if there is one."""
     if place.only is not None:
         return None
-    pairs = _in_two_folders(place.root) or _in_one_folder(place.root)
-    if not pairs:
+    found = _in_two_folders(place.root)
+    if not found.pairs:
+        found = _in_one_folder(place.root)
+    if not found.pairs:
         return None
-    folders = {place.root, *(pair.mask.parent for pair in pairs)}
-    table = find_table(sorted(folders), place.table)
-    masks = [pair.mask for pair in pairs]
+    masks = [pair.mask for pair in found.pairs]
+    table = find_table(sorted({place.root, *(mask.parent for mask in masks)}), place.table)
     coloured = is_coloured(masks[0])
     if table is None or table.coloured != coloured:
         values = named(found_values(masks, reporter), coloured=coloured)
@@ -78,10 +88,14 @@ def recognise(place: Place, reporter: Reporter) -> Source | None:
         f"pairs of images and masks ({kind})",
         place.root,
         names,
-        len(pairs),
-        partial(_read, pairs),
+        len(found.pairs),
+        partial(_read, found.pairs),
         values=values,
         palette=palette,
+        left_over={
+            "images without a mask": _below(place.root, found.images),
+            "masks without an image": _below(place.root, found.masks),
+        },
         notes=() if table else (_advice(names, coloured=coloured),),
     )
 
@@ -105,60 +119,63 @@ def _advice(names: Sequence[str], *, coloured: bool) -> str:
     )
 
 
-def _in_two_folders(root: Path) -> list[_Pair]:
+def _in_two_folders(root: Path) -> _Found:
     """Pair images below a folder of images with masks of the same name below one of masks."""
-    images: dict[tuple[str, ...], Path] = {}
-    masks: dict[tuple[str, ...], Path] = {}
+    images: dict[Path, _Key] = {}
+    masks: dict[Path, _Key] = {}
     for path in images_below(root):
-        parts = path.relative_to(root).parts[:-1]
-        words = [part.lower() for part in parts]
+        *folders, _ = path.relative_to(root).parts
+        words = [folder.lower() for folder in folders]
         at_mask = next((at for at, word in enumerate(words) if word in _MASKS), None)
         at_image = next((at for at, word in enumerate(words) if word in _IMAGES), None)
         if at_mask is not None:
-            rest = (*parts[:at_mask], *parts[at_mask + 1 :])
             if path.suffix.lower() in (".png", ".tif", ".tiff", ".bmp"):
-                masks[(*rest, _ENDINGS.sub("", path.stem))] = path
+                masks[path] = (*folders[:at_mask], *folders[at_mask + 1 :], path.stem)
         elif at_image is not None:
-            rest = (*parts[:at_image], *parts[at_image + 1 :])
-            images[(*rest, _IMAGE_ENDINGS.sub("", path.stem))] = path
-    if not masks:
-        return []
-    lacking = [path for key, path in masks.items() if key not in images]
-    if images and len(lacking) == len(masks):
+            images[path] = (*folders[:at_image], *folders[at_image + 1 :], path.stem)
+    found = _paired(images, masks)
+    if images and masks and not found.pairs:
         raise FullconvError(
-            f"{root}: has images such as {next(iter(images.values())).name} and masks such as "
-            f"{lacking[0].name}, none of which are called alike; call each mask as its image"
+            f"{root}: has images such as {found.images[0].name} and masks such as "
+            f"{found.masks[0].name}, none of which are called alike; call each mask as its image"
         )
-    return [
-        _Pair("/".join(_without_split(key)), split_of(key[:-1]), images.get(key, path), path)
-        for key, path in sorted(masks.items())
-        if key in images
-    ]
+    return found
 
 
-def _without_split(key: Sequence[str]) -> list[str]:
-    return [part for part in key[:-1] if not split_of([part])] + [key[-1]]
-
-
-def _in_one_folder(root: Path) -> list[_Pair]:
+def _in_one_folder(root: Path) -> _Found:
     """Pair x.jpg with x_mask.png, or what else its ending is."""
-    images, masks = {}, {}
-    for path in images_below(root):
-        plain = _ENDINGS.sub("", path.stem)
-        if plain != path.stem:
-            masks[path.parent / plain] = path
-        else:
-            images[path.parent / _IMAGE_ENDINGS.sub("", path.stem)] = path
+    keys = {path: (*path.relative_to(root).parts[:-1], path.stem) for path in images_below(root)}
+    plain = {path: _without(_ENDINGS, key) for path, key in keys.items()}
+    # What has a mask of its own is an image, whatever its ending: left_l.jpg of left_l_mask.png.
+    owners = {plain[path] for path, key in keys.items() if plain[path] != key}
+    masks = {path: key for path, key in keys.items() if plain[path] != key and key not in owners}
+    return _paired({path: key for path, key in keys.items() if path not in masks}, masks)
+
+
+def _paired(images: Mapping[Path, _Key], masks: Mapping[Path, _Key]) -> _Found:
+    """Pair what is called alike; endings are taken off names only where that leaves them alone."""
+    images, masks = dict(images), dict(masks)
     pairs = []
-    for key, path in sorted(masks.items()):
-        if key in images:
-            inside = key.relative_to(root).parts
-            name = "/".join(_without_split(inside))
-            pairs.append(_Pair(name, split_of(inside[:-1]), images[key], path))
-    return pairs
+    for of_image, of_mask in product((None, _IMAGE_ENDINGS), (None, _ENDINGS)):
+        by_key = {_without(of_image, key): path for path, key in images.items()}
+        for mask, key in [*masks.items()]:
+            common = _without(of_mask, key)
+            if (image := by_key.pop(common, None)) is not None:
+                pairs.append(_Pair(common, image, mask))
+                del images[image], masks[mask]
+    return _Found(sorted(pairs), [*images], [*masks])
+
+
+def _without(ending: re.Pattern[str] | None, key: _Key) -> _Key:
+    return key if ending is None else (*key[:-1], ending.sub("", key[-1]))
+
+
+def _below(root: Path, paths: Sequence[Path]) -> tuple[str, ...]:
+    return tuple(path.relative_to(root).as_posix() for path in paths)
 
 
 def _read(pairs: Sequence[_Pair]) -> Iterator[AnnotatedImage]:
-    for name, split, image, mask in pairs:
+    for (*folders, stem), image, mask in pairs:
+        name = "/".join((*(each for each in folders if not split_of([each])), stem))
         values = partial(read_values, mask)
-        yield AnnotatedImage(name, image, mask, values=values, split=split)
+        yield AnnotatedImage(name, image, mask, values=values, split=split_of(folders))

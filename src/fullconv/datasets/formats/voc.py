@@ -6,10 +6,11 @@ palettes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from fullconv.base.errors import few_named
 from fullconv.base.palette import voc_palette
 from fullconv.base.progress import Reporter
 from fullconv.datasets.formats.annotated import AnnotatedImage, Source
@@ -38,6 +39,7 @@ def recognise(place: Place, reporter: Reporter) -> Source | None:  # noqa: ARG00
     coloured = is_coloured(files[0])
     names = _names(place.table or place.root / "labelmap.txt", coloured=coloured)
     splits = _splits(place.root / "ImageSets" / "Segmentation")
+    unlabelled = sorted(splits.keys() - {path.stem for path in files})
     if splits:  # of VOC a part of the images is not listed
         files = [path for path in files if path.stem in splits]
     values: dict[int, str | None] = {**names}
@@ -54,7 +56,14 @@ def recognise(place: Place, reporter: Reporter) -> Source | None:  # noqa: ARG00
         partial(_read, place.root, files, splits),
         values=values,
         palette=palette,
+        notes=_notes(unlabelled),
     )
+
+
+def _notes(unlabelled: Sequence[str]) -> tuple[str, ...]:
+    if not unlabelled:
+        return ()
+    return (f"left out: {len(unlabelled):,} listed images without a mask: {few_named(unlabelled)}",)
 
 
 def _names(table: Path, *, coloured: bool) -> dict[int, str]:
