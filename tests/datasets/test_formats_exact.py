@@ -142,3 +142,123 @@ def test_names_that_voc_lists_without_a_mask_are_told(source, tmp_path):
     done, found = converted(source, tmp_path)
     assert [*found] == ["val/x"]
     assert "left out: 1 listed images without a mask: y" in done.notes
+
+
+def coco_of(source, *names, **more):
+    """Write a COCO file of images that are wholly car, road, car and so on."""
+    content = coco([], **more)
+    content["images"] = [
+        {"id": at, "file_name": name, "height": 6, "width": 8} for at, name in enumerate(names)
+    ]
+    content["annotations"] = [
+        square(1 + at % 2, 0, 0, 9, image_id=at) for at, _ in enumerate(names)
+    ]
+    save_json(source / "x.json", content)
+
+
+def images_at(source, *places):
+    for place in places:
+        save_image(source / place, (6, 8), colour=(len(place), 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("name", "here"),
+    [
+        ("/home/ann/project/pictures/a.png", "photos/a.png"),
+        ("C:\\Users\\ann\\a.png", "photos/a.png"),
+        ("https://host/bucket/a.png", "photos/a.png"),
+        ("../pictures/a.png", "photos/a.png"),
+        ("a.png", "photos/deep/a.png"),
+        ("train2017/a.png", "images/a.png"),
+        ("images/a.png", "data/a.png"),
+        ("/home/ann/project/b/a.png", "images/b/a.png images/c/a.png"),
+        ("project/b/a.png", "b/a.png c/a.png"),
+        ("b/a.png", "images/b/a.png a.png c/a.png"),
+        ("a.png", "images/a.png masks/a.png"),
+        ("images/a.png", "images/a.png a.png"),
+    ],
+)
+def test_images_that_moved_are_found(source, tmp_path, name, here):
+    images_at(source, *here.split())
+    coco_of(source, name)
+    converted(source, tmp_path)
+    (found,) = (tmp_path / "out" / "images").rglob("*.png")
+    assert found.read_bytes() == (source / here.split()[0]).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "here", "told"),
+    [
+        ("seqB/1.png", "images/seqA/1.png", r"1 images that are missing \(seqB/1\.png\)"),
+        ("seqB/1.png", "seqA/1.png seqC/1.png", r"1 images that are missing \(seqB/1\.png\)"),
+        ("/d/seqB/1.png", "seqA/1.png seqC/1.png", r"1 images that are missing \(1\.png\)"),
+        ("seqB/1.png", "1.png seqA/1.png", "1 images that are missing"),
+        ("1.png", "a/1.png b/1.png", r"1 images that several files may be \(a/1.png, b/1.png\)"),
+        ("a/1.png", "x/a/1.png y/a/1.png", r"several files may be \(x/a/1.png, y/a/1.png\)"),
+    ],
+)
+def test_an_image_of_other_folders_is_none_of_these(source, tmp_path, name, here, told):
+    images_at(source, *here.split())
+    coco_of(source, name)
+    with pytest.raises(FullconvError, match=told):
+        converted(source, tmp_path)
+
+
+def test_splits_tell_images_of_the_same_name(source, tmp_path):
+    images_at(source, "images/train2017/1.png", "images/val2017/1.png")
+    for split in ("train", "val"):
+        coco_of(source, "1.png")
+        (source / "annotations").mkdir(exist_ok=True)
+        (source / "x.json").rename(source / "annotations" / f"instances_{split}.json")
+    converted(source, tmp_path)
+    for split in ("train", "val"):
+        (found,) = (tmp_path / "out" / "images" / split).rglob("*.png")
+        wanted = source / "images" / f"{split}2017" / "1.png"
+        assert found.read_bytes() == wanted.read_bytes()
+
+
+def test_an_image_that_two_annotations_take_is_neithers(source, tmp_path):
+    images_at(source, "photos/1.png", "photos/2.png")
+    coco_of(source, "/d/seqA/1.png", "/d/seqB/1.png", "2.png", "/d/seqC/1.png")
+    told = r"3 annotations that share an image \(photos/1\.png, …\)"
+    with pytest.raises(FullconvError, match=told):
+        converted(source, tmp_path)
+    _, found = converted(source, tmp_path, skip=True)
+    assert [*found] == ["train/photos/2"]
+    assert not (tmp_path / "out" / "images" / "train" / "photos" / "1.png").exists()
+
+
+def labelme_at(path, image_path):
+    save_json(path, {"imagePath": image_path, "shapes": [], "imageHeight": 6, "imageWidth": 8})
+
+
+def test_labelme_mixes_up_no_images_either(source, tmp_path):
+    images_at(source, "photos/seqA/1.png")
+    labelme_at(source / "seqB" / "1.json", "1.png")
+    labelme_at(source / "seqC" / "1.json", "..\\..\\pictures\\1.png")
+    with pytest.raises(FullconvError, match="2 annotations that share an image"):
+        converted(source, tmp_path)
+    images_at(source, "photos/seqB/1.png", "photos/seqC/1.png")
+    with pytest.raises(FullconvError, match=r"has 1 images that are missing \(pictures/1\.png\)"):
+        converted(source, tmp_path)
+    labelme_at(source / "seqC" / "1.json", "1.png")
+    converted(source, tmp_path)
+    for folder in ("seqB", "seqC"):
+        found = tmp_path / "out" / "images" / "train" / folder / "1.png"
+        assert found.read_bytes() == (source / "photos" / folder / "1.png").read_bytes()
+
+
+def test_label_studio_and_cvat_mix_up_no_images_either(source, tmp_path):
+    images_at(source, "seqA/1.png", "seqC/1.png")
+    save_json(
+        source / "label_studio" / "x.json",
+        [{"data": {"image": "/data/local-files/?d=d/seqB/1.png"}, "annotations": []}],
+    )
+    (source / "annotations.xml").write_text(
+        '<annotations><image name="seqB/1.png" width="8" height="6"/></annotations>'
+    )
+    told = {"label_studio/x.json": "several files may be", "annotations.xml": "are missing"}
+    for file, words in told.items():
+        images_at((source / file).parent, "seqA/1.png", "seqC/1.png")
+        with pytest.raises(FullconvError, match=f"has 1 images that {words}"):
+            converted(source / file, tmp_path)

@@ -156,6 +156,7 @@ class _Work:
 
     Attributes:
         present: the classes that each image has, by its place: SPLIT/NAME.
+        places: those of the files that images were taken from.
     """
 
     source: Source
@@ -163,6 +164,7 @@ class _Work:
     settings: ConvertSettings
     folder: Path
     present: dict[str, frozenset[int]] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
     troubles: _Troubles = field(default_factory=_Troubles)
     empty: list[str] = field(default_factory=list)
 
@@ -204,12 +206,42 @@ class _Work:
         inside = PurePosixPath(image.name)
         if not inside.parts or inside.is_absolute() or ".." in inside.parts:
             raise _TroubleError("names that are none of images", image.name)
+        if image.rivals:
+            which = few_named([*map(self._told, image.rivals)], 2)
+            raise _TroubleError("images that several files may be", which)
+        self._require_unshared(image)
         if self._place_of(image) in self.present:
             raise _TroubleError("images that are called alike", image.name)
         if not image.path.is_file():
-            raise _TroubleError("images that are missing", image.path.name)
+            raise _TroubleError("images that are missing", self._told(image.path))
         if image.path.suffix.lower() not in IMAGE_SUFFIXES:
             raise _TroubleError("images of a kind that is not read", image.path.name)
+
+    def _require_unshared(self, image: AnnotatedImage) -> None:
+        """Refuse an image that was another annotation's; it is taken from that, too.
+
+        Raises:
+            _TroubleError: it was.
+        """
+        kind, file = "annotations that share an image", os.path.normpath(image.path)
+        if file not in self.places:
+            return
+        place = self.places[file]
+        if place in self.present:
+            self.troubles.tell(kind, self._told(image.path))
+            for path in self._files(place, image.path.suffix):
+                path.unlink()
+            del self.present[place]
+        raise _TroubleError(kind, self._told(image.path))
+
+    def _told(self, path: Path) -> str:
+        root = self.source.root
+        return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+    def _files(self, place: str, suffix: str) -> tuple[Path, Path]:
+        """Return where the image of a place and its mask are."""
+        image = self.folder / "images" / f"{place}{suffix.lower()}"
+        return image, self.folder / "masks" / f"{place}.png"
 
     def _labels(self, image: AnnotatedImage) -> Labels:
         """Return an image's labels, of its own size, upright.
@@ -238,13 +270,13 @@ class _Work:
         )
 
     def _place(self, place: str, image: AnnotatedImage, labels: Labels) -> None:
-        file = self.folder / "images" / f"{place}{image.path.suffix.lower()}"
-        mask = self.folder / "masks" / f"{place}.png"
+        file, mask = self._files(place, image.path.suffix)
         for path in (file, mask):
             path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(image.path, file)
         palette_image(labels, voc_palette(), None).save(mask)
         self.present[place] = frozenset(np.unique(labels).tolist()) - {IGNORED}
+        self.places[os.path.normpath(image.path)] = place
 
     def require_sound(self, source: Path) -> None:
         """Raise FullconvError for what couldn't be converted, unless it is to be skipped."""

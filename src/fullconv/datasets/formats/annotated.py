@@ -132,6 +132,7 @@ class AnnotatedImage:
         values: instead of regions: reads a value of `Source.values` for each pixel, int64 H x W.
         size: height and width that the annotation says; None: it doesn't.
         split: train, val or test; "" where the source says none.
+        rivals: files that the image may be, where nothing tells which of them is.
     """
 
     name: str
@@ -141,6 +142,7 @@ class AnnotatedImage:
     values: Callable[[], Values] | None = None
     size: Size | None = None
     split: str = ""
+    rivals: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)

@@ -143,17 +143,15 @@ def _read(root: Path, files: Sequence[_File]) -> Iterator[AnnotatedImage]:
             of_image[each.get("image_id")].append(each)
         panoptic = _is_panoptic(file.content)
         for image in file.content["images"]:
-            path = index.find(str(image.get("file_name", "")), file.path.parent)
+            name = str(image.get("file_name", ""))
+            path, rivals = index.find(name, file.path.parent, file.split)
             height, width = image.get("height"), image.get("width")
             size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
             own = of_image.pop(image.get("id"), [])
             common = (index.name(path), path, file.path)
-            if panoptic:
-                read = partial(_panoptic, file.path, own)
-                yield AnnotatedImage(*common, values=read, size=size, split=file.split)
-            else:
-                regions = partial(_regions, own, file.names, size)
-                yield AnnotatedImage(*common, regions, size=size, split=file.split)
+            values = partial(_panoptic, file.path, own) if panoptic else None
+            regions = None if panoptic else partial(_regions, own, file.names, size)
+            yield AnnotatedImage(*common, regions, values, size, file.split, rivals)
 
 
 def _regions(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, NamedTuple
 
 from fullconv.base.errors import FullconvError
 from fullconv.base.files import files_below
@@ -23,7 +24,8 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
-_OF_LAYOUTS = {*SPLIT_NAMES, "images", "img", "data", "default", "jpegimages"}
+_LAYOUT_FOLDERS = {"images", "img", "data", "default", "jpegimages"}  # that tell no image apart
+_FOREIGN = re.compile(r"/|[a-z][a-z0-9+.-]*:", re.I)  # a path of another machine, or an address
 _MOST_BYTES = 2 << 30  # of a JSON file; COCO's largest has 0.5 GB
 
 
@@ -81,60 +83,130 @@ def images_below(root: Path) -> Iterator[Path]:
     return (path for path in files_below(root) if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
+class Found(NamedTuple):
+    """The image that an annotation names.
+
+    Attributes:
+        path: its file; one that isn't there, if none is, or several may be it.
+        rivals: the files that may be it, where nothing tells which is.
+    """
+
+    path: Path
+    rivals: tuple[Path, ...] = ()
+
+
 class ImageIndex:
-    """Finds the images that annotations name, wherever below a folder they lie."""
+    """Finds the images that annotations name, wherever below a folder they lie.
+
+    Files are sorted by their paths read backwards, so that those that end alike lie side by side.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._by_name: dict[str, list[Path]] = {}
-        for path in images_below(root):
-            self._by_name.setdefault(path.name, []).append(path)
+        pairs = sorted((_plain(path.relative_to(root))[::-1], path) for path in images_below(root))
+        self._keys = [key for key, _ in pairs]
+        self._paths = [path for _, path in pairs]
+        self._deepest = max(map(len, self._keys), default=0)
 
-    def find(self, name: str, near: Path) -> Path:
-        """Return the file that `name` may mean; one that isn't there if none is.
+    def find(self, name: str, near: Path, split: str = "") -> Found:
+        """Return the file that `name` means.
+
+        The folders of both must agree, but for those of layouts. A path of another machine, whose
+        folders are not to be found here, also means the only file of its name.
 
         Args:
             name: a file's name or path, or an address.
             near: the folder of the file that names it.
+            split: that of the annotation, if any.
         """
         wanted = PurePosixPath(name.replace("\\", "/"))
-        there = near / wanted
-        if not wanted.is_absolute() and wanted.suffix.lower() in IMAGE_SUFFIXES and there.is_file():
-            return there
-        found = self._by_name.get(wanted.name, [])
-        return max(
-            found,
-            key=lambda path: self._likeness(path, wanted, near),
-            default=near / (wanted.name or "?"),
-        )
+        foreign = _FOREIGN.match(str(wanted)) is not None
+        if not foreign and (near / wanted).is_file():
+            return Found(near / wanted)
+        inside = wanted.name if foreign else "/".join(p for p in wanted.parts if p != "..")
+        missing = self._root / (inside or "?")
+        if not wanted.name:
+            return Found(missing)
+        asked = _plain(wanted)
+        moved = foreign or ".." in wanted.parts
+        found = next(filter(None, self._candidates(asked, near, moved=moved)), [])
+        return _only(self._likeliest(found, wanted, near, split), missing)
 
-    def other(self, mask: Path, folder: str) -> Path:
-        """Return the image called as a mask, one in `folder` first; it may be missing."""
+    def _candidates(
+        self, asked: tuple[str, ...], near: Path, *, moved: bool
+    ) -> Iterator[Sequence[Path]]:
+        """Yield the files that a plain path may mean, the likeliest first."""
+        inside = near.relative_to(self._root).parts if near.is_relative_to(self._root) else ()
+        for parts in (_plain(PurePosixPath(*inside, *asked)), asked):
+            yield self._called(parts)
+            yield self._ending(parts)
+        for length in range(min(len(asked) - 1, self._deepest), 1, -1):
+            yield self._called(asked[-length:])  # what lay deeper where it was annotated
+        namesakes = self._ending(asked[-1:])
+        in_no_folder = bool(self._called(asked[-1:]))
+        if len(namesakes) == 1 and (moved or in_no_folder):
+            yield namesakes
+
+    def _likeliest(
+        self, found: Sequence[Path], wanted: PurePosixPath, near: Path, split: str
+    ) -> Sequence[Path]:
+        """Return those of several files that speak for themselves, or all of them."""
+
+        def of_split(path: Path) -> bool:
+            folders = path.relative_to(self._root).parts[:-1]
+            return bool(split) and any(split_in(each) == split for each in folders)
+
+        def as_told(path: Path) -> bool:
+            return path.parts[-len(wanted.parts) :] == wanted.parts
+
+        for likely in (as_told, lambda path: path.is_relative_to(near), of_split):
+            if len(found) > 1:
+                found = [path for path in found if likely(path)] or found
+        return found
+
+    def other(self, mask: Path, folder: str) -> Found:
+        """Return the image called as a mask, one in `folder` first."""
         found = [
             path
             for suffix in sorted(IMAGE_SUFFIXES)
-            for path in self._by_name.get(mask.stem + suffix, [])
+            for path in self._ending((mask.stem + suffix,))
             if path.parent != mask.parent and not path.parent.name.startswith("Segmentation")
         ]
         preferred = [path for path in found if path.parent.name == folder]
-        return next(iter((*preferred, *found)), mask.parent.parent / folder / f"{mask.stem}.jpg")
+        missing = mask.parent.parent / folder / f"{mask.stem}.jpg"
+        return _only(preferred[:1] or found, missing)
 
-    @staticmethod
-    def _likeness(path: Path, wanted: PurePosixPath, near: Path) -> tuple[int, bool]:
-        same = 0
-        for own, asked in zip(reversed(path.parts), reversed(wanted.parts), strict=False):
-            if own != asked:
-                break
-            same += 1
-        return same, path.is_relative_to(near)
+    def _called(self, parts: tuple[str, ...]) -> Sequence[Path]:
+        """Return the files whose plain path this is."""
+        key = parts[::-1]
+        return self._paths[bisect_left(self._keys, key) : bisect_right(self._keys, key)]
+
+    def _ending(self, parts: tuple[str, ...]) -> Sequence[Path]:
+        """Return the files whose plain paths end so."""
+        key = parts[::-1]
+        after = (*key[:-1], f"{key[-1]}\0")  # than which whatever begins with the key is less
+        return self._paths[bisect_left(self._keys, key) : bisect_left(self._keys, after)]
 
     def name(self, path: Path) -> str:
         """Return the name of an image in the dataset: its path, but for folders of a layout."""
         if not path.is_relative_to(self._root):
             return path.stem
-        *folders, _ = path.relative_to(self._root).parts
-        kept = [each for each in folders if each.lower() not in _OF_LAYOUTS and each != ".."]
-        return "/".join((*kept, path.stem))
+        *folders, _ = _plain(path.relative_to(self._root))
+        return "/".join((*(each for each in folders if not split_of([each])), path.stem))
+
+
+def _plain(path: PurePath) -> tuple[str, ...]:
+    """Return the parts of a relative path that tell an image: not those of its tool's layout."""
+    *folders, name = path.parts
+    return (*(each for each in folders if _tells(each)), name)
+
+
+def _tells(folder: str) -> bool:
+    return folder.lower() not in _LAYOUT_FOLDERS and folder.strip("/") not in ("", "..")
+
+
+def _only(found: Sequence[Path], missing: Path) -> Found:
+    return Found(found[0]) if len(found) == 1 else Found(missing, tuple(found))
 
 
 def numbered(name: str) -> tuple[int | str, ...]:

@@ -25,7 +25,7 @@ from fullconv.datasets.formats.annotated import (
     rectangle,
 )
 from fullconv.datasets.formats.draft import Draft
-from fullconv.datasets.formats.files import ImageIndex, Place, numbered, read_json
+from fullconv.datasets.formats.files import Found, ImageIndex, Place, numbered, read_json
 from fullconv.datasets.formats.pixels import brush_mask
 
 NAME = "Label Studio"
@@ -98,12 +98,14 @@ def image_of(data: Mapping[str, Any]) -> str:
     return str(data.get("image", named))
 
 
-def find_image(index: ImageIndex, address: str, near: Path) -> Path:
+def find_image(index: ImageIndex, address: str, near: Path) -> Found:
     """Return the file of a task's image, with what the tool puts before its name or without."""
     parts = urlsplit(address)
     name = unquote(parts.query.removeprefix("d=") or parts.path)
-    path = index.find(name, near)
-    return path if path.is_file() else index.find(_UPLOADED.sub("", Path(name).name), near)
+    found = index.find(f"/{name}", near)  # from a root of the tool's own machine
+    if found.path.is_file() or found.rivals:
+        return found
+    return index.find(_UPLOADED.sub("", Path(name).name), near)
 
 
 def _names(result: dict[str, Any]) -> list[str]:
@@ -114,16 +116,16 @@ def _names(result: dict[str, Any]) -> list[str]:
 def _read(root: Path, tasks: Sequence[_Task]) -> Iterator[AnnotatedImage]:
     index = ImageIndex(root)
     for task in tasks:
-        path = find_image(index, task.image, task.about.parent)
+        path, rivals = find_image(index, task.image, task.about.parent)
         sizes = {
             (result["original_height"], result["original_width"])
             for result in task.results
             if "original_height" in result and "original_width" in result
         }
         size = next(iter(sizes)) if len(sizes) == 1 else None
-        yield AnnotatedImage(
-            index.name(path), path, task.about, partial(_regions, task.results), size=size
-        )
+        common = (index.name(path), path, task.about)
+        regions = partial(_regions, task.results)
+        yield AnnotatedImage(*common, regions, size=size, rivals=rivals)
 
 
 def _regions(results: Sequence[dict[str, Any]]) -> list[Region]:

@@ -100,11 +100,12 @@ def _read(
     index = ImageIndex(root)
     for number in sorted(of_task):
         task = tasks[number]
-        path = find_image(index, task.image, task.about.parent)
+        path, rivals = find_image(index, task.image, task.about.parent)
         last = max(file.annotation for file in of_task[number])
         files = [file for file in of_task[number] if file.annotation == last]
         files.sort(key=lambda file: (named[file.path], file.number))
-        yield AnnotatedImage(index.name(path), path, task.about, partial(_regions, files, named))
+        common = (index.name(path), path, task.about)
+        yield AnnotatedImage(*common, partial(_regions, files, named), rivals=rivals)
 
 
 def _regions(files: Sequence[_File], named: Mapping[Path, str]) -> list[Region]:

@@ -109,7 +109,8 @@ def _read(root: Path, files: Sequence[Path]) -> Iterator[AnnotatedImage]:
     for path in files:
         content = read_json(path)
         named = content.get("imagePath") if isinstance(content, dict) else None
-        image = index.find(named if isinstance(named, str) else path.stem, path.parent)
+        name = named if isinstance(named, str) else path.stem
+        image, rivals = index.find(name, path.parent)
         height, width = content.get("imageHeight"), content.get("imageWidth")
         yield AnnotatedImage(
             index.name(path),  # images may lie elsewhere
@@ -118,6 +119,7 @@ def _read(root: Path, files: Sequence[Path]) -> Iterator[AnnotatedImage]:
             partial(_regions, content),
             size=(height, width) if isinstance(height, int) and isinstance(width, int) else None,
             split=split_of(path.relative_to(root).parts[:-1]),
+            rivals=rivals,
         )
 
 

@@ -92,7 +92,7 @@ def _splits(folder: Path) -> dict[str, str]:
 def _read(root: Path, files: list[Path], splits: Mapping[str, str]) -> Iterator[AnnotatedImage]:
     index = ImageIndex(root)
     for path in files:
-        image = index.other(path, "JPEGImages")
+        image, rivals = index.other(path, "JPEGImages")
         values = partial(read_values, path)
         split = splits.get(path.stem, "")
-        yield AnnotatedImage(path.stem, image, path, values=values, split=split)
+        yield AnnotatedImage(path.stem, image, path, values=values, split=split, rivals=rivals)
