@@ -20,6 +20,7 @@ from annotation_folders import (
 )
 
 from fullconv.base.errors import FullconvError
+from fullconv.base.progress import Reporter
 from fullconv.datasets.convert import ConvertSettings, convert
 from fullconv.datasets.formats.classes import ClassSettings
 
@@ -262,3 +263,46 @@ def test_label_studio_and_cvat_mix_up_no_images_either(source, tmp_path):
         images_at((source / file).parent, "seqA/1.png", "seqC/1.png")
         with pytest.raises(FullconvError, match=f"has 1 images that {words}"):
             converted(source / file, tmp_path)
+
+
+def test_more_classes_than_fit_are_told_at_once(source, tmp_path):
+    images_at(source, "x.png")
+    content = coco([square(1, 0, 0, 2), square(300, 3, 3, 2)], [f"c{at}" for at in range(300)])
+    save_json(source / "x.json", content)
+    progress = Stages()
+    with pytest.raises(FullconvError) as error:
+        convert(source, tmp_path / "out", reporter=progress)
+    told = "has 301 classes; at most 255 fit 8-bit masks; name those wanted by --classes, or put"
+    assert f"{source}: {told}" in str(error.value)
+    assert not progress.said
+    classes = ClassSettings(classes=("background", "c0", "c299"))
+    _, found = converted(source, tmp_path, classes=classes)
+    assert np.unique(found["train/x"]).tolist() == [0, 1, 2]
+
+
+class Stages(Reporter):
+    """Keeps what is begun."""
+
+    def __init__(self):
+        super().__init__(quiet=True)
+        self.said = []
+
+    def bar(self, total, title, unit="images"):
+        self.said.append(title)
+        return super().bar(total, title, unit=unit)
+
+
+@pytest.mark.parametrize(
+    ("label", "classes", "told"),
+    [
+        ("car\n", None, r"'car\\n' holds '\\n', which is no character that can be shown"),
+        ("  ", None, "has an empty class name"),
+        ("a", ("a", "b", "a"), "names 'a' twice"),
+    ],
+)
+def test_classes_that_are_no_names_are_a_line(source, tmp_path, label, classes, told):
+    labelme_source(source, [shape(label, "rectangle", [0, 0], [2, 2])])
+    with pytest.raises(FullconvError) as error:
+        converted(source, tmp_path, classes=ClassSettings(classes=classes))
+    assert re.search(told, str(error.value)) and "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]

@@ -20,8 +20,9 @@ from fullconv.base.fill import Fill
 from fullconv.base.images import IMAGE_SUFFIXES, ImageReader
 from fullconv.base.palette import palette_image, voc_palette
 from fullconv.base.progress import SILENT, Progress, Reporter
+from fullconv.base.settings import first_mistake
 from fullconv.data.folder import SPLITS
-from fullconv.data.info import DatasetInfo
+from fullconv.data.info import MAX_CLASSES, DatasetInfo
 from fullconv.datasets.archives import unpack
 from fullconv.datasets.formats.annotated import AnnotatedImage, Overlap, Source
 from fullconv.datasets.formats.catalogue import recognised
@@ -138,16 +139,37 @@ def convert(
     with replacing_folder(out) as part, _unpacked(source, part, reporter) as folder:
         found = recognised(folder, settings.table, reporter)
         plan = plan_classes(found, settings.classes)
+        info = _info(found, plan, source, out)
         work = _Work(found, plan, settings, part)
         with reporter.bar(found.count, f"convert {found.format}") as bar:
             work.write_all(bar)
         work.require_sound(source)
         if settings.shares is not None:
             work.divide(divide(work.present, settings.shares, settings.seed, pattern))
-        info = DatasetInfo.plain(out.name or "dataset", plan.names, palette(found, plan))
         text = yaml.safe_dump(info.to_dict(), sort_keys=False, default_flow_style=None)
         files.write_text(part / "dataset.yaml", text)
         return Converted(found.format, plan.names, dict(work.splits()), tuple(work.notes()))
+
+
+def _info(found: Source, plan: ClassPlan, source: Path, out: Path) -> DatasetInfo:
+    """Return what dataset.yaml is to say.
+
+    Raises:
+        FullconvError: there are more classes than fit masks, or one is called by no name.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return DatasetInfo.plain(out.name or "dataset", plan.names, palette(found, plan))
+    except ValidationError as error:
+        mistake = first_mistake(error)
+        if mistake.path == ("name",):
+            raise FullconvError(f"--out: {mistake.reason}; give another folder") from None
+        if len(plan.names) > MAX_CLASSES:
+            cure = "name those wanted by --classes, or put several together by --map"
+        else:
+            cure = "call each class by a name of its own, in the annotations or by --classes"
+        raise FullconvError(f"{source}: {mistake.reason}; {cure}") from None
 
 
 @dataclass
