@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import tifffile
 import yaml
 from annotation_folders import (
     SIZE,
@@ -18,9 +19,12 @@ from annotation_folders import (
     shape,
     square,
 )
+from PIL import Image
 
 from fullconv.base.errors import FullconvError
 from fullconv.base.progress import Reporter
+from fullconv.data.check import check_folder
+from fullconv.data.folder import DatasetFolder
 from fullconv.datasets.convert import ConvertSettings, convert
 from fullconv.datasets.formats.classes import ClassSettings
 
@@ -306,3 +310,89 @@ def test_classes_that_are_no_names_are_a_line(source, tmp_path, label, classes, 
         converted(source, tmp_path, classes=ClassSettings(classes=classes))
     assert re.search(told, str(error.value)) and "\n" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def folder_of(source, about, values, images="images/train/{}.tif", masks="masks"):
+    """Write a dataset folder of four images of some values."""
+    for at in range(4):
+        path = source / images.format(at)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".tif":
+            tifffile.imwrite(path, values + at, photometric="minisblack", planarconfig="contig")
+        else:
+            Image.fromarray(values + at).save(path)
+        save_mask(source / masks / "train" / f"{at}.png")
+    (source / "dataset.yaml").write_text(yaml.safe_dump(about))
+
+
+ABC = {"classes": ["a", "b", "c"]}
+BANDS = {
+    "name": "fields",
+    **ABC,
+    "bands": ["b", "g", "r", "nir", "swir"],
+    "show": [3, 2, 1],
+    "unscored": ["c"],
+    "ignore_index": 255,
+}
+FLOATS = {"name": "heat", **ABC, "bands": ["t", "p"], "ignore_index": 255}
+DEPTH = {
+    "name": "rooms",
+    "inputs": {"depth": "depth"},
+    "heads": {"sem": {**ABC, "masks": "masks_sem", "palette": [[0, 0, 0], [1, 1, 1], [2, 2, 2]]}},
+    "ignore_index": 255,
+}
+
+
+@pytest.mark.parametrize(
+    ("about", "values", "folders"),
+    [
+        (BANDS, np.arange(40, dtype=np.uint16).reshape(*SIZE, 5), {}),
+        (FLOATS, np.arange(16, dtype=np.float32).reshape(*SIZE, 2), {}),
+        (
+            DEPTH,
+            np.arange(8, dtype=np.uint16).reshape(SIZE),
+            {"images": "depth/train/{}.png", "masks": "masks_sem"},
+        ),
+    ],
+)
+def test_a_dataset_folder_stays_what_it_is(source, tmp_path, about, values, folders):
+    folder_of(source, about, values, **folders)
+    out = tmp_path / "out"
+    done = convert(source, out, ConvertSettings(shares=(0.5, 0.25, 0.25)))
+    assert done.counts == {"train": 2, "val": 1, "test": 1}
+    assert yaml.safe_load((out / "dataset.yaml").read_text()) == about
+    assert {path.name for path in out.iterdir()} == {path.name for path in source.iterdir()}
+    assert not check_folder(out).errors
+    was, now = DatasetFolder(source), DatasetFolder(out)
+    name = next(iter(was.info.inputs))
+    assert now.input(name) == was.input(name)
+    for split in now.splits:
+        for sample in now.listing(split).samples:
+            original = was.images / "train" / sample.images[0].name
+            assert sample.images[0].read_bytes() == original.read_bytes()
+
+
+def test_classes_of_a_dataset_folder_are_mapped(source, tmp_path):
+    about = {
+        "name": "d",
+        "bands": ["t", "p"],
+        "offset": 1,
+        "ignore_index": 0,
+        "classes": ["a", "b", "c"],
+        "palette": [[0, 0, 0], [1, 1, 1], [2, 2, 2]],
+        "unscored": ["a", "c"],
+    }
+    folder_of(source, about, np.zeros((*SIZE, 2), np.float32))
+    for at in range(4):
+        save_mask(source / "masks" / "train" / f"{at}.png", np.array([[0, 1, 2, 3]] * 2, np.uint8))
+    classes = ClassSettings(mapping={"a": "b", "c": "rest"})
+    _, found = converted(source, tmp_path, classes=classes)
+    assert found["train/0"].tolist() == [[255, 0, 0, 1]] * 2
+    assert yaml.safe_load((tmp_path / "out" / "dataset.yaml").read_text()) == {
+        "name": "d",
+        "bands": ["t", "p"],
+        "classes": ["b", "rest"],
+        "palette": [[1, 1, 1], [2, 2, 2]],
+        "unscored": ["rest"],
+        "ignore_index": 255,
+    }

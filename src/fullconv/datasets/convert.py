@@ -22,9 +22,9 @@ from fullconv.base.palette import palette_image, voc_palette
 from fullconv.base.progress import SILENT, Progress, Reporter
 from fullconv.base.settings import first_mistake
 from fullconv.data.folder import SPLITS
-from fullconv.data.info import MAX_CLASSES, DatasetInfo
+from fullconv.data.info import COLOR, MAX_CLASSES, DatasetInfo, HeadInfo
 from fullconv.datasets.archives import unpack
-from fullconv.datasets.formats.annotated import AnnotatedImage, Overlap, Source
+from fullconv.datasets.formats.annotated import AnnotatedImage, Overlap, Size, Source
 from fullconv.datasets.formats.catalogue import recognised
 from fullconv.datasets.formats.classes import (
     IGNORED,
@@ -140,7 +140,7 @@ def convert(
         found = recognised(folder, settings.table, reporter)
         plan = plan_classes(found, settings.classes)
         info = _info(found, plan, source, out)
-        work = _Work(found, plan, settings, part)
+        work = _Work(found, plan, settings, part, info.folders)
         with reporter.bar(found.count, f"convert {found.format}") as bar:
             work.write_all(bar)
         work.require_sound(source)
@@ -160,6 +160,8 @@ def _info(found: Source, plan: ClassPlan, source: Path, out: Path) -> DatasetInf
     from pydantic import ValidationError
 
     try:
+        if found.info is not None:
+            return _converted(found.info, found, plan)
         return DatasetInfo.plain(out.name or "dataset", plan.names, palette(found, plan))
     except ValidationError as error:
         mistake = first_mistake(error)
@@ -172,11 +174,28 @@ def _info(found: Source, plan: ClassPlan, source: Path, out: Path) -> DatasetInf
         raise FullconvError(f"{source}: {mistake.reason}; {cure}") from None
 
 
+def _converted(info: DatasetInfo, source: Source, plan: ClassPlan) -> DatasetInfo:
+    """Return what dataset.yaml said, but for the classes and their values in masks."""
+    ((name, head),) = info.heads.items()
+    new = {old: plan.ids.get(old) for old in head.classes}
+    scored = {new[old] for old in head.classes if old not in head.unscored}
+    unscored = {new[old] for old in head.unscored} - scored
+    colours = palette(source, plan)
+    own = HeadInfo(
+        masks=head.masks,
+        classes=plan.names,
+        palette=None if colours is None else tuple(colours),
+        unscored=tuple(each for at, each in enumerate(plan.names) if at in unscored),
+    )
+    return info.model_copy(update={"heads": {name: own}, "ignore_index": IGNORED})
+
+
 @dataclass
 class _Work:
     """A conversion that is under way.
 
     Attributes:
+        kinds: the folders of the images and of their masks.
         present: the classes that each image has, by its place: SPLIT/NAME.
         places: those of the files that images were taken from.
     """
@@ -185,6 +204,7 @@ class _Work:
     plan: ClassPlan
     settings: ConvertSettings
     folder: Path
+    kinds: Sequence[str]
     present: dict[str, frozenset[int]] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
     troubles: _Troubles = field(default_factory=_Troubles)
@@ -262,8 +282,9 @@ class _Work:
 
     def _files(self, place: str, suffix: str) -> tuple[Path, Path]:
         """Return where the image of a place and its mask are."""
-        image = self.folder / "images" / f"{place}{suffix.lower()}"
-        return image, self.folder / "masks" / f"{place}.png"
+        images, masks = self.kinds
+        image = self.folder / images / f"{place}{suffix.lower()}"
+        return image, self.folder / masks / f"{place}.png"
 
     def _labels(self, image: AnnotatedImage) -> Labels:
         """Return an image's labels, of its own size, upright.
@@ -271,7 +292,7 @@ class _Work:
         Raises:
             _TroubleError: its annotation is of another size.
         """
-        size = self.settings.reader.image_size(image.path)
+        size = self._size(image.path)
         if image.size is not None:
             _require_size(image, size, image.size)
         if image.values is not None:
@@ -290,6 +311,13 @@ class _Work:
             overlap=self.settings.overlap or self.source.overlap,
             tell=self.troubles.tell,
         )
+
+    def _size(self, path: Path) -> Size:
+        """Return an image's size; of a dataset folder also where it is no picture."""
+        reader, info = self.settings.reader, self.source.info
+        if info is None or COLOR in info.inputs:
+            return reader.image_size(path)
+        return reader.describe(path).size
 
     def _place(self, place: str, image: AnnotatedImage, labels: Labels) -> None:
         file, mask = self._files(place, image.path.suffix)
@@ -314,20 +342,21 @@ class _Work:
     def divide(self, splits: dict[str, str]) -> None:
         """Move each image and mask from its place into a split."""
         moved: dict[str, frozenset[int]] = {}
-        staging = self.folder / "undivided"
-        for kind in ("images", "masks"):
+        staging = self.folder / ".undivided"  # as no folder of a dataset is called
+        images, masks = self.kinds
+        for kind in self.kinds:
             staging.mkdir(exist_ok=True)
             (self.folder / kind).rename(staging / kind)
         suffixes = {
-            path.relative_to(staging / "images").with_suffix("").as_posix(): path.suffix
-            for path in files.files_below(staging / "images")
+            path.relative_to(staging / images).with_suffix("").as_posix(): path.suffix
+            for path in files.files_below(staging / images)
         }
         for place, split in splits.items():
             was, _, name = place.partition("/")
             target = f"{split}/{name}"
             if target in moved:
                 target = f"{split}/{was}-{name.replace('/', '-')}"
-            for kind, suffix in (("images", suffixes[place]), ("masks", ".png")):
+            for kind, suffix in ((images, suffixes[place]), (masks, ".png")):
                 path = self.folder / kind / f"{target}{suffix}"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 (staging / kind / f"{place}{suffix}").rename(path)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from fullconv.base.fill import NOTHING, Covered, Fill, Ring, as_ring, covered
+from fullconv.data.info import DatasetInfo
 
 Overlap = Literal["later", "earlier", "smaller"]
 Size = tuple[int, int]
@@ -160,6 +161,7 @@ class Source:
         complete: whether each pixel is in some region, so that there is no background.
         values: names of values of `AnnotatedImage.values`; None means to be ignored.
         palette: colours by the name of the class.
+        info: what dataset.yaml says, of one input and one head; None: it is no dataset folder.
         left_over: files that `read` leaves out, by a plural of what is wrong with them.
         notes: lines to tell the user.
     """
@@ -174,6 +176,7 @@ class Source:
     complete: bool = False
     values: Mapping[int, str | None] = field(default_factory=dict)
     palette: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    info: DatasetInfo | None = None
     left_over: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

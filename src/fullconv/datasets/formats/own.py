@@ -43,6 +43,7 @@ def recognise(place: Place, reporter: Reporter) -> Source | None:  # noqa: ARG00
         partial(_read, folder),
         values=values,
         palette=palette,
+        info=info,
         left_over=_left_over(place.root, listings),
         notes=_notes(listings),
     )
