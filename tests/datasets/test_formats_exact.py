@@ -9,6 +9,7 @@ import pytest
 import tifffile
 import yaml
 from annotation_folders import (
+    LABELS,
     SIZE,
     coco,
     converted,
@@ -22,6 +23,8 @@ from annotation_folders import (
 from PIL import Image
 
 from fullconv.base.errors import FullconvError
+from fullconv.base.images import ImageReader
+from fullconv.base.palette import voc_palette
 from fullconv.base.progress import Reporter
 from fullconv.data.check import check_folder
 from fullconv.data.folder import DatasetFolder
@@ -396,3 +399,134 @@ def test_classes_of_a_dataset_folder_are_mapped(source, tmp_path):
         "unscored": ["rest"],
         "ignore_index": 255,
     }
+
+
+def rgb(labels=LABELS):
+    return np.array(voc_palette(), np.uint8)[labels % 255]
+
+
+@pytest.mark.parametrize("coloured", [False, True])
+def test_a_list_of_the_other_kind_is_refused_or_told(source, tmp_path, coloured):
+    pair(source, "images/a.jpg", "masks/a.png")
+    save_mask(source / "masks" / "a.png", rgb() if coloured else LABELS)
+    words = "0,void\n1,road\n2,car\n" if coloured else "void,0,0,0\nroad,128,0,0\ncar,0,128,0\n"
+    table = tmp_path / "list.txt"
+    table.write_text(words)
+    lists, hold = ("label ids", "colours") if coloured else ("colours", "label ids")
+    told = f"lists {lists}, but the masks hold {hold}"
+    with pytest.raises(FullconvError, match=rf"list\.txt: {told}, such as .*a\.png; list those"):
+        converted(source, tmp_path, table=table)
+    (source / "classes.txt").write_text(words)
+    done, _ = converted(source, tmp_path)
+    not_used, advice = done.notes
+    assert not_used == f"{source / 'classes.txt'}: {told}; it was not used"
+    assert "name them by --map" in advice
+
+
+def test_a_list_that_a_format_has_no_use_for_is_refused(source, tmp_path):
+    images_at(source, "x.png")
+    coco_of(source, "x.png")
+    table = tmp_path / "list.txt"
+    table.write_text("0,void\n")
+    with pytest.raises(FullconvError, match=r"--table .*list.txt: tells nothing of COCO, which"):
+        converted(source, tmp_path, table=table)
+
+
+def test_lists_given_for_voc_are_read_by_their_ids(source, tmp_path):
+    pair(source, "JPEGImages/x.jpg", "SegmentationClass/x.png", 2)
+    with pytest.raises(FullconvError, match=r"missing\.txt: can't be read as a list of classes"):
+        converted(source, tmp_path, table=tmp_path / "missing.txt")
+    table = tmp_path / "list.txt"
+    table.write_text("2,car\n0,void\n")
+    done, found = converted(source, tmp_path, table=table)
+    assert done.classes == ("car", "void")
+    assert not found["train/x"].any()
+
+
+def panoptic(source):
+    save_mask(source / "val" / "segments.png", np.full((*SIZE, 3), (1, 0, 0), np.uint8))
+    info = [{"id": 1, "category_id": 1}]
+    annotation = {"image_id": 7, "file_name": "segments.png", "segments_info": info}
+    save_image(source / "x.png")
+    save_json(source / "val.json", coco([annotation], height=2, width=4))
+
+
+def ultralytics(source):
+    save_image(source / "images" / "x.png")
+    (source / "data.yaml").write_text("train: images\nmasks_dir: masks\nnames: [a, b, c]\n")
+    save_mask(source / "masks" / "x.png")
+
+
+def ultralytics_polygons(source):
+    save_image(source / "images" / "x.png")
+    (source / "labels").mkdir()
+    (source / "labels" / "x.txt").write_text("0 0 0 1 0 1 1\n")
+    (source / "data.yaml").write_text("train: images\nnames: [a]\n")
+
+
+def voc(source):
+    pair(source, "JPEGImages/x.png", "SegmentationClass/x.png")
+
+
+def cityscapes(source):
+    save_image(source / "leftImg8bit" / "val" / "ulm" / "x_leftImg8bit.png")
+    save_mask(source / "gtFine" / "val" / "ulm" / "x_gtFine_labelIds.png", LABELS % 255)
+
+
+def studio_pngs(source):
+    save_image(source / "a.png")
+    save_json(source / "project.json", [{"id": 1, "image": "a.png"}])
+    save_mask(source / "task-1-annotation-1-by-1-tag-car-0.png")
+
+
+def two_folders(source):
+    pair(source, "images/x.png", "masks/x.png")
+
+
+def own_folder(source):
+    two_folders(source)
+    for kind in ("images", "masks"):
+        (source / kind / "x.png").rename(source / kind / "y.png")
+        (source / kind / "train").mkdir()
+        (source / kind / "y.png").rename(source / kind / "train" / "x.png")
+    (source / "dataset.yaml").write_text("name: d\nclasses: [a, b, c]\n")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        panoptic, ultralytics, ultralytics_polygons, voc, cityscapes, studio_pngs, two_folders,
+        own_folder,
+    ],
+)  # fmt: skip
+def test_masks_may_have_as_many_pixels_as_asked(source, tmp_path, monkeypatch, make):
+    make(source)
+    most, *others = ImageReader.__init__.__defaults__
+    # Whoever makes a reader of his own can't read these files.
+    monkeypatch.setattr(ImageReader.__init__, "__defaults__", (1, *others))
+    done = convert(source, tmp_path / "out", ConvertSettings(reader=ImageReader(most)))
+    assert sum(done.counts.values()) == 1
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("FULLCONV_CACHE", str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("verb", ["data check", "train --out {}", "evaluate {}"])
+def test_max_pixels_holds_where_annotations_are_taken(command_line, source, cache, capsys, verb):
+    pair(source, "images/x.png", "masks/x.png")
+    words = verb.format(source.parent / "other").split()
+    data = [source] if verb == "data check" else ["--data", source]
+    assert command_line(*words, *data, "--quiet", "--max-pixels", 7) == 2
+    assert "4 x 2 pixels are more than the 7 allowed" in capsys.readouterr().err
+    assert not [*cache.rglob("dataset.yaml")]
+
+
+def test_max_pixels_of_data_split(command_line, source, tmp_path):
+    own_folder(source)
+    words = ("data", "split", source, "--out", tmp_path / "out", "--shares", "1,0,0", "--quiet")
+    assert command_line(*words, "--max-pixels", 7) == 2
+    assert command_line(*words, "--max-pixels", 8) == 0

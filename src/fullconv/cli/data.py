@@ -94,7 +94,8 @@ def check(
     from fullconv.datasets.converted import dataset_of
 
     reporter = Reporter(quiet)
-    report = check_folder(dataset_of(folder, reporter), reader_of(max_pixels), reporter=reporter)
+    reader = reader_of(max_pixels)
+    report = check_folder(dataset_of(folder, reporter, reader), reader, reporter=reporter)
     for table in report.tables():
         show(table)
     console = plain_console()
@@ -294,6 +295,7 @@ def split_folder(
     group_by: GroupBy = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed, another division.")] = 0,
     skip: Skip = False,
+    max_pixels: MaxPixels = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -302,7 +304,13 @@ def split_folder(
     from fullconv.datasets.convert import ConvertSettings, convert
     from fullconv.datasets.formats.splitting import parse_shares
 
-    settings = ConvertSettings(shares=parse_shares(shares), group_by=group_by, seed=seed, skip=skip)
+    settings = ConvertSettings(
+        shares=parse_shares(shares),
+        group_by=group_by,
+        seed=seed,
+        skip=skip,
+        reader=reader_of(max_pixels),
+    )
     _show_converted(out, convert(folder, out, settings, Reporter(quiet)))
 
 
@@ -348,16 +356,16 @@ def choose_next(
     from fullconv.datasets.converted import dataset_of
     from fullconv.predict.next import NextSettings, run
 
-    reporter = Reporter(quiet)
+    reporter, reader = Reporter(quiet), reader_of(max_pixels)
     settings = NextSettings(
         model=model,
         inputs=tuple(images),
         out=out,
         count=count,
-        data=None if data is None else dataset_of(data, reporter),
+        data=None if data is None else dataset_of(data, reporter, reader),
         further=tuple(further or ()),
         device=device,
-        reader=reader_of(max_pixels),
+        reader=reader,
         trust=trust,
     )
     ranking = run(settings, reporter)

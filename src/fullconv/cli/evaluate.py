@@ -47,8 +47,9 @@ def command(
     from fullconv.measure.run import EvaluateSettings
 
     reporter = Reporter(quiet)
-    folder = dataset_of(data, reporter)
-    settings = EvaluateSettings(model, folder, split, device, tta, reader_of(max_pixels), trust)
+    reader = reader_of(max_pixels)
+    folder = dataset_of(data, reporter, reader)
+    settings = EvaluateSettings(model, folder, split, device, tta, reader, trust)
     measured = run(settings, reporter)
     for name, head in measured.net.heads.items():
         title = f"{split}: {measured.evaluation.images} images{', with mirrors' * tta}"

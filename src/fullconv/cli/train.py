@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fullconv.cli.options import Debug, MaxPixels, Quiet, Trust, place_of
+from fullconv.cli.options import Debug, MaxPixels, Quiet, Trust, place_of, reader_of
 from fullconv.cli.signals import INTERRUPTED, Stopped, stoppable
 
 if TYPE_CHECKING:
@@ -132,7 +132,9 @@ def command(
     with launched() as processes:
         reporter = processes.heard(reporter)
         if data is not None:
-            asked["data"] = processes.first(lambda: dataset_of(data, reporter))
+            asked["data"] = processes.first(
+                lambda: dataset_of(data, reporter, reader_of(max_pixels))
+            )
         try:
             with stoppable():
                 outcome = run(out, asked, resume=resume, reporter=reporter, processes=processes)

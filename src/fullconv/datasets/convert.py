@@ -137,7 +137,7 @@ def convert(
     pattern = parse_pattern(settings.group_by)
     require_new(out)
     with replacing_folder(out) as part, _unpacked(source, part, reporter) as folder:
-        found = recognised(folder, settings.table, reporter)
+        found = recognised(folder, settings.table, reporter, settings.reader)
         plan = plan_classes(found, settings.classes)
         info = _info(found, plan, source, out)
         work = _Work(found, plan, settings, part, info.folders)

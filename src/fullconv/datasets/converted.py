@@ -10,13 +10,16 @@ from pathlib import Path
 from filelock import FileLock
 
 from fullconv.base import files
+from fullconv.base.images import ImageReader
 from fullconv.base.progress import SILENT, Reporter
 from fullconv.base.remote import RemotePath
-from fullconv.datasets.convert import convert
+from fullconv.datasets.convert import ConvertSettings, convert
 from fullconv.datasets.formats.catalogue import recognise
 
 
-def dataset_of(path: Path, reporter: Reporter = SILENT) -> Path:
+def dataset_of(
+    path: Path, reporter: Reporter = SILENT, reader: ImageReader = ImageReader()
+) -> Path:
     """Return the dataset folder of what --data names: itself, or annotations made into one.
 
     They are converted into a cache, once, and again when a file's name, size or time changes.
@@ -24,13 +27,14 @@ def dataset_of(path: Path, reporter: Reporter = SILENT) -> Path:
     Args:
         path: a dataset folder or shards of one, or a folder or file of a known format.
         reporter: is told what it is, and where its dataset folder lies.
+        reader: reads images and masks.
 
     Raises:
         FullconvError: it can't be converted.
     """
     if isinstance(path, RemotePath) or (path / "dataset.yaml").is_file() or not path.exists():
         return path
-    source = recognise(path, reporter=reporter)
+    source = recognise(path, reporter=reporter, reader=reader)
     cache = files.cache_folder()
     if source is None or cache is None:
         return path
@@ -43,7 +47,7 @@ def dataset_of(path: Path, reporter: Reporter = SILENT) -> Path:
     with FileLock(out.with_name(f"{out.name}.lock")):
         if (out / "dataset.yaml").is_file():
             return out
-        for note in convert(path, out, reporter=reporter).notes:
+        for note in convert(path, out, ConvertSettings(reader=reader), reporter).notes:
             reporter.warn(note)
     return out
 

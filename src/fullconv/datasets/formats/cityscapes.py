@@ -47,11 +47,11 @@ def recognise(place: Place, reporter: Reporter) -> Source | None:  # noqa: ARG00
         for kind in _KINDS:
             files = sorted((place.root / truth).glob(f"*/*/*_{truth}{kind}"))
             if files:
-                return _source(place.root, files, truth, kind)
+                return _source(place, files, truth, kind)
     return None
 
 
-def _source(root: Path, files: Sequence[Path], truth: str, kind: str) -> Source:
+def _source(place: Place, files: Sequence[Path], truth: str, kind: str) -> Source:
     names = [name for name, _, _ in CLASSES]
     by_id: dict[int, str | None] = dict.fromkeys(range(34))
     by_id |= {number: name for name, number, _ in CLASSES}
@@ -59,10 +59,10 @@ def _source(root: Path, files: Sequence[Path], truth: str, kind: str) -> Source:
     by_value = {_KINDS[0]: by_train_id, _KINDS[1]: by_id}
     return Source(
         f"{NAME}, {kind[1:]}",
-        root,
+        place.root,
         tuple(names),
         len(files),
-        partial(_read, root, files, f"_{truth}{kind}"),
+        partial(_read, place, files, f"_{truth}{kind}"),
         overlap="later",
         complete=True,
         values=by_value.get(kind, {}),
@@ -70,14 +70,14 @@ def _source(root: Path, files: Sequence[Path], truth: str, kind: str) -> Source:
     )
 
 
-def _read(root: Path, files: Sequence[Path], ending: str) -> Iterator[AnnotatedImage]:
+def _read(place: Place, files: Sequence[Path], ending: str) -> Iterator[AnnotatedImage]:
     for path in files:
         split, city = path.parts[-3:-1]
         name = path.name.removesuffix(ending)
-        image = root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png"
+        image = place.root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png"
         common = (f"{city}/{name}", image, path)
         if path.suffix == ".png":
-            values = partial(read_values, path)
+            values = partial(read_values, path, place.reader)
             yield AnnotatedImage(*common, values=values, split=split_of([split]))
         else:
             yield AnnotatedImage(*common, partial(_regions, path), split=split_of([split]))

@@ -57,7 +57,7 @@ def recognise(place: Place, reporter: Reporter) -> Source | None:  # noqa: ARG00
         place.root,
         classes,
         sum(len(file.content["images"]) for file in files),
-        partial(_read, place.root, files),
+        partial(_read, place, files),
         values={number: names[number] for number in names} if panoptic else {},
     )
 
@@ -135,8 +135,8 @@ def _is_parent(number: int, files: Sequence[_File]) -> bool:
     return any(each.get("supercategory") in own and each.get("id") != number for each in every)
 
 
-def _read(root: Path, files: Sequence[_File]) -> Iterator[AnnotatedImage]:
-    index = ImageIndex(root)
+def _read(place: Place, files: Sequence[_File]) -> Iterator[AnnotatedImage]:
+    index = ImageIndex(place.root)
     for file in files:
         of_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         for each in file.content["annotations"]:
@@ -149,7 +149,7 @@ def _read(root: Path, files: Sequence[_File]) -> Iterator[AnnotatedImage]:
             size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
             own = of_image.pop(image.get("id"), [])
             common = (index.name(path), path, file.path)
-            values = partial(_panoptic, file.path, own) if panoptic else None
+            values = partial(_panoptic, file.path, own, place.reader) if panoptic else None
             regions = None if panoptic else partial(_regions, own, file.names, size)
             yield AnnotatedImage(*common, regions, values, size, file.split, rivals)
 
@@ -182,14 +182,14 @@ def _outline(segmentation: Any, size: Size | None) -> Outline | None:
     return Pixels(decode)
 
 
-def _panoptic(about: Path, annotations: Sequence[dict[str, Any]]) -> Values:
+def _panoptic(about: Path, annotations: Sequence[dict[str, Any]], reader: ImageReader) -> Values:
     """Read the PNG of the segments: its colours are numbers, of three digits to the base 256."""
     if len(annotations) != 1:
         raise ValueError(f"{len(annotations)} panoptic annotations of one image")
     file = annotations[0]["file_name"]
     folders = (about.with_suffix(""), about.parent)
     path = next((each / file for each in folders if (each / file).is_file()), folders[0] / file)
-    red, green, blue = np.moveaxis(ImageReader().image(path).astype(np.int64), 2, 0)
+    red, green, blue = np.moveaxis(reader.image(path).astype(np.int64), 2, 0)
     category = {
         each["id"]: IGNORED if each.get("iscrowd") else each["category_id"]
         for each in annotations[0]["segments_info"]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from fullconv.base.errors import FullconvError
 from fullconv.base.files import files_below
-from fullconv.base.images import IMAGE_SUFFIXES
+from fullconv.base.images import IMAGE_SUFFIXES, ImageReader
 
 SPLIT_NAMES = {
     "train": "train",
@@ -37,11 +37,13 @@ class Place:
         root: the folder.
         only: the file; None: all of the folder's.
         table: the file with names of classes, and their values or colours; None: to be looked for.
+        reader: reads images and masks.
     """
 
     root: Path
     only: Path | None = None
     table: Path | None = None
+    reader: ImageReader = ImageReader()
 
     def files(self, *suffixes: str) -> list[Path]:
         """Return the file, or all files below the folder, that end so; sorted."""

@@ -62,7 +62,7 @@ def recognise(place: Place, reporter: Reporter) -> Source | None:  # noqa: ARG00
         of_task[file.task].append(file)
     named = {file.path: _label(file.name, tasks[file.task].keys) for file in files}
     classes = tuple(sorted(set(named.values()), key=numbered))
-    read = partial(_read, place.root, of_task, tasks, named)
+    read = partial(_read, place, of_task, tasks, named)
     return Source(NAME, place.root, classes, len(of_task), read)
 
 
@@ -92,12 +92,12 @@ def _label(name: str, keys: frozenset[str]) -> str:
 
 
 def _read(
-    root: Path,
+    place: Place,
     of_task: Mapping[int, Sequence[_File]],
     tasks: Mapping[int, _Task],
     named: Mapping[Path, str],
 ) -> Iterator[AnnotatedImage]:
-    index = ImageIndex(root)
+    index = ImageIndex(place.root)
     for number in sorted(of_task):
         task = tasks[number]
         path, rivals = find_image(index, task.image, task.about.parent)
@@ -105,15 +105,18 @@ def _read(
         files = [file for file in of_task[number] if file.annotation == last]
         files.sort(key=lambda file: (named[file.path], file.number))
         common = (index.name(path), path, task.about)
-        yield AnnotatedImage(*common, partial(_regions, files, named), rivals=rivals)
+        regions = partial(_regions, files, named, place.reader)
+        yield AnnotatedImage(*common, regions, rivals=rivals)
 
 
-def _regions(files: Sequence[_File], named: Mapping[Path, str]) -> list[Region]:
-    return [Region(named[file.path], Pixels(partial(_pixels, file.path))) for file in files]
+def _regions(
+    files: Sequence[_File], named: Mapping[Path, str], reader: ImageReader
+) -> list[Region]:
+    return [Region(named[file.path], Pixels(partial(_pixels, file.path, reader))) for file in files]
 
 
-def _pixels(path: Path, size: Size) -> NDArray[np.bool_]:
-    values: NDArray[Any] = ImageReader().image(path)[..., 0]
+def _pixels(path: Path, reader: ImageReader, size: Size) -> NDArray[np.bool_]:
+    values: NDArray[Any] = reader.image(path)[..., 0]
     if values.shape != size:
         raise ValueError(
             f"{path.name} is {values.shape[1]} x {values.shape[0]} pixels, its image {size[1]} x "

@@ -50,27 +50,26 @@ def unpacked(colour: int) -> tuple[int, int, int]:
     return colour >> 16 & 255, colour >> 8 & 255, colour & 255
 
 
-def is_coloured(path: Path) -> bool:
+def is_coloured(path: Path, reader: ImageReader) -> bool:
     """Tell whether a mask holds colours, by its header.
 
     Raises:
         FullconvError: it is missing or no image.
     """
-    bands = ImageReader().describe(path).bands
-    return "red" in bands
+    return "red" in reader.describe(path).bands
 
 
-def read_values(path: Path, *, indices: bool = True) -> Values:
+def read_values(path: Path, reader: ImageReader, *, indices: bool = True) -> Values:
     """Read a mask's values, int64 H x W: ids of up to 16 bits, or colours as one number each.
 
     Args:
         path: the file.
+        reader: reads it.
         indices: whether those of a palette are the values; else its colours are.
 
     Raises:
         FullconvError: it is missing, damaged, or holds neither.
     """
-    reader = ImageReader()
     stored = reader.describe(path)
     if "red" in stored.bands or ("index" in stored.bands and not indices):
         red, green, blue = np.moveaxis(reader.image(path).astype(np.int64), 2, 0)
@@ -81,7 +80,7 @@ def read_values(path: Path, *, indices: bool = True) -> Values:
     return reader.mask(path).astype(np.int64)
 
 
-def found_values(paths: Sequence[Path], reporter: Reporter) -> tuple[int, ...]:
+def found_values(paths: Sequence[Path], reader: ImageReader, reporter: Reporter) -> tuple[int, ...]:
     """Return all values that masks hold, sorted.
 
     Raises:
@@ -90,7 +89,7 @@ def found_values(paths: Sequence[Path], reporter: Reporter) -> tuple[int, ...]:
     found: set[int] = set()
     with reporter.bar(len(paths), "look for values", unit="masks") as bar:
         for path in paths:
-            found.update(np.unique(read_values(path)).tolist())
+            found.update(np.unique(read_values(path, reader)).tolist())
             if len(found) > _MOST_VALUES:
                 raise FullconvError(
                     f"{path}: is no mask of classes, or was altered by compression: there are "
@@ -100,15 +99,10 @@ def found_values(paths: Sequence[Path], reporter: Reporter) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def find_table(folders: Iterable[Path], given: Path | None = None) -> Table | None:
-    """Read the list of classes that was given, or lies in one of the folders.
-
-    Raises:
-        FullconvError: it is none.
-    """
-    paths = [given] if given else [each / name for each in folders for name in _TABLES]
-    path = next((path for path in paths if given or path.is_file()), None)
-    return None if path is None else read_table(path)
+def find_table(folders: Iterable[Path]) -> Path | None:
+    """Return the first list of classes that lies in one of the folders."""
+    paths = (each / name for each in folders for name in _TABLES)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def read_table(path: Path) -> Table:

@@ -23,7 +23,7 @@ def recognise(place: Place, reporter: Reporter) -> Source | None:  # noqa: ARG00
     """Recognise dataset.yaml."""
     if not (place.root / "dataset.yaml").is_file():
         return None
-    folder = DatasetFolder(place.root)
+    folder = DatasetFolder(place.root, place.reader)
     info = folder.info
     if isinstance(folder.reader.files, Packed):
         raise FullconvError(

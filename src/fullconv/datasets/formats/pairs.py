@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fullconv.base.errors import FullconvError
+from fullconv.base.images import ImageReader
 from fullconv.base.progress import Reporter
 from fullconv.datasets.formats.annotated import AnnotatedImage, Source
 from fullconv.datasets.formats.files import Place, images_below, split_of
@@ -23,6 +24,7 @@ from fullconv.datasets.formats.masks import (
     found_values,
     is_coloured,
     named,
+    read_table,
     read_values,
     require_named,
     unpacked,
@@ -74,10 +76,10 @@ def recognise(place: Place, reporter: Reporter) -> Source | None:
     if not found.pairs:
         return None
     masks = [pair.mask for pair in found.pairs]
-    table = find_table(sorted({place.root, *(mask.parent for mask in masks)}), place.table)
-    coloured = is_coloured(masks[0])
-    if table is None or table.coloured != coloured:
-        values = named(found_values(masks, reporter), coloured=coloured)
+    coloured = is_coloured(masks[0], place.reader)
+    table, notes = _table(place, masks, coloured=coloured)
+    if table is None:
+        values = named(found_values(masks, place.reader, reporter), coloured=coloured)
         require_named(values, place.root)
     else:
         values = _named(table)
@@ -89,15 +91,36 @@ def recognise(place: Place, reporter: Reporter) -> Source | None:
         place.root,
         names,
         len(found.pairs),
-        partial(_read, found.pairs),
+        partial(_read, found.pairs, place.reader),
         values=values,
         palette=palette,
         left_over={
             "images without a mask": _below(place.root, found.images),
             "masks without an image": _below(place.root, found.masks),
         },
-        notes=() if table else (_advice(names, coloured=coloured),),
+        notes=notes if table else (*notes, _advice(names, coloured=coloured)),
     )
+
+
+def _table(
+    place: Place, masks: Sequence[Path], *, coloured: bool
+) -> tuple[Table | None, tuple[str, ...]]:
+    """Return the list of classes that tells of the masks, and notes on one that doesn't.
+
+    Raises:
+        FullconvError: the one that was given doesn't.
+    """
+    path = place.table or find_table(sorted({place.root, *(mask.parent for mask in masks)}))
+    if path is None:
+        return None, ()
+    table = read_table(path)
+    if table.coloured == coloured:
+        return table, ()
+    lists, hold = ("label ids", "colours") if coloured else ("colours", "label ids")
+    told = f"{path}: lists {lists}, but the masks hold {hold}"
+    if place.table is not None:
+        raise FullconvError(f"{told}, such as {masks[0]}; list those, or leave --table out")
+    return None, (f"{told}; it was not used",)
 
 
 def _named(table: Table) -> dict[int, str | None]:
@@ -174,8 +197,8 @@ def _below(root: Path, paths: Sequence[Path]) -> tuple[str, ...]:
     return tuple(path.relative_to(root).as_posix() for path in paths)
 
 
-def _read(pairs: Sequence[_Pair]) -> Iterator[AnnotatedImage]:
+def _read(pairs: Sequence[_Pair], reader: ImageReader) -> Iterator[AnnotatedImage]:
     for (*folders, stem), image, mask in pairs:
         name = "/".join((*(each for each in folders if not split_of([each])), stem))
-        values = partial(read_values, mask)
+        values = partial(read_values, mask, reader)
         yield AnnotatedImage(name, image, mask, values=values, split=split_of(folders))

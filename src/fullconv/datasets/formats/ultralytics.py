@@ -14,10 +14,10 @@ import yaml
 from fullconv.base.errors import FullconvError
 from fullconv.base.files import replacing, write_text
 from fullconv.base.fill import as_ring
-from fullconv.base.images import IMAGE_SUFFIXES
+from fullconv.base.images import IMAGE_SUFFIXES, ImageReader
 from fullconv.base.progress import Reporter
 from fullconv.base.settings import read_yaml
-from fullconv.datasets.formats.annotated import AnnotatedImage, Polygons, Region, Source, Values
+from fullconv.datasets.formats.annotated import AnnotatedImage, Polygons, Region, Source
 from fullconv.datasets.formats.draft import Draft
 from fullconv.datasets.formats.files import Place, images_below
 from fullconv.datasets.formats.masks import read_values
@@ -38,7 +38,7 @@ def recognise(place: Place, reporter: Reporter) -> Source | None:  # noqa: ARG00
             continue
         content = _settings(path)
         if content is not None:
-            return _source(path, content)
+            return _source(path, content, place.reader)
     return None
 
 
@@ -73,7 +73,7 @@ def _settings(path: Path) -> dict[str, Any] | None:
     return content if {"train", "val", "test"} & set(content) else None
 
 
-def _source(path: Path, content: dict[str, Any]) -> Source:
+def _source(path: Path, content: dict[str, Any], reader: ImageReader) -> Source:
     listed = content["names"]
     names = dict(enumerate(listed)) if isinstance(listed, list) else listed
     names = {int(number): str(name) for number, name in sorted(names.items())}
@@ -95,7 +95,7 @@ def _source(path: Path, content: dict[str, Any]) -> Source:
         path.parent,
         tuple(names.values()),
         len(images),
-        partial(_read, images, names, str(masks) if masks else None),
+        partial(_read, images, names, str(masks) if masks else None, reader),
         values={**names, 255: None} if masks else {},
     )
 
@@ -123,15 +123,16 @@ def _images(root: Path, split: str, where: str) -> Iterator[_Image]:
 
 
 def _read(
-    images: Sequence[_Image], names: Mapping[int, str], masks: str | None
+    images: Sequence[_Image], names: Mapping[int, str], masks: str | None, reader: ImageReader
 ) -> Iterator[AnnotatedImage]:
     for split, name, path in images:
         if masks:
             about = _beside(path, masks, ".png")
-            yield AnnotatedImage(name, path, about, values=partial(_values, about), split=split)
+            values = partial(read_values, about, reader)
+            yield AnnotatedImage(name, path, about, values=values, split=split)
         else:
             about = _beside(path, "labels", ".txt")
-            regions = partial(_regions, about, path, names)
+            regions = partial(_regions, about, path, names, reader)
             yield AnnotatedImage(name, path, about, regions, split=split)
 
 
@@ -145,17 +146,13 @@ def _beside(image: Path, folder: str, suffix: str) -> Path:
     return image.with_suffix(suffix)
 
 
-def _values(path: Path) -> Values:
-    return read_values(path)
-
-
-def _regions(about: Path, image: Path, names: Mapping[int, str]) -> list[Region]:
+def _regions(
+    about: Path, image: Path, names: Mapping[int, str], reader: ImageReader
+) -> list[Region]:
     """Read a line a polygon: the class's number, then x and y as shares of width and height."""
-    from fullconv.base.images import ImageReader
-
     if not about.is_file():  # an image with nothing in it
         return []
-    height, width = ImageReader().image_size(image)
+    height, width = reader.image_size(image)
     regions = []
     for line in about.read_text(encoding="utf-8").splitlines():
         if not line.strip():

@@ -36,8 +36,8 @@ def recognise(place: Place, reporter: Reporter) -> Source | None:  # noqa: ARG00
     files = sorted(masks.glob("*.png"))
     if not files:
         return None
-    coloured = is_coloured(files[0])
-    names = _names(place.table or place.root / "labelmap.txt", coloured=coloured)
+    coloured = is_coloured(files[0], place.reader)
+    names = _names(place, coloured=coloured)
     splits = _splits(place.root / "ImageSets" / "Segmentation")
     unlabelled = sorted(splits.keys() - {path.stem for path in files})
     if splits:  # of VOC a part of the images is not listed
@@ -53,7 +53,7 @@ def recognise(place: Place, reporter: Reporter) -> Source | None:  # noqa: ARG00
         place.root,
         tuple(dict.fromkeys(names.values())),
         len(files),
-        partial(_read, place.root, files, splits),
+        partial(_read, place, files, splits),
         values=values,
         palette=palette,
         notes=_notes(unlabelled),
@@ -66,13 +66,14 @@ def _notes(unlabelled: Sequence[str]) -> tuple[str, ...]:
     return (f"left out: {len(unlabelled):,} listed images without a mask: {few_named(unlabelled)}",)
 
 
-def _names(table: Path, *, coloured: bool) -> dict[int, str]:
+def _names(place: Place, *, coloured: bool) -> dict[int, str]:
     """Return names by value or colour: those of the list, whose order gives both, or VOC's own."""
     colours = [packed(*colour) for colour in voc_palette()]
-    if not table.is_file():
+    table = place.table or place.root / "labelmap.txt"
+    if place.table is None and not table.is_file():
         return {colours[at] if coloured else at: name for at, name in enumerate(VOC)}
     found = read_table(table)
-    if found.coloured and coloured:
+    if found.coloured == coloured:
         return dict(found.names)
     names = found.names.values()
     return {colours[at] if coloured else at: name for at, name in enumerate(names)}
@@ -89,10 +90,10 @@ def _splits(folder: Path) -> dict[str, str]:
     return found
 
 
-def _read(root: Path, files: list[Path], splits: Mapping[str, str]) -> Iterator[AnnotatedImage]:
-    index = ImageIndex(root)
+def _read(place: Place, files: list[Path], splits: Mapping[str, str]) -> Iterator[AnnotatedImage]:
+    index = ImageIndex(place.root)
     for path in files:
         image, rivals = index.other(path, "JPEGImages")
-        values = partial(read_values, path)
+        values = partial(read_values, path, place.reader)
         split = splits.get(path.stem, "")
         yield AnnotatedImage(path.stem, image, path, values=values, split=split, rivals=rivals)
