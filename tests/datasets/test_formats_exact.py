@@ -530,3 +530,38 @@ def test_max_pixels_of_data_split(command_line, source, tmp_path):
     words = ("data", "split", source, "--out", tmp_path / "out", "--shares", "1,0,0", "--quiet")
     assert command_line(*words, "--max-pixels", 7) == 2
     assert command_line(*words, "--max-pixels", 8) == 0
+
+
+def test_what_of_coco_has_no_pixels_is_told(source, tmp_path):
+    images_at(source, "x.png")
+    box = {"image_id": 7, "category_id": 1, "segmentation": [], "bbox": [1, 1, 2, 2]}
+    annotations = [square(2, 0, 0, 4), box, box, square(2, 0, 0, 4, image_id=99)]
+    save_json(source / "x.json", coco(annotations))
+    done, _ = converted(source, tmp_path)
+    assert "left out: 2 annotations without polygons (car)" in done.notes
+    assert "left out: 1 annotations of images that are not listed (x.json)" in done.notes
+
+
+def test_what_of_label_studio_has_no_pixels_is_told(source, tmp_path):
+    images_at(source, "x.png")
+    common = {"original_height": 6, "original_width": 8}
+    box = {"x": 0, "y": 0, "width": 50, "height": 50, "rectanglelabels": ["car"]}
+    points = [{"x": 1, "y": 1, "width": 1, "keypointlabels": [name]} for name in ("nose", "eye")]
+    results = [{"value": value, **common} for value in (box, *points)]
+    task = {"data": {"image": "x.png"}, "annotations": [{"result": results}]}
+    save_json(source / "x.json", [task])
+    done, _ = converted(source, tmp_path)
+    assert done.classes == ("background", "car")
+    assert "left out: 2 keypointlabels (nose, eye)" in done.notes
+
+
+def test_what_of_cvat_has_no_pixels_is_told(source, tmp_path):
+    images_at(source, "x.png")
+    (source / "annotations.xml").write_text(
+        '<annotations><image name="x.png" width="8" height="6">'
+        '<box label="road" xtl="1" ytl="1" xbr="3" ybr="3"/>'
+        '<cuboid label="car" xtl1="1"/><cuboid label="car" xtl1="2"/><tag label="rain"/>'
+        "</image></annotations>"
+    )
+    done, _ = converted(source, tmp_path)
+    assert done.notes == ("left out: 2 cuboids (car)", "left out: 1 tags (rain)")

@@ -319,3 +319,35 @@ def test_the_command(command_line, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "tiles of 8 pixels, 2 classes" in told and "beside tiles of another split" in told
     assert command_line("data", "check", tmp_path / "out", "--quiet") == 0
+
+
+def test_polygons_of_unknown_class_count_nowhere_and_lines_are_told(tmp_path):
+    write(tmp_path / "a.tif", values((10, 10)), photometric="RGB", **PLACE)
+    left, top = ORIGIN
+    shapes = [
+        shapely.box(left, top - 20, left + 10, top),
+        shapely.box(left + 10, top - 20, left + 14, top),
+        shapely.LineString([(left, top), (left + 20, top - 20)]),
+    ]
+    path = tmp_path / "a.geojson"
+    features = [
+        {
+            "type": "Feature",
+            "properties": {"kind": kind},
+            "geometry": shapely.geometry.mapping(each),
+        }
+        for kind, each in zip(("wood", None, "road"), shapes, strict=True)
+    ]
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32633"}}
+    path.write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": features}))
+    settings = TileSettings(
+        (tmp_path / "a.tif",), (path,), class_field="kind", side=10, shares=ALL_TRAIN
+    )
+    done = tile(settings, tmp_path / "out")
+    assert done.classes == ("background", "wood")
+    assert done.notes == (
+        "left out: 1 features that are no polygons (a.geojson)",
+        "ignored: 1 polygons without a 'kind' (a.geojson)",
+    )
+    ((_, _, _, _, mask),) = tiles_in(tmp_path / "out")
+    np.testing.assert_array_equal(mask, [[1] * 5 + [255] * 2 + [0] * 3] * 10)

@@ -494,6 +494,8 @@ def tile_rasters(
     print(
         f"left out: {tiled.empty:,} without labels, {tiled.guarded:,} beside tiles of another split"
     )
+    for note in tiled.notes:
+        print(note)
     print(f"next: fullconv data check {out}")
 
 

@@ -91,12 +91,14 @@ class Tiled:
         classes: names, index = label id.
         empty: how many tiles hold no label, and were left out.
         guarded: how many lie beside those of another split, and were left out.
+        notes: lines to tell the user.
     """
 
     counts: dict[str, int]
     classes: tuple[str, ...]
     empty: int
     guarded: int
+    notes: tuple[str, ...] = ()
 
 
 def tile(settings: TileSettings, out: Path, reporter: Reporter = SILENT) -> Tiled:
@@ -159,7 +161,8 @@ class _Cut:
         text = yaml.safe_dump(self.info.to_dict(), sort_keys=False, default_flow_style=None)
         files.write_text(folder / "dataset.yaml", text)
         ordered = {split: counts[split] for split in SPLITS if counts[split]}
-        return Tiled(ordered, self.truth.classes, len(tiles) - len(masks), len(beside))
+        empty = len(tiles) - len(masks)
+        return Tiled(ordered, self.truth.classes, empty, len(beside), self.truth.notes)
 
     @property
     def _division(self) -> tuple[Shares, int]:

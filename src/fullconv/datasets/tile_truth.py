@@ -37,6 +37,10 @@ class Truth(Protocol):
     def palette(self) -> Colours | None:
         """A colour for each class, where there are any."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines to tell the user."""
+
     def labels(self, tile: Tile) -> NDArray[np.uint8]:
         """Return the label ids of a tile's pixels; 255 where they count nowhere.
 
@@ -54,12 +58,14 @@ class RasterTruth:
         masks: the same, open.
         classes: names, index = label id.
         palette: their colours.
+        notes: none.
     """
 
     paths: Sequence[Path]
     masks: Sequence[DatasetReader]
     classes: tuple[str, ...]
     palette: Colours | None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -126,6 +132,11 @@ class VectorTruth:
     palette: Colours | None = None
     _placed: dict[int, Any] = field(default_factory=dict)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What of the files is no polygon with a class."""
+        return tuple(note for file in self.files for note in file.notes)
+
     @classmethod
     def of(
         cls,
@@ -141,7 +152,7 @@ class VectorTruth:
             FullconvError: there are none, or without that field, or of a class that is none.
         """
         files = [Polygons.read(path, field_) for path in paths]
-        found = sorted({name for file in files for name in file.names})
+        found = sorted({name for file in files for name in file.names if name is not None})
         first = background or BACKGROUND
         names = classes or tuple(dict.fromkeys((*[first] * (first != IGNORE), *found)))
         if len(names) > MAX_CLASSES:
@@ -149,7 +160,8 @@ class VectorTruth:
                 f"{paths[0]}: the field {field_!r} has {len(found)} values, and {MAX_CLASSES} "
                 "classes at most fit masks; name another --class-field, or some by --classes"
             )
-        by_name = {name: at for at, name in enumerate(names)} | {IGNORE: IGNORED}
+        by_name: dict[str | None, int] = {name: at for at, name in enumerate(names)}
+        by_name |= {IGNORE: IGNORED, None: IGNORED}
         if background and background not in by_name:
             raise FullconvError(
                 f"--background {background}: is none of --classes{nearest(background, names)}"
@@ -199,18 +211,20 @@ class Polygons:
     Attributes:
         path: of the file.
         outlines: of n polygons (shapely).
-        names: of their classes.
+        names: of their classes; None: it has none, so that nobody knows what is there.
         crs: their coordinate system, in words that GDAL knows; None: that of the raster.
+        notes: lines to tell the user.
     """
 
     path: Path
     outlines: NDArray[np.object_]
-    names: tuple[str, ...]
+    names: tuple[str | None, ...]
     crs: str | None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path, field_: str) -> Polygons:
-        """Read the first layer of a file; what is no polygon, or of no class, is left out.
+        """Read the first layer of a file; what is no polygon is left out.
 
         Raises:
             FullconvError: it can't be read, or holds no such field or polygon.
@@ -234,10 +248,16 @@ class Polygons:
         shapes = shapely.from_wkb(outlines)
         values = columns[known.index(field_)]
         kept = np.isin(shapely.get_type_id(shapes), (3, 6)) & ~shapely.is_empty(shapes)
-        kept &= np.array([_is_known(value) for value in values], bool)
-        if not kept.any():
+        names = tuple(map(_name, values[kept].tolist()))
+        unknown = names.count(None)
+        if unknown == len(names):
             raise FullconvError(f"{path}: holds no polygons with a {field_!r}")
-        return cls(path, shapes[kept], tuple(map(_name, values[kept].tolist())), about["crs"])
+        others = len(kept) - len(names)
+        notes = (
+            *[f"left out: {others:,} features that are no polygons ({path.name})"] * bool(others),
+            *[f"ignored: {unknown:,} polygons without a {field_!r} ({path.name})"] * bool(unknown),
+        )
+        return cls(path, shapes[kept], names, about["crs"], notes)
 
     def within(self, crs: Any) -> NDArray[np.object_]:
         """Return the outlines in another system; as they are where one of both is unknown."""
@@ -259,11 +279,9 @@ def corners(tile: Tile, raster: DatasetReader) -> NDArray[np.float64]:
     return placed_by(raster.transform)(pixels)
 
 
-def _is_known(value: Any) -> bool:
-    return value is not None and not (isinstance(value, float) and math.isnan(value))
-
-
-def _name(value: Any) -> str:
+def _name(value: Any) -> str | None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
     whole = isinstance(value, float) and value.is_integer()
     return str(int(value) if whole else value).strip()
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from fullconv.base.errors import few_named
 from fullconv.base.fill import NOTHING, Covered, Fill, Ring, as_ring, covered
 from fullconv.data.info import DatasetInfo
 
@@ -184,6 +185,15 @@ class Source:
 def rectangle(x0: float, y0: float, x1: float, y1: float) -> Polygons:
     """Return a rectangle, whichever of its corners are given."""
     return Polygons([[as_ring([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])]])
+
+
+def left_out(names: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Return notes on what is left out, whose classes or files are told by a plural of its kind."""
+    return tuple(
+        f"left out: {len(each):,} {what} ({few_named([*dict.fromkeys(each)])})"
+        for what, each in names.items()
+        if each
+    )
 
 
 def _box(box: Sequence[float], size: Size) -> tuple[int, int, int, int] | None:

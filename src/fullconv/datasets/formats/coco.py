@@ -25,6 +25,7 @@ from fullconv.datasets.formats.annotated import (
     Size,
     Source,
     Values,
+    left_out,
 )
 from fullconv.datasets.formats.draft import Draft, DraftedRegion, rounded
 from fullconv.datasets.formats.files import ImageIndex, Place, read_json, split_in, split_of
@@ -59,6 +60,7 @@ def recognise(place: Place, reporter: Reporter) -> Source | None:  # noqa: ARG00
         sum(len(file.content["images"]) for file in files),
         partial(_read, place, files),
         values={number: names[number] for number in names} if panoptic else {},
+        notes=_notes(files),
     )
 
 
@@ -126,6 +128,22 @@ def _used(files: Sequence[_File]) -> set[int]:
     annotations = [each for file in files for each in file.content["annotations"]]
     segments = [part for each in annotations for part in each.get("segments_info", ())]
     return {each.get("category_id") for each in (*annotations, *segments)}
+
+
+def _notes(files: Sequence[_File]) -> tuple[str, ...]:
+    boxes: list[str] = []
+    strays: list[str] = []
+    for file in files:
+        images = {each.get("id") for each in file.content["images"]}
+        for each in file.content["annotations"]:
+            if each.get("image_id") not in images:
+                strays.append(file.path.name)
+            elif not (each.get("segmentation") or "segments_info" in each):
+                number = each.get("category_id")
+                boxes.append(file.names.get(number, str(number)))
+    return left_out(
+        {"annotations without polygons": boxes, "annotations of images that are not listed": strays}
+    )
 
 
 def _is_parent(number: int, files: Sequence[_File]) -> bool:

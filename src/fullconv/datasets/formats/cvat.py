@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +25,7 @@ from fullconv.datasets.formats.annotated import (
     Polygons,
     Region,
     Source,
+    left_out,
     rectangle,
 )
 from fullconv.datasets.formats.draft import Draft, rounded
@@ -45,6 +47,7 @@ class _Annotations:
     images: list[tuple[dict[str, str], list[tuple[str, dict[str, str]]]]] = field(
         default_factory=list
     )
+    others: dict[str, list[str]] = field(default_factory=dict)  # labels of what has no pixels
 
 
 def recognise(place: Place, reporter: Reporter) -> Source | None:  # noqa: ARG001
@@ -62,7 +65,17 @@ def recognise(place: Place, reporter: Reporter) -> Source | None:  # noqa: ARG00
         partial(_read, place.root, files),
         overlap="later",
         palette={name: rgb for name, text in colours.items() if (rgb := _colour(text))},
+        notes=_notes(files),
     )
+
+
+def _notes(files: Sequence[_Annotations]) -> tuple[str, ...]:
+    """Tell of cuboids and tags, which have no pixels."""
+    labels: dict[str, list[str]] = defaultdict(list)
+    for file in files:
+        for kind, names in file.others.items():
+            labels[kind] += names
+    return left_out(labels)
 
 
 def write(drafts: Iterable[Draft], classes: Sequence[str], folder: Path) -> None:
@@ -110,6 +123,8 @@ def _parsed(path: Path) -> _Annotations:
             found.images.append((attributes, []))
         elif name in _SHAPES and "image" in inside:
             found.images[-1][1].append((name, {"label": "", **attributes}))
+        elif inside[-2:-1] == ["image"] and "label" in attributes:
+            found.others.setdefault(f"{name}s", []).append(attributes["label"])
         elif name == "label":
             words.clear()
 
@@ -122,18 +137,23 @@ def _parsed(path: Path) -> _Annotations:
         if name == "label" and inside[-1:] == ["labels"]:
             found.colours[words.get("name", "").strip()] = words.get("color", "").strip()
 
+    parser = expat.ParserCreate()
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.CharacterDataHandler = text
+    _parse(path, parser)
+    return found
+
+
+def _parse(path: Path, parser: expat.XMLParserType) -> None:
     def refuse(*_: object) -> None:
         raise FullconvError(f"{path}: declares entities, which CVAT doesn't; export it again")
 
-    parser = expat.ParserCreate()
-    parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.CharacterDataHandler, parser.EntityDeclHandler = text, refuse
+    parser.EntityDeclHandler = refuse
     try:
         with path.open("rb") as file:
             parser.ParseFile(file)
     except expat.ExpatError as error:
         raise FullconvError(f"{path}: is damaged XML ({error}); export it again") from None
-    return found
 
 
 def _colour(text: str) -> tuple[int, int, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from fullconv.datasets.formats.annotated import (
     Polygons,
     Region,
     Source,
+    left_out,
     rectangle,
 )
 from fullconv.datasets.formats.draft import Draft
@@ -45,8 +47,9 @@ def recognise(place: Place, reporter: Reporter) -> Source | None:  # noqa: ARG00
     if not tasks:
         return None
     names = {name for task in tasks for result in task.results for name in _names(result)}
+    classes = tuple(sorted(names, key=numbered))
     read = partial(_read, place.root, tasks)
-    return Source(NAME, place.root, tuple(sorted(names, key=numbered)), len(tasks), read)
+    return Source(NAME, place.root, classes, len(tasks), read, notes=_notes(tasks))
 
 
 def write(drafts: Iterable[Draft], classes: Sequence[str], folder: Path) -> None:  # noqa: ARG001
@@ -111,6 +114,17 @@ def find_image(index: ImageIndex, address: str, near: Path) -> Found:
 def _names(result: dict[str, Any]) -> list[str]:
     value = result.get("value", {})
     return [str(name) for kind in _KINDS for name in value.get(kind, ())]
+
+
+def _notes(tasks: Sequence[_Task]) -> tuple[str, ...]:
+    """Tell of labels of other kinds, such as keypoints, which have no pixels."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for task in tasks:
+        for result in task.results:
+            for kind, labels in result.get("value", {}).items():
+                if kind.endswith("labels") and kind not in _KINDS:
+                    names[kind] += map(str, labels)
+    return left_out(names)
 
 
 def _read(root: Path, tasks: Sequence[_Task]) -> Iterator[AnnotatedImage]:
