@@ -225,6 +225,16 @@ def test_splits_tell_images_of_the_same_name(source, tmp_path):
         assert found.read_bytes() == wanted.read_bytes()
 
 
+def test_splits_tell_them_apart_whatever_the_folder_of_annotations(source, tmp_path):
+    images_at(source, "pictures/train/1.png", "pictures/val/1.png")
+    coco_of(source, "1.png")
+    (source / "coco").mkdir()
+    (source / "x.json").rename(source / "coco" / "instances_val.json")
+    converted(source, tmp_path)
+    (found,) = (tmp_path / "out" / "images" / "val").rglob("*.png")
+    assert found.read_bytes() == (source / "pictures" / "val" / "1.png").read_bytes()
+
+
 def test_an_image_that_two_annotations_take_is_neithers(source, tmp_path):
     images_at(source, "photos/1.png", "photos/2.png")
     coco_of(source, "/d/seqA/1.png", "/d/seqB/1.png", "2.png", "/d/seqC/1.png")
@@ -234,6 +244,19 @@ def test_an_image_that_two_annotations_take_is_neithers(source, tmp_path):
     _, found = converted(source, tmp_path, skip=True)
     assert [*found] == ["train/photos/2"]
     assert not (tmp_path / "out" / "images" / "train" / "photos" / "1.png").exists()
+
+
+@pytest.mark.parametrize("name", ["/home/ann/seqB/1.png", "../seqB/1.png"])
+def test_what_is_found_by_its_name_alone_is_said(source, tmp_path, name):
+    images_at(source, "seqA/1.png")
+    coco_of(source, name)
+    done, _ = converted(source, tmp_path)
+    told = "1 images were found by their names alone, in other folders than their annotations say: "
+    assert f"{told}seqA/1.png" in done.notes
+    (source / "x.json").unlink()
+    labelme_at(source / "seqB" / "1.json", "1.png")
+    again = convert(source, tmp_path / "again")
+    assert f"{told}seqA/1.png" in again.notes
 
 
 def labelme_at(path, image_path):

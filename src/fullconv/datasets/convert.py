@@ -198,6 +198,8 @@ class _Work:
         kinds: the folders of the images and of their masks.
         present: the classes that each image has, by its place: SPLIT/NAME.
         places: those of the files that images were taken from.
+        empty: names of images without regions.
+        elsewhere: images that were found by their names alone.
     """
 
     source: Source
@@ -209,6 +211,7 @@ class _Work:
     places: dict[str, str] = field(default_factory=dict)
     troubles: _Troubles = field(default_factory=_Troubles)
     empty: list[str] = field(default_factory=list)
+    elsewhere: list[str] = field(default_factory=list)
 
     def write_all(self, bar: Progress) -> None:
         """Write all images and masks; what can't be is told."""
@@ -248,8 +251,8 @@ class _Work:
         inside = PurePosixPath(image.name)
         if not inside.parts or inside.is_absolute() or ".." in inside.parts:
             raise _TroubleError("names that are none of images", image.name)
-        if image.rivals:
-            which = few_named([*map(self._told, image.rivals)], 2)
+        if image.found is not None and image.found.rivals:
+            which = few_named([*map(self._told, image.found.rivals)], 2)
             raise _TroubleError("images that several files may be", which)
         self._require_unshared(image)
         if self._place_of(image) in self.present:
@@ -327,6 +330,8 @@ class _Work:
         palette_image(labels, voc_palette(), None).save(mask)
         self.present[place] = frozenset(np.unique(labels).tolist()) - {IGNORED}
         self.places[os.path.normpath(image.path)] = place
+        if image.found is not None and image.found.elsewhere:
+            self.elsewhere.append(self._told(image.path))
 
     def require_sound(self, source: Path) -> None:
         """Raise FullconvError for what couldn't be converted, unless it is to be skipped."""
@@ -374,6 +379,11 @@ class _Work:
         yield from (f"left out: {line}" for line in self.troubles.lines())
         if self.empty:
             yield f"{len(self.empty):,} images have no regions: {few_named(self.empty)}"
+        if self.elsewhere:
+            yield (
+                f"{len(self.elsewhere):,} images were found by their names alone, in other folders "
+                f"than their annotations say: {few_named(self.elsewhere)}"
+            )
         used = {label for classes in self.present.values() for label in classes}
         unused = [name for at, name in enumerate(self.plan.names) if at not in used]
         if unused:

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from fullconv.base.errors import few_named
 from fullconv.base.fill import NOTHING, Covered, Fill, Ring, as_ring, covered
 from fullconv.data.info import DatasetInfo
+from fullconv.datasets.formats.files import Found
 
 Overlap = Literal["later", "earlier", "smaller"]
 Size = tuple[int, int]
@@ -134,7 +135,7 @@ class AnnotatedImage:
         values: instead of regions: reads a value of `Source.values` for each pixel, int64 H x W.
         size: height and width that the annotation says; None: it doesn't.
         split: train, val or test; "" where the source says none.
-        rivals: files that the image may be, where nothing tells which of them is.
+        found: how the file was found by its name; None: its place was known.
     """
 
     name: str
@@ -144,7 +145,7 @@ class AnnotatedImage:
     values: Callable[[], Values] | None = None
     size: Size | None = None
     split: str = ""
-    rivals: Sequence[Path] = ()
+    found: Found | None = None
 
 
 @dataclass(frozen=True)

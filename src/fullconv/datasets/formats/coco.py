@@ -162,14 +162,14 @@ def _read(place: Place, files: Sequence[_File]) -> Iterator[AnnotatedImage]:
         panoptic = _is_panoptic(file.content)
         for image in file.content["images"]:
             name = str(image.get("file_name", ""))
-            path, rivals = index.find(name, file.path.parent, file.split)
+            found = index.find(name, file.path.parent, file.split)
             height, width = image.get("height"), image.get("width")
             size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
             own = of_image.pop(image.get("id"), [])
-            common = (index.name(path), path, file.path)
+            common = (index.name(found.path), found.path, file.path)
             values = partial(_panoptic, file.path, own, place.reader) if panoptic else None
             regions = None if panoptic else partial(_regions, own, file.names, size)
-            yield AnnotatedImage(*common, regions, values, size, file.split, rivals)
+            yield AnnotatedImage(*common, regions, values, size, file.split, found)
 
 
 def _regions(

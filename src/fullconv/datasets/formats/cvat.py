@@ -169,12 +169,12 @@ def _read(root: Path, files: Sequence[_Annotations]) -> Iterator[AnnotatedImage]
     for file in files:
         for about, shapes in file.images:
             split = split_of([about.get("subset", "")]) or split_in(file.path.stem)
-            path, rivals = index.find(about.get("name", ""), file.path.parent, split)
+            image = index.find(about.get("name", ""), file.path.parent, split)
             height, width = about.get("height", ""), about.get("width", "")
             size = (int(height), int(width)) if height.isdigit() and width.isdigit() else None
             read = partial(_regions, shapes)
-            common = (index.name(path), path, file.path)
-            yield AnnotatedImage(*common, read, size=size, split=split, rivals=rivals)
+            common = (index.name(image.path), image.path, file.path)
+            yield AnnotatedImage(*common, read, size=size, split=split, found=image)
 
 
 def _regions(shapes: Sequence[tuple[str, Mapping[str, str]]]) -> list[Region]:

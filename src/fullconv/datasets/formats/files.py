@@ -91,10 +91,12 @@ class Found(NamedTuple):
     Attributes:
         path: its file; one that isn't there, if none is, or several may be it.
         rivals: the files that may be it, where nothing tells which is.
+        elsewhere: whether it was found by its name alone, in another folder than the annotation.
     """
 
     path: Path
-    rivals: tuple[Path, ...] = ()
+    rivals: Sequence[Path] = ()
+    elsewhere: bool = False
 
 
 class ImageIndex:
@@ -114,7 +116,7 @@ class ImageIndex:
         """Return the file that `name` means.
 
         The folders of both must agree, but for those of layouts. A path of another machine, whose
-        folders are not to be found here, also means the only file of its name.
+        folders are not to be found here, and a name alone also mean the only file of that name.
 
         Args:
             name: a file's name or path, or an address.
@@ -130,24 +132,39 @@ class ImageIndex:
         if not wanted.name:
             return Found(missing)
         asked = _plain(wanted)
+        found = next(filter(None, self._candidates(asked, self._beside(near, asked))), ())
+        if found:
+            return _only(self._likeliest(found, wanted, near, split), missing)
+        namesakes = self._ending(asked[-1:])
         moved = foreign or ".." in wanted.parts
-        found = next(filter(None, self._candidates(asked, near, moved=moved)), [])
-        return _only(self._likeliest(found, wanted, near, split), missing)
+        if len(asked) > 1 and not (moved and len(namesakes) == 1):
+            return Found(missing)
+        chosen = self._likeliest(namesakes, wanted, near, split)
+        return _only(chosen, missing)._replace(elsewhere=True)
 
     def _candidates(
-        self, asked: tuple[str, ...], near: Path, *, moved: bool
+        self, asked: tuple[str, ...], beside: tuple[str, ...]
     ) -> Iterator[Sequence[Path]]:
-        """Yield the files that a plain path may mean, the likeliest first."""
-        inside = near.relative_to(self._root).parts if near.is_relative_to(self._root) else ()
-        for parts in (_plain(PurePosixPath(*inside, *asked)), asked):
-            yield self._called(parts)
-            yield self._ending(parts)
+        """Yield the files whose folders agree with a plain path's, the likeliest first.
+
+        Args:
+            asked: the path.
+            beside: the same, from the folder of the file that names it.
+        """
+        yield self._called(beside)
+        yield self._ending(beside)
+        if len(asked) > 1:
+            yield self._called(asked)
+            yield self._ending(asked)
         for length in range(min(len(asked) - 1, self._deepest), 1, -1):
             yield self._called(asked[-length:])  # what lay deeper where it was annotated
-        namesakes = self._ending(asked[-1:])
-        in_no_folder = bool(self._called(asked[-1:]))
-        if len(namesakes) == 1 and (moved or in_no_folder):
-            yield namesakes
+        if len(self._ending(asked[-1:])) == 1 or len(asked) == 1:
+            yield self._called(asked[-1:])  # in no folder, it contradicts none
+
+    def _beside(self, near: Path, asked: tuple[str, ...]) -> tuple[str, ...]:
+        if not near.is_relative_to(self._root) or near.name == "annotations":
+            return asked
+        return (*_plain(near.relative_to(self._root) / asked[0]), *asked[1:])
 
     def _likeliest(
         self, found: Sequence[Path], wanted: PurePosixPath, near: Path, split: str

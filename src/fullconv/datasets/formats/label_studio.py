@@ -130,16 +130,16 @@ def _notes(tasks: Sequence[_Task]) -> tuple[str, ...]:
 def _read(root: Path, tasks: Sequence[_Task]) -> Iterator[AnnotatedImage]:
     index = ImageIndex(root)
     for task in tasks:
-        path, rivals = find_image(index, task.image, task.about.parent)
+        found = find_image(index, task.image, task.about.parent)
         sizes = {
             (result["original_height"], result["original_width"])
             for result in task.results
             if "original_height" in result and "original_width" in result
         }
         size = next(iter(sizes)) if len(sizes) == 1 else None
-        common = (index.name(path), path, task.about)
+        common = (index.name(found.path), found.path, task.about)
         regions = partial(_regions, task.results)
-        yield AnnotatedImage(*common, regions, size=size, rivals=rivals)
+        yield AnnotatedImage(*common, regions, size=size, found=found)
 
 
 def _regions(results: Sequence[dict[str, Any]]) -> list[Region]:

@@ -100,13 +100,13 @@ def _read(
     index = ImageIndex(place.root)
     for number in sorted(of_task):
         task = tasks[number]
-        path, rivals = find_image(index, task.image, task.about.parent)
+        found = find_image(index, task.image, task.about.parent)
         last = max(file.annotation for file in of_task[number])
         files = [file for file in of_task[number] if file.annotation == last]
         files.sort(key=lambda file: (named[file.path], file.number))
-        common = (index.name(path), path, task.about)
+        common = (index.name(found.path), found.path, task.about)
         regions = partial(_regions, files, named, place.reader)
-        yield AnnotatedImage(*common, regions, rivals=rivals)
+        yield AnnotatedImage(*common, regions, found=found)
 
 
 def _regions(

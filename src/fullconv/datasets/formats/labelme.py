@@ -110,16 +110,16 @@ def _read(root: Path, files: Sequence[Path]) -> Iterator[AnnotatedImage]:
         content = read_json(path)
         named = content.get("imagePath") if isinstance(content, dict) else None
         name = named if isinstance(named, str) else path.stem
-        image, rivals = index.find(name, path.parent)
+        found = index.find(name, path.parent)
         height, width = content.get("imageHeight"), content.get("imageWidth")
         yield AnnotatedImage(
             index.name(path),  # images may lie elsewhere
-            image,
+            found.path,
             path,
             partial(_regions, content),
             size=(height, width) if isinstance(height, int) and isinstance(width, int) else None,
             split=split_of(path.relative_to(root).parts[:-1]),
-            rivals=rivals,
+            found=found,
         )
 
 

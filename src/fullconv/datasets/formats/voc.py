@@ -93,7 +93,7 @@ def _splits(folder: Path) -> dict[str, str]:
 def _read(place: Place, files: list[Path], splits: Mapping[str, str]) -> Iterator[AnnotatedImage]:
     index = ImageIndex(place.root)
     for path in files:
-        image, rivals = index.other(path, "JPEGImages")
+        found = index.other(path, "JPEGImages")
         values = partial(read_values, path, place.reader)
         split = splits.get(path.stem, "")
-        yield AnnotatedImage(path.stem, image, path, values=values, split=split, rivals=rivals)
+        yield AnnotatedImage(path.stem, found.path, path, values=values, split=split, found=found)
