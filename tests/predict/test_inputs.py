@@ -40,6 +40,24 @@ def test_a_list_keeps_paths_below_the_folder_that_all_have_in_common(tmp_path, m
         plan([text], out)
 
 
+@pytest.mark.parametrize(
+    ("encoding", "end"), [("utf-8", "\r\n"), ("utf-8-sig", "\n"), ("utf-16", "\r\n")]
+)
+def test_lists_that_windows_writes_are_read_as_others(tmp_path, encoding, end):
+    paths = [tmp_path / "in/a/é.jpg", tmp_path / "in/b.jpg"]
+    (tmp_path / "list.txt").write_bytes("".join(f"{path}{end}" for path in paths).encode(encoding))
+    jobs = plan([str(tmp_path / "list.txt")], tmp_path / "out")
+    assert [(job.source, job.name) for job in jobs] == list(zip(paths, ("a/é", "b"), strict=True))
+
+
+@pytest.mark.parametrize(("encoding", "end"), [("utf-8", "\0"), ("utf-16-le", "\n")])
+def test_a_list_with_zero_bytes_is_refused(tmp_path, encoding, end):
+    """What find -print0 writes, and UTF-16 without its mark."""
+    (tmp_path / "list.txt").write_bytes(f"in/a.jpg{end}in/b.jpg{end}".encode(encoding))
+    with pytest.raises(FullconvError, match=r"list\.txt: holds zero bytes; write a path on each"):
+        plan([str(tmp_path / "list.txt")], tmp_path / "out")
+
+
 def test_a_line_does_not_lead_out_of_the_results(tmp_path):
     with pytest.raises(FullconvError, match=re.escape("names no file; give paths without '..'")):
         plan([listed(tmp_path, "s3://bucket/a/../../b.png")], tmp_path / "out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import os
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from fullconv.base.remote import is_remote
 from fullconv.base.remote_files import Remote, file_at, files_at, path_of
 
 LIST = ".txt"
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def images_of(text: str, out: Path | str, again: list[Path]) -> Iterator[tuple[Path | Remote, str]]:
@@ -24,9 +26,9 @@ def images_of(text: str, out: Path | str, again: list[Path]) -> Iterator[tuple[P
     An input is a file, a folder (searched recursively) or a glob pattern (``**`` too), or the
     address of such; images found below a folder, or below the fixed part of a pattern, keep their
     path relative to it. What lies in `out` is no input, unless named itself. No folder is searched
-    twice. A list (NAME.txt) has a path or an address of an image on each line; they keep
-    their paths below the folder that all of them have in common. Whether they are there shows when
-    they are read.
+    twice. A list (NAME.txt) has a path or an address of an image on each line, in UTF-8, or in
+    UTF-16 behind its mark; they keep their paths below the folder that all of them have in common.
+    Whether they are there shows when they are read.
 
     Args:
         text: as typed.
@@ -34,7 +36,7 @@ def images_of(text: str, out: Path | str, again: list[Path]) -> Iterator[tuple[P
         again: gets the paths by which folders were met again, and passed over.
 
     Raises:
-        FullconvError: the input isn't there.
+        FullconvError: the input isn't there, or is no list of lines.
     """
     if PurePosixPath(text).suffix.lower() == LIST and (is_remote(text) or Path(text).is_file()):
         yield from _listed(text)
@@ -99,8 +101,7 @@ def _elsewhere(url: str, out: str) -> Iterator[tuple[Remote, str]]:
 
 def _listed(text: str) -> Iterator[tuple[Path | Remote, str]]:
     """Yield the images of a list's lines."""
-    content = fetched(file_at(text)).content.read()
-    lines = [line for line in content.decode("utf-8", "surrogateescape").splitlines() if line]
+    lines = _lines(text)
     paths = [_parts(line) for line in lines]
     for line, parts in zip(lines, paths, strict=True):
         if not parts or ".." in parts:
@@ -111,6 +112,18 @@ def _listed(text: str) -> Iterator[tuple[Path | Remote, str]]:
     for line, parts in zip(lines, paths, strict=True):
         name = PurePosixPath(*parts[common:]).with_suffix("").as_posix()
         yield file_at(line), name
+
+
+def _lines(text: str) -> list[str]:
+    """Return the lines of a list that aren't empty, as Unix or Windows writes them."""
+    content = fetched(file_at(text)).content.read()
+    if content.startswith(_UTF16):  # PowerShell's > writes it
+        words = content.decode("utf-16", "replace")
+    else:
+        words = content.decode("utf-8-sig", "surrogateescape")
+    if "\0" in words:
+        raise FullconvError(f"{text}: holds zero bytes; write a path on each line, in UTF-8")
+    return [line for line in words.splitlines() if line]
 
 
 def _parts(line: str) -> tuple[str, ...]:
