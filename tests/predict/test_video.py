@@ -8,7 +8,7 @@ import signal
 import numpy as np
 import pytest
 from colour_net import ColourNet
-from films import decoded, film, sound_of
+from films import decoded, film, sound_of, start_of
 from prediction import Heard, by_torch, pixels_of
 
 from fullconv.base.errors import FullconvError
@@ -72,6 +72,26 @@ def test_frames_of_a_variable_rate_keep_their_times(tmp_path):
     labelled(film(tmp_path / "a.mp4", times=times), tmp_path / "out")
     found, _ = decoded(tmp_path / "out/overlay/a.mp4")
     assert np.allclose(found, np.array(times) / 10)
+
+
+@pytest.mark.parametrize("name", ["a.ts", "a.mkv"])
+def test_an_overlay_starts_at_0_whatever_the_clock_shows(tmp_path, name):
+    source = film(tmp_path / name, start=100, sound="mp2")
+    summary, said = labelled(source, tmp_path / "out")
+    assert (summary.images, summary.failed, said) == (10, 0, [])
+    overlay, clock = tmp_path / "out/overlay/a.mp4", start_of(source)
+    assert 99.9 < clock <= 100
+    assert start_of(overlay) == 0
+    assert np.allclose(decoded(overlay)[0], np.subtract(decoded(source)[0], clock), atol=1e-3)
+    assert sound_of(overlay)[1] == sound_of(source)[1]
+
+
+def test_times_of_what_is_missing_are_since_the_start(tmp_path):
+    source = film(tmp_path / "a.mkv", start=100, times=range(40), codec="ffv1", sound=None)
+    data = source.read_bytes()
+    source.write_bytes(data[: len(data) // 2])
+    _, said = labelled(source, tmp_path / "out")
+    assert said[-1].endswith(" (1.70 s), though it is of 4.00 s: the rest is missing")
 
 
 def test_odd_sides_and_other_containers(tmp_path):

@@ -20,8 +20,8 @@ def frame_of(index, size=SIZE):
     return pixels
 
 
-def tone(stream):
-    """Encode a second of a sine."""
+def tone(stream, start=0):
+    """Encode a second of a sine, from `start` seconds on."""
     wave = np.sin(np.arange(48000) * 2 * np.pi * 440 / 48000)
     if stream.codec_context.format.name == "s16":
         samples = (wave * 30000).astype(np.int16)[None]
@@ -32,12 +32,14 @@ def tone(stream):
     frame = av.AudioFrame.from_ndarray(
         samples, format=stream.codec_context.format.name, layout="mono"
     )
-    frame.sample_rate, frame.pts = 48000, 0
+    frame.sample_rate, frame.pts = 48000, start * 48000
     return [*stream.encode(frame), *stream.encode(None)]
 
 
-def film(path, *, times=tuple(range(10)), rotation=0, sound="aac", codec="libx264", size=SIZE):
-    """Write frames at `times`, in tenths of a second."""
+def film(
+    path, *, times=tuple(range(10)), start=0, rotation=0, sound="aac", codec="libx264", size=SIZE
+):
+    """Write frames at `times`, in tenths of a second after `start`, in seconds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as file:
         video = file.add_stream(codec, rate=10)
@@ -50,11 +52,11 @@ def film(path, *, times=tuple(range(10)), rotation=0, sound="aac", codec="libx26
         voice = file.add_stream(sound, rate=48000, layout="mono") if sound else None
         for index, time in enumerate(times):
             frame = av.VideoFrame.from_ndarray(frame_of(index, size), format="rgb24")
-            frame.pts, frame.time_base = time, Fraction(1, 10)
+            frame.pts, frame.time_base = start * 10 + time, Fraction(1, 10)
             file.mux(video.encode(frame))
         file.mux(video.encode(None))
         if voice is not None:
-            file.mux(tone(voice))
+            file.mux(tone(voice, start))
     return path
 
 
@@ -63,6 +65,12 @@ def decoded(path):
     with av.open(str(path)) as file:
         frames = list(file.decode(video=0))
         return [float(f.time) for f in frames], [f.to_ndarray(format="rgb24") for f in frames]
+
+
+def start_of(path):
+    """Return what the clock of a film shows at its start, in seconds."""
+    with av.open(str(path)) as file:
+        return file.start_time / 1e6
 
 
 def sound_of(path):

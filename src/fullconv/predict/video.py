@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -257,20 +258,22 @@ class _Source:
         return self.stream.frames or round(float(rate or 0) * (duration or 0) / 1e6)
 
     def read(self, sound: Sound, damage: Callable[[str], None]) -> Iterator[Any]:
-        """Yield the frames, in the order in which they are shown.
+        """Yield the frames, in the order in which they are shown, at times since the film's start.
 
         Args:
-            sound: is given the packets of sound on the way.
+            sound: is given the packets of sound on the way, at such times, too.
             damage: is told, in a line, what can't be read.
         """
         streams, good, count, end, heard = [self.stream, *self._sound], True, 0, 0.0, 0.0
         for packet in self._packets(streams, damage):
             if packet.dts is not None and packet.stream.type == "audio":
+                self._since_start(packet)
                 heard = max(heard, float(packet.dts * packet.time_base))
                 sound(packet)
                 continue
             try:
                 for frame in packet.decode() if packet.stream.type == "video" else ():
+                    self._since_start(frame)
                     good, count = True, count + 1
                     end = max(end, frame.time or 0.0)
                     yield frame
@@ -293,14 +296,24 @@ class _Source:
     def _sound(self) -> tuple[Any, ...]:
         return tuple(self.container.streams.audio)
 
+    @property
+    def _start(self) -> Fraction:
+        """What the film's clock shows when it starts, in seconds: a recording's shows anything."""
+        return Fraction(self.container.start_time or 0, 10**6)
+
+    def _since_start(self, timed: Any) -> None:
+        """Move a frame or a packet by what the clock shows at the start."""
+        if start := round(self._start / timed.time_base):
+            timed.pts = None if timed.pts is None else timed.pts - start
+            timed.dts = None if timed.dts is None else timed.dts - start
+
     def _end(self) -> float:
         """Return when the pictures end by the header, or whatever does, in seconds; 0: unknown."""
         if self.stream.duration is not None:
-            end = (self.stream.start_time or 0) + self.stream.duration
-            return float(end * self.stream.time_base)
-        if self.container.duration is None:
-            return 0.0
-        return float((self.container.start_time or 0) + self.container.duration) / 1e6
+            end = ((self.stream.start_time or 0) + self.stream.duration) * self.stream.time_base
+        else:  # Matroska's, which says what its clock shows at the end
+            end = Fraction(self.container.duration or 0, 10**6)
+        return float(end - self._start)
 
     def _packets(self, streams: list[Any], damage: Callable[[str], None]) -> Iterator[Any]:
         """Yield the packets of some streams up to the end, or to what can't be read."""
