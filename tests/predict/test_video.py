@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import builtins
 import signal
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 from colour_net import ColourNet
@@ -65,6 +67,21 @@ def test_a_turned_film_is_labelled_upright(tmp_path, rotation, turns):
     assert found.shape == expected.shape
     assert (found == expected).mean() > 0.98
     assert decoded(tmp_path / "out/overlay/a.mp4")[1][0].shape[:2] == expected.shape
+
+
+@pytest.mark.parametrize(
+    ("name", "rotation", "aspect", "expected"),
+    [
+        ("a.mp4", 0, Fraction(16, 11), Fraction(16, 11)),
+        ("a.mkv", 180, Fraction(8, 9), Fraction(8, 9)),
+        ("a.mp4", 90, Fraction(4, 3), Fraction(3, 4)),
+        ("a.mp4", 0, Fraction(1), None),
+    ],
+)
+def test_pixels_keep_their_shape(tmp_path, name, rotation, aspect, expected):
+    labelled(film(tmp_path / name, rotation=rotation, aspect=aspect), tmp_path / "out")
+    with av.open(str(tmp_path / "out/overlay/a.mp4")) as file:
+        assert file.streams.video[0].sample_aspect_ratio == expected
 
 
 def test_frames_of_a_variable_rate_keep_their_times(tmp_path):
@@ -194,7 +211,6 @@ def test_predict_labels_films(tmp_path, capsys, command_line, random_model):
 
 
 def only_sound(path):
-    import av
     from films import tone
 
     with av.open(str(path), "w") as file:

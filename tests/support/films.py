@@ -37,9 +37,20 @@ def tone(stream, start=0):
 
 
 def film(
-    path, *, times=tuple(range(10)), start=0, rotation=0, sound="aac", codec="libx264", size=SIZE
+    path,
+    *,
+    times=tuple(range(10)),
+    start=0,
+    rotation=0,
+    aspect=None,
+    sound="aac",
+    codec="libx264",
+    size=SIZE,
 ):
-    """Write frames at `times`, in tenths of a second after `start`, in seconds."""
+    """Write frames at `times`, in tenths of a second after `start`, in seconds.
+
+    `aspect` is the width of a pixel in heights of one, before frames are turned by `rotation`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as file:
         video = file.add_stream(codec, rate=10)
@@ -47,6 +58,8 @@ def film(
         video.pix_fmt = "yuv420p" if codec != "ffv1" else "yuv444p"
         if codec == "libx264":
             video.options = {"g": "3", "bf": "0", "crf": "5"}
+        if aspect:
+            video.codec_context.sample_aspect_ratio = aspect
         if rotation:
             video.set_display_rotation(rotation)
         voice = file.add_stream(sound, rate=48000, layout="mono") if sound else None

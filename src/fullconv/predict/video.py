@@ -237,6 +237,7 @@ class _Source:
         container: PyAV's.
         stream: its first video stream.
         first: its first frame, upright, uint8 RGB, H x W x 3.
+        aspect: width of a pixel of an upright frame in heights of one.
     """
 
     def __init__(self, path: Path, container: Any) -> None:
@@ -249,7 +250,11 @@ class _Source:
             raise FullconvError(f"{path}: has no pictures; name a film that has")
         self.path, self.container, self.stream = path, container, container.streams.video[0]
         self.stream.thread_type = "AUTO"
-        self.first = self._first()
+        frame = self._first()
+        self.first: Pixels = _upright(frame)
+        aspect = self.stream.sample_aspect_ratio or Fraction(1)
+        across, _, down, _ = _turn(frame)
+        self.aspect = 1 / aspect if abs(down) > abs(across) else aspect
 
     @property
     def frames(self) -> int:
@@ -322,12 +327,12 @@ class _Source:
         except _av().error.FFmpegError as error:
             damage(f"{self.path}: is damaged ({error.strerror}): frames from there are missing")
 
-    def _first(self) -> Pixels:
+    def _first(self) -> Any:
         try:
             # Opened once more: to go back to the start would lose the first packets of sound.
             with _av().open(str(self.path)) as container:
                 for frame in container.decode(video=0):
-                    return _upright(frame)
+                    return frame
         except _av().error.FFmpegError as error:
             reason = f"none of its frames can be read ({error.strerror})"
             raise FullconvError(f"{self.path}: {reason}") from error
@@ -346,7 +351,7 @@ class _OverlayFilm:
 
         Args:
             path: its file, whatever its suffix.
-            source: whose times and sound it takes.
+            source: whose times, shape of pixels and sound it takes.
             size: height and width of its frames, before they are made even.
         """
         av, stream = _av(), source.stream
@@ -360,6 +365,8 @@ class _OverlayFilm:
         context.time_base = self._base = stream.time_base
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = 1  # 16 to 235, as players expect
+        if source.aspect != 1:
+            context.sample_aspect_ratio = source.aspect
         self._step = max(1, round(1 / float((stream.average_rate or 25) * stream.time_base)))
         self._last: int | None = None
         self._sound, self.silent = {}, list[str]()
@@ -414,14 +421,22 @@ def _opened(path: Path) -> Iterator[_Source]:
 def _upright(frame: Any) -> NDArray[np.uint8]:
     """Return a frame as it is meant to be shown: uint8 RGB, H x W x 3."""
     pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
-    found = next((each for each in frame.side_data if each.type.name == "DISPLAYMATRIX"), None)
-    if found is None:
-        return pixels
-    across, along, down, upright = np.frombuffer(bytes(found), "=i4")[[0, 1, 3, 4]]
-    # x' = across x + down y, y' = along x + upright y
+    across, along, down, upright = _turn(frame)
     if abs(down) > abs(across):
         pixels, across, upright = pixels.swapaxes(0, 1), down, along
     return np.ascontiguousarray(pixels[:: -1 if upright < 0 else 1, :: -1 if across < 0 else 1])
+
+
+def _turn(frame: Any) -> tuple[int, int, int, int]:
+    """Return across, along, down, upright of a frame: where a pixel is meant to be shown.
+
+    That is at x' = across x + down y, y' = along x + upright y.
+    """
+    found = next((each for each in frame.side_data if each.type.name == "DISPLAYMATRIX"), None)
+    if found is None:
+        return 1, 0, 0, 1
+    across, along, _, down, upright = map(int, np.frombuffer(bytes(found), "=i4")[:5])
+    return across, along, down, upright
 
 
 def _encodable(pixels: NDArray[np.uint8], source: Any) -> Any:
