@@ -154,6 +154,18 @@ def test_spoilt_frames_are_named_and_the_others_done(tmp_path):
     assert 15 < summary.images - summary.failed <= 30
 
 
+def test_a_film_whose_beginning_is_spoilt_is_labelled_from_there_on(tmp_path):
+    source = film(tmp_path / "a.mp4", times=tuple(range(30)), sound=None)
+    data = bytearray(source.read_bytes())
+    begin = data.index(b"mdat") + 4
+    data[begin : begin + 900] = b"\xff" * 900
+    source.write_bytes(data)
+    summary, said = labelled(source, tmp_path / "out")
+    assert [line.split(" (")[0] for line in said] == [f"{source}: is damaged after frame 000000"]
+    assert 15 < summary.images - summary.failed < 30
+    assert len(decoded(tmp_path / "out/overlay/a.mp4")[0]) == summary.images - summary.failed
+
+
 def test_memory_is_bounded_by_frames_in_hand(tmp_path, monkeypatch):
     read, written, most = [0], [0], [0]
     frames, write = video._Source.read, video._OverlayFilm.frame

@@ -236,12 +236,12 @@ class _Source:
         path: its file.
         container: PyAV's.
         stream: its first video stream.
-        first: its first frame, upright, uint8 RGB, H x W x 3.
+        first: its first frame that can be decoded, upright, uint8 RGB, H x W x 3.
         aspect: width of a pixel of an upright frame in heights of one.
     """
 
     def __init__(self, path: Path, container: Any) -> None:
-        """Decode the first frame.
+        """Decode the first frame that can be.
 
         Raises:
             FullconvError: there is none.
@@ -328,15 +328,20 @@ class _Source:
             damage(f"{self.path}: is damaged ({error.strerror}): frames from there are missing")
 
     def _first(self) -> Any:
+        """Return the first frame, past what can't be decoded, as `read` does."""
+        reason = ""
         try:
             # Opened once more: to go back to the start would lose the first packets of sound.
             with _av().open(str(self.path)) as container:
-                for frame in container.decode(video=0):
-                    return frame
+                for packet in container.demux(video=0):
+                    try:
+                        for frame in packet.decode():
+                            return frame
+                    except _av().error.FFmpegError as error:
+                        reason = reason or f" ({error.strerror})"
         except _av().error.FFmpegError as error:
-            reason = f"none of its frames can be read ({error.strerror})"
-            raise FullconvError(f"{self.path}: {reason}") from error
-        raise FullconvError(f"{self.path}: none of its frames can be read")
+            reason = reason or f" ({error.strerror})"
+        raise FullconvError(f"{self.path}: none of its frames can be read{reason}")
 
 
 class _OverlayFilm:
