@@ -158,6 +158,31 @@ def test_unsure_pixels_are_orange(random_model, photos, tmp_path):
     assert (orange == wanted).mean() > 0.95
 
 
+def test_images_may_share_a_name(random_model, tmp_path, command_line):
+    """Of two cameras, and of two suffixes; no result takes the place of one that lies in --out."""
+    paths = [tmp_path / name for name in ("camA/1.png", "camB/1.png", "x.jpg", "x.png")]
+    for seed, path in enumerate(paths):
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(noise(seed)).save(path)
+    words, out = [tmp_path / name for name in ("camA", "camB", "x.jpg", "x.png")], tmp_path / "out"
+    assert command_line("data", "next", random_model, *words, "--out", out) == 0
+    rows = list(csv.DictReader((out / "next.csv").open()))
+    assert sorted(row["image"] for row in rows) == sorted(map(str, paths))
+    page = (out / "next.html").read_text()
+    assert all(f'alt="{path}: photo"' in page for path in paths)
+    assert command_line("data", "next", random_model, paths[3], "--out", tmp_path) == 0
+
+
+def test_images_do_not_share_further_inputs(two_headed_model, tmp_path, command_line, capsys):
+    for folder in ("a", "b", "depth"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(noise(1)).save(tmp_path / folder / "1.png")
+    words = ("--input", f"depth={tmp_path / 'depth'}", "--out", tmp_path / "out")
+    inputs = (tmp_path / "a", tmp_path / "b")
+    assert command_line("data", "next", two_headed_model, *inputs, *words) == 2
+    assert "would both have 1 of --input depth; rank them" in capsys.readouterr().err
+
+
 def test_several_inputs_and_heads(two_headed_model, tmp_path, command_line):
     for kind in ("photos", "depth"):
         (tmp_path / kind).mkdir()

@@ -102,6 +102,7 @@ def plan(
     further: Mapping[str, Path] | None = None,
     is_raster: Callable[[Path], bool] = lambda _: False,
     elsewhere: str | None = None,
+    written: bool = True,
     reporter: Reporter = SILENT,
 ) -> tuple[Job, ...]:
     """Find the images that `inputs` mean and assign their outputs below `out`.
@@ -117,6 +118,7 @@ def plan(
             paths as the images but for the suffix.
         is_raster: tells whether an image's labels become a raster.
         elsewhere: address of the folder to which all results go from `out`; None: they stay.
+        written: whether there will be results; if not, images may share their names.
         reporter: tells which links to folders are passed over.
 
     Raises:
@@ -145,7 +147,8 @@ def plan(
         )
         for source, name in found
     )
-    _refuse_collisions(jobs, elsewhere)
+    if written:
+        _refuse_collisions(jobs, elsewhere)
     return jobs
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,18 +120,13 @@ def run(settings: NextSettings, reporter: Reporter = SILENT) -> Ranking:
         reporter: is told how the work goes.
 
     Raises:
-        FullconvError: the model, the data or an input isn't there or doesn't fit, or no image can
-            be read.
+        FullconvError: the model, the data or an input isn't there or doesn't fit, no image can be
+            read, or two images would share a file of a further input.
         OSError: the list or the page can't be written.
     """
     model, data = _found(settings)
     net = load(model, trust=settings.trust).to(pick_device(settings.device)).for_inference()
-    jobs = plan(
-        settings.inputs,
-        settings.out,
-        further=further_folders(settings.further, tuple(net.inputs)),
-        reporter=reporter,
-    )
+    jobs = _jobs(settings, tuple(net.inputs), reporter)
     reader = net.preprocessing.reader(settings.reader)
     with _looking(net, reader) as look:
         labelled = _labelled(look, data, reporter) if data is not None else []
@@ -174,6 +170,27 @@ def _found(settings: NextSettings) -> tuple[str, Path | None]:
     there = isinstance(data, RemotePath) or (data / "dataset.yaml").is_file()
     own = data if there else None
     return str(folder / trained[-1]), settings.data or own
+
+
+def _jobs(settings: NextSettings, inputs: Sequence[str], reporter: Reporter) -> tuple[Job, ...]:
+    """Return the images to choose from; those that share a name have their whole paths as names.
+
+    Raises:
+        FullconvError: further inputs are found by that name, or as of `plan`.
+    """
+    further = further_folders(settings.further, inputs)
+    jobs = plan(settings.inputs, settings.out, further=further, written=False, reporter=reporter)
+    first: dict[str, Job] = {}
+    for job in jobs:
+        if (other := first.setdefault(job.name, job)) is not job and job.others:
+            raise FullconvError(
+                f"{other.source} and {job.source} would both have {job.name} of --input "
+                f"{' and '.join(job.others)}; rank them in separate runs, or rename one"
+            )
+    times = Counter(job.name for job in jobs)
+    return tuple(
+        job if times[job.name] == 1 else replace(job, name=str(job.source)) for job in jobs
+    )
 
 
 @dataclass
