@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -30,6 +31,23 @@ def test_each_round_is_a_split_of_images_drawn_again() -> None:
         for name in MEASURES:
             assert found[name][at] == pytest.approx(getattr(expected, name))
         assert np.allclose(found["iu"][at], expected.iu, equal_nan=True)
+
+
+def test_memory_does_not_grow_as_images_times_rounds() -> None:
+    """And what is drawn in portions are the same numbers, to the last digit."""
+    number, rounds = 5000, 2000  # of which 16 bytes each would be 153 MiB
+    images = np.resize(confusions(10), (number, 4, 4))
+    counts = ImageCounts()
+    for each in images:
+        counts.add(each)
+    tracemalloc.start()
+    found = counts.rounds(rounds)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 80 << 20
+    drawn = np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), rounds)
+    right = drawn @ images.diagonal(axis1=1, axis2=2)
+    assert np.array_equal(found[:, 0], right)
 
 
 def test_intervals_narrow_with_images() -> None:
