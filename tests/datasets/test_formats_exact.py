@@ -152,6 +152,26 @@ def test_names_that_voc_lists_without_a_mask_are_told(source, tmp_path):
     assert "left out: 1 listed images without a mask: y" in done.notes
 
 
+def test_lists_may_begin_with_a_byte_order_mark(source, tmp_path):
+    """As Notepad and PowerShell write them."""
+    pair(source / "voc", "JPEGImages/x.jpg", "SegmentationClass/x.png")
+    lists = source / "voc" / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "val.txt").write_text("x\n", encoding="utf-8-sig")
+    assert [*converted(source / "voc", tmp_path)[1]] == ["val/x"]
+    save_image(source / "yolo" / "images" / "x.png", (10, 20))
+    for path, text in {
+        "data.yaml": "train: train.txt\nnames: [car, road]\n",
+        "train.txt": "./images/x.png\n",
+        "labels/x.txt": "1 0 0 0.5 0 0.5 0.5 0 0.5\n",
+    }.items():
+        (source / "yolo" / path).parent.mkdir(exist_ok=True)
+        (source / "yolo" / path).write_text(text, encoding="utf-8-sig")
+    done = convert(source / "yolo", tmp_path / "yolo")
+    assert done.classes == ("background", "car", "road")
+    assert done.notes == ("1 classes have no pixels: car",)
+
+
 def coco_of(source, *names, **more):
     """Write a COCO file of images that are wholly car, road, car and so on."""
     content = coco([], **more)

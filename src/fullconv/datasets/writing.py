@@ -107,7 +107,7 @@ def listed_names(path: Path) -> tuple[str, ...]:
         FullconvError: the list is missing or is none.
     """
     try:
-        return tuple(path.read_text(encoding="utf-8").split())
+        return tuple(path.read_text(encoding="utf-8-sig").split())
     except FileNotFoundError:
         raise FullconvError(f"{path}: is missing; it should list the images") from None
     except UnicodeDecodeError:

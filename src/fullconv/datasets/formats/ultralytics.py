@@ -117,7 +117,7 @@ def _images(root: Path, split: str, where: str) -> Iterator[_Image]:
             name = path.relative_to(folder).with_suffix("").as_posix()
             yield _Image(split, name, path)
         return
-    for line in folder.read_text(encoding="utf-8").split("\n"):
+    for line in folder.read_text(encoding="utf-8-sig").split("\n"):
         if Path(line).suffix.lower() in IMAGE_SUFFIXES:
             yield _Image(split, Path(line).stem, folder.parent / line.strip())
 
@@ -154,7 +154,7 @@ def _regions(
         return []
     height, width = reader.image_size(image)
     regions = []
-    for line in about.read_text(encoding="utf-8").splitlines():
+    for line in about.read_text(encoding="utf-8-sig").splitlines():
         if not line.strip():
             continue
         number, *shares = line.split()

@@ -85,7 +85,7 @@ def _splits(folder: Path) -> dict[str, str]:
     for path in sorted(folder.glob("*.txt")) if folder.is_dir() else ():
         if path.stem == "trainval":
             continue
-        for name in path.read_text(encoding="utf-8").split():
+        for name in path.read_text(encoding="utf-8-sig").split():
             found[name] = split_of([path.stem])
     return found
 
