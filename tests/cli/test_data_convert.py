@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,17 @@ def test_check_takes_annotations_and_says_what_they_are(command_line, cache, tmp
     (source / "a.json").write_text(json.dumps(content))
     assert command_line("data", "check", source, "--quiet") == 0
     assert len([*(cache / "converted").glob("*/dataset.yaml")]) == 2
+
+
+def test_an_image_that_changed_beside_its_annotations_is_noticed(command_line, cache, tmp_path):
+    source = tmp_path / "coco"
+    shutil.copytree(FIXTURES / "datumaro-coco_instances", source)
+    (about,) = source.glob("annotations/*train*.json")
+    (source / "further").mkdir()
+    for times in (1, 2):
+        command_line("data", "check", about, "--quiet")
+        assert len([*(cache / "converted").glob("*.lock")]) == times
+        (source / "further" / "new.png").touch()
 
 
 @pytest.mark.usefixtures("cache")

@@ -38,7 +38,7 @@ def dataset_of(
     cache = files.cache_folder()
     if source is None or cache is None:
         return path
-    out = cache / "converted" / f"{path.resolve().name}-{_key(path)}"
+    out = cache / "converted" / f"{path.resolve().name}-{_key(path, source.root)}"
     reporter.warn(
         f"{path}: is {source.format}, {source.count:,} images; converted by the defaults of: "
         f"fullconv data convert {shlex.quote(str(path))} --out DIR (kept in {out})"
@@ -52,9 +52,12 @@ def dataset_of(
     return out
 
 
-def _key(path: Path) -> str:
-    """Hash the names, sizes and times of all files."""
-    root = path if path.is_dir() else path.parent
+def _key(path: Path, root: Path) -> str:
+    """Hash the path, and the names, sizes and times of all files below the folder that they are of.
+
+    That of a file in `annotations` is the folder that holds this, where the images are.
+    """
+    root = path if path.is_dir() else root
     digest = hashlib.sha256(os.fsencode(path.resolve()))
     for file in sorted(files.files_below(root)):
         about = file.stat()
