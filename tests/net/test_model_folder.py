@@ -123,6 +123,23 @@ def test_several_trunks_come_back(tmp_path):
         assert loaded(images).equal(net(images))
 
 
+def test_a_loaded_net_that_was_pickled_is_saved_as_any(saved, tmp_path):
+    _, folder = saved
+    pickle.loads(pickle.dumps(load(folder))).save_pretrained(tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(folder)
+
+
+def test_a_graph_without_shapes_is_not_stored(saved, tmp_path):
+    """As those were that earlier versions pickled; the net's classifier is built in its place."""
+    net, _ = saved
+    bare = copy.deepcopy(net)
+    for node in bare.trunk.layers.graph.nodes:
+        node.meta.clear()
+    bare.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["graph"] == {}
+    assert_same_net(load(tmp_path), net)
+
+
 def test_memory_of_its_own(saved):
     """What was loaded must not change when the file does."""
     net, folder = saved

@@ -32,6 +32,7 @@ from torch.fx.proxy import Attribute
 
 from fullconv.base.errors import FullconvError
 from fullconv.base.runtime import evaluating
+from fullconv.dense.graph import LayerGraph
 
 # Sizes that differ by so much are alike to every classifier with windows: all strides divide it.
 PERIOD = 128  # pixels
@@ -61,7 +62,7 @@ def trace(network: nn.Module, input_size: int) -> fx.GraphModule:
         if made.asked or any(map(made.padding, made.graph.nodes)):
             _require_same(made, _traced(network, Sizes(3, input_size + PERIOD), made.answers))
         made.settle_paddings()
-        module = fx.GraphModule(network, made.graph, name)
+        module = LayerGraph(network, made.graph, name)
         module.graph.eliminate_dead_code()
         module.recompile()
         note_shapes(module, input_size)

@@ -112,7 +112,9 @@ def trunk_path(name: str) -> str:
 def stored_graphs(trunks: Mapping[str, Trunk]) -> dict[str, StoredGraph]:
     """Return the graph of each trunk, by its path; nothing if one can't be stored."""
     stored = {trunk_path(name): StoredGraph.of(each.layers) for name, each in trunks.items()}
-    return {path: graph for path, graph in stored.items() if graph and all(stored.values())}
+    # No trunk comes back without its shapes, as those are that earlier versions pickled.
+    whole = all(graph and graph.nodes[0].shape for graph in stored.values())
+    return {path: graph for path, graph in stored.items() if graph and whole}
 
 
 def write_folder(folder: Path, config: ModelConfig, state: Mapping[str, Tensor]) -> None:

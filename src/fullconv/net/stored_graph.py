@@ -23,6 +23,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from fullconv.base.errors import FullconvError
+from fullconv.dense.graph import LayerGraph
 from fullconv.dense.grids import whole_pieces
 
 CLASSES = frozenset(
@@ -138,7 +139,7 @@ class StoredGraph(BaseModel):
             warnings.simplefilter("ignore")  # what torch or Python finds odd fails when it is run
             root, graph = self._modules(), self._graph()
             graph.lint()
-            return fx.GraphModule(root, graph)
+            return LayerGraph(root, graph)
 
     def _modules(self) -> nn.Module:
         """Build the layers and tensors, at their paths."""
