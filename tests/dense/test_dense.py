@@ -198,6 +198,26 @@ HEADS = {
         linear(8),
     ),
     "amax": (pooled(lambda _, x: x.amax((2, 3))), linear(8)),
+    "mean of a row of cells": (pooled(lambda _, x: x.flatten(2).mean(-1)), linear(8)),
+    "mean of a row of cells, axis kept": (
+        pooled(lambda _, x: torch.mean(x.view(x.size(0), 8, -1), 2, True).squeeze(-1)),
+        linear(8),
+    ),
+    "amax of a row of cells by nn.Flatten": (
+        pooled(lambda s, x: s.layers[0](x).amax(2)),
+        nn.Flatten(2),
+        linear(8),
+    ),
+    "mean along one axis, then the other": (pooled(lambda _, x: x.mean(3).mean(2)), linear(8)),
+    "mean along height, then width": (pooled(lambda _, x: x.mean(2).mean(-1)), linear(8)),
+    "mean along one axis, then the other, axes kept": (
+        pooled(lambda _, x: x.mean(2, keepdim=True).mean(3, keepdim=True).flatten(1)),
+        linear(8),
+    ),
+    "mean along one axis, which is kept, then the other": (
+        pooled(lambda _, x: x.mean(3, keepdim=True).mean(2).squeeze(-1)),
+        linear(8),
+    ),
     "squeeze": (pooled(lambda s, x: s.layers[0](x).squeeze()), nn.AdaptiveAvgPool2d(1), linear(8)),
     "squeeze twice": (
         pooled(lambda s, x: s.layers[0](x).squeeze(3).squeeze(2)),
@@ -272,6 +292,17 @@ HEADS = {
         lambda s, x: s.layers[1](s.layers[0](x.flatten(1))),
         linear(392),
         nn.Softmax(dim=-1),
+    ),
+    "F.log_softmax": (lambda s, x: F.log_softmax(s.layers[0](x.flatten(1)), dim=1), linear(392)),
+    "softmax as a method": (lambda s, x: s.layers[0](x.mean((2, 3))).softmax(-1), linear(8)),
+    "F.softmin": (lambda s, x: F.softmin(s.layers[0](x.mean((2, 3))), 1), linear(8)),
+    "normalised features": (
+        lambda s, x: s.layers[0](F.normalize(x.mean((2, 3)), dim=-1)),
+        linear(8),
+    ),
+    "pointwise calls on vectors": (
+        lambda s, x: s.layers[0](x.mean((2, 3)).square()).clip(-1, 1).log1p(),
+        linear(8),
     ),
     "one class": (lambda s, x: s.layers[0](x.flatten(1)) / 2, nn.Linear(392, 1)),
 }
@@ -546,6 +577,25 @@ def test_layers_inside_a_classifier(middle):
     assert last.vertical.bounded is last.horizontal.bounded is bounded
 
 
+POINTWISE = (
+    *(torch.square, torch.log1p, torch.erf, torch.reciprocal, torch.nan_to_num),
+    *(F.softsign, F.logsigmoid, F.tanhshrink, F.softshrink, F.hardshrink, F.rrelu),
+    lambda x: F.threshold(x, 0.6, 0.2),
+    lambda x: x.clip(0.5, 0.7) * (x > 0.6),
+    lambda x: (x + 1).exp_(),
+)
+
+
+@pytest.mark.parametrize("function", POINTWISE)
+def test_pointwise_functions(function):
+    torch.manual_seed(0)
+    net = Staged(lambda _, x: function(x + 0.5)).eval()
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        actual = convolutionalize(net, 32)(images)[:, :, 0, 0]
+        torch.testing.assert_close(actual, net(images), atol=1e-6, rtol=1e-5)
+
+
 # Refusals: one line that names the layer and says why --------------------------------------------
 
 
@@ -656,6 +706,26 @@ REFUSED = {
         ),
         NotConvolutionalError,
         r"layer layers\.0: it normalises a flattened map as one vector",
+    ),
+    "F.normalize of a flattened map": (
+        Headed(lambda s, x: s.layers[0](F.normalize(x.flatten(1))), linear(392)),
+        NotConvolutionalError,
+        r"layer normalize: it normalises a flattened map as one vector",
+    ),
+    "softmax of a batch": (
+        Headed(lambda s, x: s.layers[0](x.flatten(1)).softmax(0), linear(392)),
+        NotConvolutionalError,
+        r"layer softmax: it normalises along axis 0, not along the channels",
+    ),
+    "nn.Softmax of a batch": (
+        Headed(lambda s, x: s.layers[1](s.layers[0](x.flatten(1))), linear(392), nn.Softmax(0)),
+        NotConvolutionalError,
+        r"layer layers\.1: it normalises along axis 0, not along the channels",
+    ),
+    "two kinds of reduction": (
+        Headed(lambda s, x: s.layers[0](x.amax(3).mean(2)), linear(8)),
+        NotConvolutionalError,
+        "layer amax: a reduction over some of the image's axes",
     ),
     "a layer for vectors alone": (
         Headed(lambda s, x: s.layers[1](s.layers[0](x.flatten(1))), nn.Dropout1d(), linear(392)),

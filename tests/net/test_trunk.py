@@ -6,8 +6,9 @@ import copy
 
 import pytest
 import torch
-from nets import NarrowVGG, Staged, classifier, marked, settled
+from nets import Headed, NarrowVGG, Staged, classifier, marked, settled
 from torch import nn
+from torch.nn import functional as F
 
 from fullconv import FullconvError
 from fullconv.geometry import Grid
@@ -292,3 +293,26 @@ def test_a_classifier_of_features_of_the_whole_image():
     assert made.coarsest.vertical == Grid(bounded=False)
     with pytest.raises(FullconvError, match="Bag has no layer at stride 8; it has 1"):
         Trunk(Bag().eval(), 8, 32, {})
+
+
+def test_a_dense_layer_without_cells_is_told_of():
+    def two_poolings(net, maps):
+        return net.layers[0](torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1))
+
+    reason = (
+        "Headed has no layer at stride 4; it has 2 before layer body.2, which was taken for the "
+        "last one, since layer layers.0 reads what describes the whole image"
+    )
+    with pytest.raises(FullconvError, match=reason):
+        Trunk(Headed(two_poolings, nn.Linear(16, 4)).eval(), 4, 32, {})
+
+
+class LogProbabilities(nn.Module):
+    def forward(self, scores):
+        return F.log_softmax(scores, dim=1)
+
+
+def test_a_classifier_that_ends_in_log_softmax_is_tapped_as_without_it():
+    plain, ending = classifier("resnet18"), classifier("resnet18")
+    ending.fc = nn.Sequential(ending.fc, LogProbabilities())
+    assert Trunk(ending, 4, 224, {}).taps == Trunk(plain, 4, 224, {}).taps

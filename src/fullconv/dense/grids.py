@@ -257,21 +257,25 @@ def _is_opaque(layer: nn.Module) -> bool:
 
 # Functions and methods ------------------------------------------------------------------------
 
-_POINTWISE = frozenset(
+_POINTWISE = frozenset(  # which also work in place, by names with an underscore behind
     """
-    add iadd sub isub mul imul truediv itruediv neg pow abs sqrt rsqrt exp clamp clamp_ where
-    add_ sub_ mul_ div div_ maximum minimum addcmul lerp
-    relu relu_ relu6 leaky_relu elu selu celu prelu silu hardswish hardsigmoid hardtanh sigmoid
-    sigmoid_ tanh gelu mish softplus
+    add iadd radd sub isub rsub mul imul truediv itruediv floordiv neg pos pow ipow
+    subtract multiply div divide true_divide floor_divide negative addcmul addcdiv lerp
+    abs absolute sign sqrt rsqrt square reciprocal exp exp2 expm1 log log2 log10 log1p logaddexp
+    sin cos atan sinh cosh asinh erf erfc floor ceil round trunc frac nan_to_num
+    clamp clamp_min clamp_max clip maximum minimum where masked_fill eq ne lt le gt ge logical_not
+    relu relu6 leaky_relu rrelu prelu elu selu celu silu gelu mish softplus softsign sigmoid
+    log_sigmoid logsigmoid hardswish hardsigmoid hardtanh tanh tanhshrink softshrink hardshrink
+    threshold _threshold
     batch_norm local_response_norm dropout dropout2d feature_dropout alpha_dropout stochastic_depth
-    contiguous clone detach to float type_as expand_as
+    contiguous clone detach to float half bfloat16 double type_as expand_as
     """.split()
 )
 
 
 def is_pointwise_call(node: fx.Node) -> bool:
     """Whether a call of a function or method looks at each cell alone."""
-    return call_name(node) in _POINTWISE
+    return call_name(node).removesuffix("_") in _POINTWISE
 
 
 def _refuse_fixed_maps(
@@ -464,12 +468,13 @@ def _reduce(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
     raise _refusal(node, "a reduction over some of the image's axes")
 
 
-def _softmax(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
-    return _normalised_along(node, inputs[0], argument(node, 1, "dim", 1), call_name(node))
+# Functions that normalise along one axis, and where among their arguments it stands.
+NORMALISING = {"softmax": 1, "softmin": 1, "log_softmax": 1, "normalize": 2}
 
 
 def _normalise(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
-    return _normalised_along(node, inputs[0], argument(node, 2, "dim", 1), call_name(node))
+    axis, name = argument(node, NORMALISING[call_name(node)], "dim"), call_name(node)
+    return _normalised_along(node, inputs[0], 1 if axis is None else axis, name)
 
 
 def _normalised_along(node: fx.Node, grid: LayerGrid, axis: int, name: str) -> LayerGrid:
@@ -607,9 +612,7 @@ _RULES: dict[str, Callable[[fx.Node, list[LayerGrid]], LayerGrid | None]] = {
     "squeeze": _squeeze,
     "stack": _stack,
     "expand": _expand,
-    "softmax": _softmax,
-    "log_softmax": _softmax,
-    "normalize": _normalise,
+    **dict.fromkeys(NORMALISING, _normalise),
     "getitem": _index,
     "mean": _reduce,
     "norm": _reduce,

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from fullconv.dense.grids import (
+    NORMALISING,
     SOFTMAXES,
     NotConvolutionalError,
     argument,
@@ -115,6 +116,7 @@ def densify(
     """
     _restore_convolutions(network)
     _put_channels_first(network)
+    _join_steps(network)
     pooled = [_localize_pooling(network, node) for node in cut_points(network.graph)]
     if hidden == "same":
         _pad_covering(network)
@@ -240,6 +242,42 @@ def _put_channels_first(network: fx.GraphModule) -> None:
         network.graph.erase_node(node)
 
 
+def _join_steps(network: fx.GraphModule) -> None:
+    """Let a reduction of a map in two steps find both image axes where pooling does."""
+    cuts = set(cut_points(network.graph))  # elsewhere, a row of all cells may be reduced as it is
+    for node in list(network.graph.nodes):
+        if node.target not in _REDUCTIONS or (first := _step_before(network, node, cuts)) is None:
+            continue
+        shape = node.meta["shape"]
+        arguments = (first.all_input_nodes[0], (2, 3), len(shape) > 2)
+        with network.graph.inserting_before(node):
+            joined = both = network.graph.call_method(call_name(node), arguments)
+            if len(shape) == 3:
+                joined = network.graph.call_method("squeeze", (both, 3))
+        both.meta["shape"] = shape if joined is both else (*shape, 1)
+        joined.meta["shape"] = shape
+        node.replace_all_uses_with(joined)
+        for step in (node, first):
+            if not step.users:
+                network.graph.erase_node(step)
+
+
+def _step_before(network: fx.GraphModule, node: fx.Node, cuts: set[fx.Node]) -> fx.Node | None:
+    """Return what puts a map's cells in a row, or reduces one axis, if `node` reduces the rest."""
+    first = node.all_input_nodes[0]
+    before = first.all_input_nodes[0].meta.get("shape", ()) if first.all_input_nodes else ()
+    if len(before) != len("NCHW") or len(axes := axes_of(node)) != 1:
+        return None
+    if node in cuts and _is_view(network, first):
+        in_a_row = first.meta["shape"] == (*before[:2], math.prod(before[2:])) and axes == [2]
+        return first if in_a_row else None
+    if first.target not in _REDUCTIONS or call_name(first) != call_name(node):
+        return None
+    reduced = axes_of(first)
+    left = range(4) if len(first.meta["shape"]) == 4 else [a for a in range(4) if a not in reduced]
+    return first if sorted([*reduced, left[axes[0]]]) == [2, 3] else None
+
+
 def _localize_pooling(network: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """Replace pooling to a fixed size by the window that it is at the native size.
 
@@ -336,9 +374,14 @@ def _flattens(network: fx.GraphModule, node: fx.Node, before: Shape, after: Shap
     shorter = len(after) == 2 or after == before[:-1]
     if math.prod(before) != math.prod(after) or not shorter or len(before) != len("NCHW"):
         return False
+    return _is_view(network, node) or node.target in ("squeeze", torch.squeeze)
+
+
+def _is_view(network: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a layer or call may make one axis of several."""
     if node.op == "call_module":
         return isinstance(network.get_submodule(str(node.target)), nn.Flatten)
-    return node.target in (torch.flatten, "flatten", "view", "reshape", "squeeze", torch.squeeze)
+    return node.target in (torch.flatten, "flatten", "view", "reshape", torch.reshape)
 
 
 def _pad_covering(network: fx.GraphModule) -> None:
@@ -361,24 +404,15 @@ def _on_map(
     if same and not odd and kernel != (1, 1):
         _pad_before(network, node, kernel)
     if node.op != "call_module":
-        if node.target is F.linear:
-            return _convolve(network, node, shape)
-        if is_pointwise_call(node):
-            return None
-        if node.target is F.layer_norm and kernel == (1, 1):
-            return _normalize_channels(network, node)
-        raise NotConvolutionalError(
-            f"layer {layer_name(node)}: {call_name(node)}() can't work on a map instead of a vector"
-        )
+        return _call_on_map(network, node, shape)
     path = str(node.target)
     layer = network.get_submodule(path)
     if isinstance(layer, nn.Linear):
         padding = (kernel[0] // 2, kernel[1] // 2) if same and odd else (0, 0)
         network.set_submodule(path, dense_to_convolution(layer, kernel, padding))
         return None
-    normalises = isinstance(layer, (nn.LayerNorm, nn.BatchNorm1d, *SOFTMAXES))
-    if normalises and kernel != (1, 1):
-        raise NotConvolutionalError(f"layer {path}: it normalises a flattened map as one vector")
+    if isinstance(layer, (nn.LayerNorm, nn.BatchNorm1d, *SOFTMAXES)):
+        _require_pooled(node, kernel)
     if isinstance(layer, nn.LayerNorm):
         return _normalize_channels(network, node)
     if isinstance(layer, nn.BatchNorm1d):
@@ -389,8 +423,48 @@ def _on_map(
             )
         network.set_submodule(path, _batch_norm_2d(layer))
     elif isinstance(layer, SOFTMAXES):
+        _require_along_channels(node, layer.dim)
         layer.dim = 1  # the classes, which were the last axis and the second
     return None
+
+
+def _call_on_map(network: fx.GraphModule, node: fx.Node, shape: Shape) -> fx.Node | None:
+    """Make a call that worked on vectors work on C x H x W maps; return its new node, if any."""
+    name, kernel = call_name(node), shape[1:]
+    if node.target is F.linear:
+        return _convolve(network, node, shape)
+    if is_pointwise_call(node):
+        return None
+    if node.target is F.layer_norm and kernel == (1, 1):
+        return _normalize_channels(network, node)
+    if name in NORMALISING:
+        _require_pooled(node, kernel)
+        place = NORMALISING[name]
+        _require_along_channels(node, argument(node, place, "dim"))
+        if len(node.args) > place:
+            node.update_arg(place, 1)
+        else:
+            node.update_kwarg("dim", 1)
+        return None
+    raise NotConvolutionalError(
+        f"layer {layer_name(node)}: {name}() can't work on a map instead of a vector"
+    )
+
+
+def _require_pooled(node: fx.Node, kernel: tuple[int, ...]) -> None:
+    """Refuse to normalise vectors that stand for several cells."""
+    if kernel != (1, 1):
+        raise NotConvolutionalError(
+            f"layer {layer_name(node)}: it normalises a flattened map as one vector"
+        )
+
+
+def _require_along_channels(node: fx.Node, axis: int | None) -> None:
+    """Refuse to normalise vectors along another axis than their own; None stands for that."""
+    if axis is not None and axis % len(node.meta["shape"]) != 1:
+        raise NotConvolutionalError(
+            f"layer {layer_name(node)}: it normalises along axis {axis}, not along the channels"
+        )
 
 
 def _is_linear(network: fx.GraphModule, node: fx.Node) -> bool:

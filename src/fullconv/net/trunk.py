@@ -8,6 +8,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from fullconv.base.errors import FullconvError, nearest
 from fullconv.dense.grids import LayerGrid, NotConvolutionalError, layer_grids, layer_name
@@ -87,11 +88,12 @@ class Trunk(nn.Module):
             _adapt_first(network, channels, padding)
             note_shapes(network, input_size, channels)
         found = layer_grids(network)
-        nodes = _tapped(network, found, _last_layer(network), type(classifier), skips)
+        last = _last_layer(network)
+        nodes = _tapped(network, found, last, type(classifier), skips)
         if finest not in nodes:
             raise StrideError(
                 f"{type(classifier).__name__} has no layer at stride {finest}; it has "
-                f"{', '.join(map(str, nodes))}"
+                f"{', '.join(map(str, nodes))}{_passed_over(network, found, last)}"
             )
         coarsest = coarsest or max(nodes)
         nodes = {stride: node for stride, node in nodes.items() if finest <= stride <= coarsest}
@@ -189,6 +191,18 @@ def _last_layer(network: fx.GraphModule) -> fx.Node:
         if isinstance(layer, nn.Conv2d) or getattr(node.target, "__name__", "") == "conv2d":
             return node
     raise NotConvolutionalError("the classifier has no last layer that scores its classes")
+
+
+def _passed_over(network: fx.GraphModule, found: dict[fx.Node, LayerGrid], last: fx.Node) -> str:
+    """Tell of a dense layer behind the `last` that could not become one, as it has no cells."""
+    for node in cut_points(network.graph):
+        dense = isinstance(module_of(network, node), nn.Linear) or node.target is F.linear
+        if last < node and dense and found[node].is_global:
+            return (
+                f" before layer {layer_name(last)}, which was taken for the last one, since layer "
+                f"{layer_name(node)} reads what describes the whole image"
+            )
+    return ""
 
 
 def _tapped(
