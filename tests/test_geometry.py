@@ -137,6 +137,30 @@ def test_covering_size_is_the_least_but_for_ceil_and_cropped_cells(chain, size):
     assert grid.covering_size(size) == least_covering(grid, size)
 
 
+needy = st.builds(Window, st.just(3), st.integers(1, 2), *[st.just(1)] * 3, needs=st.integers(2, 5))
+
+
+@given(st.lists(windows | needy, min_size=1, max_size=4), st.sampled_from([1, 2, 4]))
+def test_no_layer_lacks_cells_that_it_needs(chain, factor):
+    """From a size on that is the least; ordinary windows need no more than one cell."""
+    grid = through(*chain).reduced(factor)
+
+    def runs(size):
+        size = -(-size // factor)
+        for window in chain:
+            if size < window.needs:
+                return False
+            size = window.cells(size)
+        return size > 0
+
+    if any(window.needs > 1 for window in chain):
+        least = next(size for size in range(1, 4000) if runs(size))
+        assert grid.needs <= least == max(grid.needs, grid.least_size(1))
+    else:
+        assert grid.needs == 1
+    assert all(runs(grid.covering_size(size)) for size in range(1, 40))
+
+
 # Receptive fields and centres, by definition ------------------------------------------------------
 
 
@@ -164,6 +188,7 @@ def test_merging_spans_all():
     merged = merge([narrow, aside, wide])
     assert (merged.first, merged.last, merged.stride) == (-3, 3, 2)
     assert merged.bounded and not merge([narrow, wide.unbounded()]).bounded
+    assert merge([narrow, through(Window(7, 2, 3, 3, needs=4)), wide]).needs == 4
     with pytest.raises(GeometryError, match=r"strides \[1, 2\] are joined"):
         merge([narrow, Grid()])
 

@@ -39,6 +39,8 @@ class Window:
         before, after: padding at the low and at the high end (negative: cropped).
         dilation: cells between taps.
         ceil: a last, incomplete window counts (``ceil_mode``, Caffe's pooling).
+        needs: the fewest cells that it slides over, padding left out: a reflection needs more of
+            them than it adds.
     """
 
     kernel: int
@@ -47,6 +49,7 @@ class Window:
     after: int = 0
     dilation: int = 1
     ceil: bool = False
+    needs: int = 1
 
     @property
     def extent(self) -> int:
@@ -112,6 +115,8 @@ class Grid:
             normalisation); `first` and `last` then describe the sliding part alone.
         windows: the windows and enlargements, image first, through which sizes pass (those that
             keep every size left out).
+        needs: the least image size at which every window has the cells that it needs, if one needs
+            several.
     """
 
     stride: int = 1
@@ -119,6 +124,7 @@ class Grid:
     last: int = 0
     bounded: bool = True
     windows: tuple[Window | Enlargement, ...] = ()
+    needs: int = 1
 
     @property
     def offset(self) -> Fraction:
@@ -133,12 +139,14 @@ class Grid:
     def through(self, window: Window) -> Grid:
         """Return the grid of a layer that slides `window` over this one."""
         reach = window.extent - 1 - window.before
+        needed = self.least_size(window.needs) if window.needs > 1 else 1
         return Grid(
             stride=self.stride * window.stride,
             first=self.first - self.stride * window.before,
             last=self.last + self.stride * reach,
             bounded=self.bounded,
             windows=self.windows if window.keeps_size else (*self.windows, window),
+            needs=max(self.needs, needed),
         )
 
     def enlarged(self, by: Enlargement) -> Grid:
@@ -165,12 +173,14 @@ class Grid:
         """
         if factor == 1:
             return self
+        mean = Window(factor, factor, ceil=True)
         return Grid(
             stride=factor * self.stride,
             first=factor * self.first,
             last=factor * self.last + factor - 1,
             bounded=self.bounded,
-            windows=(Window(factor, factor, ceil=True), *self.windows),
+            windows=(mean, *self.windows),
+            needs=mean.least_size(self.needs),
         )
 
     def unbounded(self) -> Grid:
@@ -207,12 +217,17 @@ class Grid:
         return max(self.least_size(cells) - self.stride * cells for cells in range(1, 4))
 
     def covering_size(self, size: int) -> int:
-        """Return the least size, `size` or more, at which no pixel lacks a cell.
+        """Return the least size, `size` or more, at which no pixel lacks a cell, nor a layer any.
 
         There is one cell per started stride of pixels then. Floor strides and unpadded layers give
         fewer, so an image is padded to this size on the right and at the bottom.
         """
-        return max(size, self.stride * -(-size // self.stride) + self.shortfall)
+        return max(size, self.stride * -(-size // self.stride) + self.shortfall, self.needs)
+
+    @property
+    def covers_all(self) -> bool:
+        """Whether every size is its own covering size."""
+        return self.shortfall <= 1 - self.stride and self.needs == 1
 
 
 PIXELS = Grid()
@@ -248,6 +263,7 @@ def merge(grids: Sequence[Grid]) -> Grid:
         last=max(grid.last for grid in grids),
         bounded=all(grid.bounded for grid in grids),
         windows=neediest.windows,
+        needs=max(grid.needs for grid in grids),
     )
 
 
@@ -352,7 +368,7 @@ def _cells_missing_after(
 
 def _all_sizes(coarsest: Grid) -> range:
     """Return image sizes that stand for all: one stride more of pixels is one cell more."""
-    return range(1, 3 * coarsest.stride + 1)
+    return range(1, 3 * coarsest.stride + coarsest.needs)
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,46 @@ def test_any_size_on_all_nets(nets, height, width):
         assert_scores_every_pixel(net, height, width)
 
 
+def reflecting_net(layer, **options):
+    """A net of stride 4 whose map at stride 4 is padded by its own cells."""
+    torch.manual_seed(0)
+    trunk = settled(Staged(lambda net, maps: net.layers[0](maps), layer), 32)
+    return random_scores(FCN(trunk, 4, 3, preprocessing=SMALL, **options)).eval()
+
+
+# layer: the image's least side that its trunk takes
+REFLECTING = {
+    nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"): 5,
+    nn.Conv2d(8, 8, 5, padding=2, padding_mode="reflect"): 9,
+    nn.Conv2d(8, 8, 3, padding="same", padding_mode="reflect", dilation=2): 9,
+    nn.Conv2d(8, 8, 5, padding=2, padding_mode="circular"): 5,
+    nn.Sequential(nn.ReflectionPad2d((0, 3, 1, 1)), nn.Conv2d(8, 8, (3, 4))): 13,
+}
+
+
+@pytest.mark.parametrize("layer", REFLECTING)
+def test_images_too_small_for_a_reflection_are_padded(layer):
+    net, least = reflecting_net(layer), REFLECTING[layer]
+    for size in ((1, 1), (3, 40), (40, 4), (least - 1, least), (least, least - 1)):
+        assert_scores_every_pixel(net, *size)
+    with torch.no_grad():
+        net.trunk(torch.zeros(1, 3, least, least))
+        with pytest.raises(RuntimeError, match=r"[Pp]adding"):
+            net.trunk(torch.zeros(1, 3, least, least - 1))
+    assert net.seen_size((least, least + 1)) == (least, least + 1), "images that fit stay"
+    assert net.seen_size((1, 1))[1] == least
+
+
+@pytest.mark.parametrize("scale", [{"magnify": 2}, {"reduce": 2}])
+def test_so_are_magnified_and_reduced_ones(scale):
+    net = reflecting_net(nn.Conv2d(8, 8, 5, padding=2, padding_mode="reflect"), **scale)
+    for size in ((1, 1), (2, 40), (9, 4), (17, 8)):
+        assert_scores_every_pixel(net, *size)
+        with torch.no_grad():
+            seen = net.seen_of_pixels(torch.zeros(1, *size, 3, dtype=torch.uint8))
+        assert seen.shape[2:] == net.seen_size(size)
+
+
 def test_coarse_scores_lie_at_the_net_s_stride(nets):
     for stride, net in nets.items():
         assert net.stride == stride == net.taps[-1].stride
@@ -537,6 +577,18 @@ def test_exports_of_nets_that_guard_sizes(nets):
         nets[stride], {2: height, 3: width}, prefer_deferred_runtime_asserts_over_guards=True
     )
     assert_same(nets[stride], module, SEVERAL)
+
+
+@pytest.mark.slow
+def test_exports_of_a_net_that_pads_small_images_by_more():
+    import torch.fx.experimental._config as shapes
+    from torch.export import Dim
+
+    net = reflecting_net(nn.Conv2d(8, 8, 5, padding=2, padding_mode="reflect"))
+    sides = {axis: Dim(name, min=1, max=2048) for axis, name in ((2, "H"), (3, "W"))}
+    with shapes.patch(backed_size_oblivious=True):
+        module = exported(net, sides, prefer_deferred_runtime_asserts_over_guards=True)
+    assert_same(net, module, (*SEVERAL, (1, 1), (2, 40), (17, 31)))
 
 
 def test_a_skip_whose_cells_end_before_the_image_is_refused():

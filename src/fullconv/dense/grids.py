@@ -184,7 +184,8 @@ def _grid_of_other_module(layer: nn.Module, node: fx.Node, grid: LayerGrid) -> L
 def windows_of(layer: nn.Module) -> tuple[Window, Window] | None:
     """Return the vertical and horizontal windows of a sliding layer, None for any other."""
     if isinstance(layer, nn.Conv2d):
-        return _conv_windows(layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+        windows = _conv_windows(layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+        return _needing(windows, layer.padding_mode)
     if isinstance(layer, nn.MaxPool2d):
         return _pool_windows(
             layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode
@@ -196,8 +197,8 @@ def windows_of(layer: nn.Module) -> tuple[Window, Window] | None:
     if isinstance(
         layer, nn.modules.padding._ConstantPadNd | nn.ReflectionPad2d | nn.ReplicationPad2d
     ):
-        left, right, top, bottom = layer.padding
-        return Window(1, before=top, after=bottom), Window(1, before=left, after=right)
+        mode = "reflect" if isinstance(layer, nn.ReflectionPad2d) else ""
+        return _padding_windows(layer.padding, mode)
     return None
 
 
@@ -218,6 +219,24 @@ def _conv_windows(kernel: Any, stride: Any, padding: Any, dilation: Any) -> tupl
             before = after = 0 if padding == "valid" else pair(padding)[axis]
         windows.append(Window(size, pair(stride)[axis], before, after, spread))
     return windows[0], windows[1]
+
+
+def _padding_windows(amounts: Sequence[int], mode: str | None) -> tuple[Window, Window]:
+    left, right, top, bottom = amounts
+    windows = Window(1, before=top, after=bottom), Window(1, before=left, after=right)
+    return _needing(windows, mode)
+
+
+def _needing(windows: tuple[Window, Window], mode: str | None) -> tuple[Window, Window]:
+    """Let windows that pad by a map's own cells need as many: a reflection one more."""
+    if mode not in ("reflect", "circular"):
+        return windows
+    edge = 1 if mode == "reflect" else 0
+    vertical, horizontal = (
+        replace(window, needs=max(1, window.before + edge, window.after + edge))
+        for window in windows
+    )
+    return vertical, horizontal
 
 
 def _pool_windows(
@@ -565,11 +584,9 @@ def _pad(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:
     amounts = [*argument(node, 1, "pad"), 0, 0, 0, 0][:4]
     if not all(isinstance(amount, int) for amount in amounts):
         raise _refusal(node, "the padding depends on the image's size")
-    left, right, top, bottom = amounts
-    padded = _require(node, inputs[0], "NCHW").through(
-        Window(1, before=top, after=bottom), Window(1, before=left, after=right)
-    )
-    return padded.unbounded() if argument(node, 2, "mode") == "circular" else padded
+    mode = argument(node, 2, "mode")
+    padded = _require(node, inputs[0], "NCHW").through(*_padding_windows(amounts, mode))
+    return padded.unbounded() if mode == "circular" else padded
 
 
 def _layer_norm(node: fx.Node, inputs: list[LayerGrid]) -> LayerGrid:

@@ -751,9 +751,15 @@ def _margin(grid: Grid, length: Any) -> Any:
     Both are integers, or symbols for `torch.export`, or tensors for `torch.jit.trace`.
     """
     whole = (length + grid.stride - 1) // grid.stride * grid.stride
-    if grid.shortfall <= 1 - grid.stride:  # the grid covers every size
+    if grid.covers_all:
         return 0
-    if grid.shortfall >= 0:
-        return whole + grid.shortfall - length
-    missing = whole + grid.shortfall - length
-    return missing.clamp(min=0) if isinstance(missing, Tensor) else torch.sym_max(0, missing)
+    covering = whole + grid.shortfall
+    if grid.needs > grid.stride + grid.shortfall:  # else the least image has what layers need
+        covering = _at_least(grid.needs, covering)
+    missing = covering - length
+    return missing if grid.shortfall >= 0 else _at_least(0, missing)
+
+
+def _at_least(least: int, value: Any) -> Any:
+    """Return the larger of both; the value is one of a length's (see `_margin`)."""
+    return value.clamp(min=least) if isinstance(value, Tensor) else torch.sym_max(least, value)

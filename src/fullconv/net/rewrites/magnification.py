@@ -61,7 +61,7 @@ def with_merged_magnification(net: FCN) -> FCN:
 def _merges(magnification: Alignment, coarsest: Grid) -> bool:
     """Tell whether pixels lie on every second cell, and the magnified image is never padded."""
     on_cells = magnification.factor == 2 and magnification.shift == 0
-    return on_cells and coarsest.shortfall <= 1 - coarsest.stride
+    return on_cells and coarsest.covers_all
 
 
 def _reader(layers: fx.GraphModule) -> str | None:
