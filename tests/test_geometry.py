@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from itertools import product
 
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from fullconv import FullconvError
 from fullconv.geometry import (
+    Agreement,
     Alignment,
     Enlargement,
     GeometryError,
@@ -159,6 +161,54 @@ def test_no_layer_lacks_cells_that_it_needs(chain, factor):
     else:
         assert grid.needs == 1
     assert all(runs(grid.covering_size(size)) for size in range(1, 40))
+
+
+# branches: (their windows, the period and the rests of the sizes at which they agree)
+BRANCHES = {
+    "every second row": ([[Window(1, 2)], [Window(1, 2, before=-1)]], 2, (0,)),
+    "padded beside pooled": ([[Window(3, 2, 1, 1)], [Window(2, 2)]], 2, (0,)),
+    "unpadded beside pooled": ([[Window(3, 2)], [Window(2, 2)]], 2, (1,)),
+    "twice each": ([[Window(3, 2, 1, 1)] * 2, [Window(2, 2)] * 2], 4, (0,)),
+    "thirds": ([[Window(3, 3, 1, 0)], [Window(3, 3)]], 3, (0, 1)),
+    "rounded alike": ([[Window(3, 2, 1, 1)], [Window(1, 2)], [Window(7, 2, 3, 3)]], 1, (0,)),
+    "alike in the end": ([[Window(3, 2, 1, 1), Window(3, 2)], [Window(5, 4)]], 1, (0,)),
+    "broadcast": ([[Window(1)], [Window(8)]], 1, (0,)),
+}
+
+
+@pytest.mark.parametrize("case", BRANCHES)
+def test_sizes_at_which_branches_agree(case):
+    chains, period, rests = BRANCHES[case]
+    assert merge([through(*chain) for chain in chains]).agreement == Agreement(period, rests)
+
+
+@pytest.mark.parametrize("tail", [[], [Window(3, 2, 1, 1)], [Window(3, 2), Window(2, 2)]])
+@pytest.mark.parametrize("factor", [1, 2, 4])
+@pytest.mark.parametrize("case", [name for name in BRANCHES if name != "broadcast"])
+def test_branches_agree_at_covering_sizes(case, factor, tail):
+    """They are the least at which they do; of other nets the same as before."""
+    branches = [through(*chain) for chain in BRANCHES[case][0]]
+    grid = through(*tail, start=merge(branches)).reduced(factor)
+    plain = replace(grid, agreement=Agreement())
+
+    def agree(size):
+        return len({branch.cells(-(-size // factor)) for branch in branches}) == 1
+
+    sizes = range(1, 100)
+    for size in sizes:
+        later = range(plain.covering_size(size), 400)
+        assert grid.covering_size(size) == next(filter(agree, later))
+    raised = any(grid.covering_size(size) > plain.covering_size(size) for size in sizes)
+    assert grid.disagrees == raised
+
+
+def test_branches_that_never_agree():
+    odd = merge([through(Window(3, 2)), through(Window(2, 2))])
+    even = merge([through(Window(1, 2)), through(Window(1, 2, before=-1))])
+    with pytest.raises(GeometryError, match="joined never have equally many cells"):
+        merge([odd, even])
+    with pytest.raises(GeometryError, match="layers of stride 2048 are joined"):
+        merge([through(Window(2048, 2048)), through(Window(1, 2048))])
 
 
 # Receptive fields and centres, by definition ------------------------------------------------------

@@ -17,12 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
+from itertools import count
 from typing import Literal
 
 from fullconv.base.errors import FullconvError
 
 Edge = Literal["replicate", "zero"]
 MOST_PADDING = 1000  # pixels; of a classifier's first convolution
+MOST_PERIOD = 1024  # pixels; no classifier's stride comes near
 
 
 class GeometryError(FullconvError):
@@ -105,6 +107,69 @@ class Enlargement:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """The image sizes at which branches that are joined have equally many cells, along one axis.
+
+    Branches may round sizes differently: of 2 n + 1 cells a pooling of stride 2 makes n, a padded
+    convolution n + 1.
+
+    Attributes:
+        period: pixels after which such sizes recur.
+        rests: what they leave when divided by it; never none.
+    """
+
+    period: int = 1
+    rests: tuple[int, ...] = (0,)
+
+    @classmethod
+    def of(cls, grids: Sequence[Grid]) -> Agreement:
+        """Derive where grids of one stride agree, and those that each was made of.
+
+        Raises:
+            GeometryError: nowhere, or not within any stride that a classifier has.
+        """
+        if len({(grid.windows, grid.agreement) for grid in grids}) == 1:
+            return grids[0].agreement
+        period = math.lcm(grids[0].stride, *(grid.agreement.period for grid in grids))
+        if period > MOST_PERIOD:
+            raise GeometryError(f"layers of stride {grids[0].stride} are joined")
+        # From some size on, one period more of pixels is as many cells more in each.
+        begin = period * max(1 + grid.least_size(1) // period for grid in grids)
+        known = [
+            size
+            for size in range(begin, begin + period)
+            if all(grid.agreement.admits(size) for grid in grids)
+        ]
+        equal = [size for size in known if len({grid.cells(size) for grid in grids}) == 1]
+        if not known:
+            raise GeometryError("layers that are joined never have equally many cells")
+        return cls._least(period, equal or known)  # never equal: one is broadcast to the other
+
+    @classmethod
+    def _least(cls, period: int, sizes: Sequence[int]) -> Agreement:
+        """Return the agreement at some sizes of one period, by the least period that they have."""
+        rests = {size % period for size in sizes}
+        least = next(
+            each
+            for each in range(1, period + 1)
+            if period % each == 0 and all((rest + each) % period in rests for rest in rests)
+        )
+        return cls(least, tuple(sorted({rest % least for rest in rests})))
+
+    def admits(self, size: int) -> bool:
+        """Whether branches agree at a size, or at what it leaves when divided by the period."""
+        return size % self.period in self.rests
+
+    def reduced(self, factor: int) -> Agreement:
+        """Return this on an image of which a net sees means (see `Grid.reduced`)."""
+        if self.period == 1:
+            return self
+        period = factor * self.period
+        rests = {(factor * rest - short) % period for rest in self.rests for short in range(factor)}
+        return Agreement(period, tuple(sorted(rests)))
+
+
+@dataclass(frozen=True)
 class Grid:
     """The cells of a layer along one axis of the image.
 
@@ -117,6 +182,7 @@ class Grid:
             keep every size left out).
         needs: the least image size at which every window has the cells that it needs, if one needs
             several.
+        agreement: the image sizes at which what was joined before has equally many cells.
     """
 
     stride: int = 1
@@ -125,6 +191,7 @@ class Grid:
     bounded: bool = True
     windows: tuple[Window | Enlargement, ...] = ()
     needs: int = 1
+    agreement: Agreement = Agreement()
 
     @property
     def offset(self) -> Fraction:
@@ -147,6 +214,7 @@ class Grid:
             bounded=self.bounded,
             windows=self.windows if window.keeps_size else (*self.windows, window),
             needs=max(self.needs, needed),
+            agreement=self.agreement,
         )
 
     def enlarged(self, by: Enlargement) -> Grid:
@@ -181,6 +249,7 @@ class Grid:
             bounded=self.bounded,
             windows=(mean, *self.windows),
             needs=mean.least_size(self.needs),
+            agreement=self.agreement.reduced(factor),
         )
 
     def unbounded(self) -> Grid:
@@ -220,14 +289,28 @@ class Grid:
         """Return the least size, `size` or more, at which no pixel lacks a cell, nor a layer any.
 
         There is one cell per started stride of pixels then. Floor strides and unpadded layers give
-        fewer, so an image is padded to this size on the right and at the bottom.
+        fewer, so an image is padded to this size on the right and at the bottom. Branches that are
+        joined agree then.
         """
+        size = self._plain_covering(size)
+        return next(each for each in count(size) if self.agreement.admits(each))
+
+    def _plain_covering(self, size: int) -> int:
+        """Return the covering size if branches agree at every size."""
         return max(size, self.stride * -(-size // self.stride) + self.shortfall, self.needs)
+
+    @cached_property
+    def disagrees(self) -> bool:
+        """Whether some sizes must be raised for branches to agree."""
+        if self.agreement.period == 1:
+            return False
+        sizes = range(self.needs, self.needs + math.lcm(self.stride, self.agreement.period))
+        return not all(self.agreement.admits(self._plain_covering(size)) for size in sizes)
 
     @property
     def covers_all(self) -> bool:
         """Whether every size is its own covering size."""
-        return self.shortfall <= 1 - self.stride and self.needs == 1
+        return self.shortfall <= 1 - self.stride and self.needs == 1 and not self.disagrees
 
 
 PIXELS = Grid()
@@ -264,6 +347,7 @@ def merge(grids: Sequence[Grid]) -> Grid:
         bounded=all(grid.bounded for grid in grids),
         windows=neediest.windows,
         needs=max(grid.needs for grid in grids),
+        agreement=Agreement.of(grids),
     )
 
 

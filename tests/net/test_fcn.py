@@ -26,6 +26,8 @@ from PIL import Image
 from torch import nn
 
 from fullconv import FCN, FullconvError, Preprocessing, load
+from fullconv.geometry import Grid, Window, merge
+from fullconv.net.fcn import _margin
 
 SMALL = Preprocessing(input_size=32)
 
@@ -126,6 +128,62 @@ def test_so_are_magnified_and_reduced_ones(scale):
         with torch.no_grad():
             seen = net.seen_of_pixels(torch.zeros(1, *size, 3, dtype=torch.uint8))
         assert seen.shape[2:] == net.seen_size(size)
+
+
+class Focus(nn.Module):
+    """YOLO's stem: every second row and column, and those between, side by side."""
+
+    def forward(self, images):
+        rows = images[..., ::2, :], images[..., 1::2, :]
+        return torch.cat([each for row in rows for each in (row[..., ::2], row[..., 1::2])], 1)
+
+
+class Pooled(nn.Module):
+    """ENet's stem: a convolution that rounds up beside a pooling that rounds down."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution, self.pool = nn.Conv2d(3, 9, 3, 2, 1), nn.MaxPool2d(2)
+
+    def forward(self, images):
+        return torch.cat([self.convolution(images), self.pool(images)], 1)
+
+
+def branching_net(stem, **options):
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(12, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1)
+    end = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    trunk = nn.Sequential(stem(), first, nn.ReLU(), second, nn.ReLU(), *end)
+    return random_scores(FCN(trunk.eval(), 4, 3, preprocessing=SMALL, **options)).eval()
+
+
+@pytest.mark.parametrize("stem", [Focus, Pooled])
+@pytest.mark.parametrize("scale", [{}, {"magnify": 2}, {"reduce": 2}])
+def test_images_whose_size_branches_round_differently_are_padded(stem, scale):
+    net = branching_net(stem, **scale)
+    for size in ((1, 1), (1, 40), (3, 2), (17, 33), (34, 31), (38, 45)):
+        assert_scores_every_pixel(net, *size)
+        with torch.no_grad():
+            seen = net.seen_of_pixels(torch.zeros(1, *size, 3, dtype=torch.uint8))
+        assert seen.shape[2:] == net.seen_size(size)
+    if not scale:
+        assert [net.seen_size((size, 1))[0] for size in (30, 31, 32, 33)] == [30, 32, 32, 34]
+
+
+def test_margins_are_what_covering_sizes_lack():
+    """Of plain numbers and, as `torch.jit.trace` has them, of tensors."""
+    thirds = merge([Grid().through(Window(3, 3, before=before)) for before in (0, 1)])
+    grids = [
+        thirds,
+        thirds.through(Window(3, 2, 1, 1)),
+        thirds.through(Window(3, 2)),
+        thirds.through(Window(3, 2, 1, 1, needs=4)),
+        branching_net(Focus).taps[0].vertical,
+    ]
+    for grid in grids:
+        for size in range(1, 50):
+            missing = grid.covering_size(size) - size
+            assert _margin(grid, size) == int(_margin(grid, torch.tensor(size))) == missing
 
 
 def test_coarse_scores_lie_at_the_net_s_stride(nets):
@@ -580,11 +638,19 @@ def test_exports_of_nets_that_guard_sizes(nets):
 
 
 @pytest.mark.slow
-def test_exports_of_a_net_that_pads_small_images_by_more():
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: reflecting_net(nn.Conv2d(8, 8, 5, padding=2, padding_mode="reflect")),
+        lambda: branching_net(Focus),
+        lambda: branching_net(Pooled),
+    ],
+)
+def test_exports_of_nets_that_pad_images_for_their_layers(make):
     import torch.fx.experimental._config as shapes
     from torch.export import Dim
 
-    net = reflecting_net(nn.Conv2d(8, 8, 5, padding=2, padding_mode="reflect"))
+    net = make()
     sides = {axis: Dim(name, min=1, max=2048) for axis, name in ((2, "H"), (3, "W"))}
     with shapes.patch(backed_size_oblivious=True):
         module = exported(net, sides, prefer_deferred_runtime_asserts_over_guards=True)

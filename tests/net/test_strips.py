@@ -110,3 +110,18 @@ def test_trunks_are_cut_into_parts_that_give_the_whole_image_s_scores(name):
         whole, found = net.coarse_of_image(image)["labels"], by_strips(folded, image, 2)["labels"]
     assert found.shape == whole.shape
     assert (found - whole).abs().max() <= 1e-4 * whole.std()
+
+
+def test_no_strips_where_branches_may_disagree_about_their_rows():
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolution, self.pool = nn.Conv2d(3, 3, 3, 2, 1), nn.MaxPool2d(2)
+
+        def forward(self, maps):
+            return self.convolution(maps) + self.pool(maps)
+
+    padded = nn.Sequential(nn.Conv2d(3, 3, 3, 2, 1), nn.ReLU(), nn.Conv2d(3, 3, 3, 2, 1))
+    end = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
+    net = FCN(nn.Sequential(Pooled(), padded, *end).eval(), 4, 3).eval()
+    assert Strips.of(net) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import ItemsView, Mapping, Sequence, ValuesView
 from dataclasses import replace
 from fractions import Fraction
@@ -757,7 +758,16 @@ def _margin(grid: Grid, length: Any) -> Any:
     if grid.needs > grid.stride + grid.shortfall:  # else the least image has what layers need
         covering = _at_least(grid.needs, covering)
     missing = covering - length
-    return missing if grid.shortfall >= 0 else _at_least(0, missing)
+    missing = missing if grid.shortfall >= 0 else _at_least(0, missing)
+    return missing + _disagreement(grid, length + missing) if grid.disagrees else missing
+
+
+def _disagreement(grid: Grid, length: Any) -> Any:
+    """Return what is missing from a length to the least at which a trunk's branches agree."""
+    period = grid.agreement.period
+    beyond = [(rest + period - length % period) % period for rest in grid.agreement.rests]
+    least = torch.minimum if isinstance(length, Tensor) else torch.sym_min
+    return functools.reduce(least, beyond)
 
 
 def _at_least(least: int, value: Any) -> Any:

@@ -161,12 +161,14 @@ class Strips:
         """Cut a net for inference into parts.
 
         Returns:
-            None where that can't be: the net has several trunks, enlarges images, or depends on
-            the whole of them.
+            None where that can't be: the net has several trunks, enlarges images, depends on the
+            whole of them, or has branches that do not agree about every number of rows.
         """
         if not isinstance(net.trunk, Trunk) or net.magnified is not None:
             return None
         if not (net.vertical.bounded and net.horizontal.bounded):
+            return None
+        if net.taps[0].vertical.disagrees:
             return None
         parts = list(_parts(net.trunk.layers))
         return cls(net, [part for part in parts if part], bf16=bf16) if all(parts) else None

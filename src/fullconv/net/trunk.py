@@ -125,6 +125,8 @@ class Trunk(nn.Module):
                 tap.vertical.last,
                 tap.horizontal.first,
                 tap.horizontal.last,
+                tap.vertical.needs,
+                tap.horizontal.needs,
             )
             if tap.stride > MOST_STRIDE or max(map(abs, ends)) > MOST_REACH:
                 raise NotConvolutionalError(f"layer {tap.layer}: too large a stride or window")
