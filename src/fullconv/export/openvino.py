@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from fullconv.export.coarse import CoarseScores, example_of
 from fullconv.export.metadata import KEY, ExportMetadata
 from fullconv.export.openvino_core import import_openvino
+from fullconv.export.openvino_pools import RoundedDown
 from fullconv.export.whole import Exported
 from fullconv.net.described import Size
 from fullconv.net.fcn import FCN
@@ -41,20 +41,13 @@ def to_openvino(net: FCN, kind: np.dtype[Any], size: Size | None = None) -> Any:
 
 
 def to_whole_openvino(module: Exported) -> Any:
-    """Return a module's graph as OpenVINO's Model, for any number and size of images.
-
-    Its poolings that round up are replaced in `module`, since OpenVINO errs where one's window is
-    larger than its map.
-    """
-    for part in list(module.modules()):
-        for name, layer in part.named_children():
-            setattr(part, name, PaddedPool.of(layer))
+    """Return a module's graph as OpenVINO's Model, for any number and size of images."""
 
     def outputs(*images: Tensor) -> tuple[Tensor, ...]:
         return module(*images)  # type: ignore[no-any-return]
 
     examples = module.examples()
-    graph = _convert(outputs, examples)
+    graph = _convert(outputs, examples, tiny=True)
     for place, name, example in zip(graph.inputs, module.input_names, examples, strict=True):
         place.set_names({name})
         place.get_node().set_friendly_name(name)
@@ -65,31 +58,6 @@ def to_whole_openvino(module: Exported) -> Any:
         place.set_names({name})
     graph.validate_nodes_and_infer_types()
     return graph
-
-
-class PaddedPool(nn.Module):
-    """A largest-value pooling that rounds up, as padding and one that rounds down.
-
-    It is padded by copies of its edge, which change no window's maximum, and which int8 passes.
-    """
-
-    def __init__(self, pool: nn.MaxPool2d) -> None:
-        super().__init__()
-        self._pool = nn.MaxPool2d(pool.kernel_size, pool.stride)
-        strides = pool.stride if isinstance(pool.stride, tuple) else (pool.stride,) * 2
-        self._margins = (0, strides[1] - 1, 0, strides[0] - 1)
-
-    @classmethod
-    def of(cls, layer: nn.Module) -> nn.Module:
-        """Return this in place of a layer that it is equal to; else the layer."""
-        if not isinstance(layer, nn.MaxPool2d) or not layer.ceil_mode or layer.dilation != 1:
-            return layer
-        return layer if layer.padding not in (0, (0, 0)) else cls(layer)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Pool N x C x H x W features."""
-        padded = F.pad(features, self._margins, mode="replicate")
-        return self._pool(padded)  # type: ignore[no-any-return]
 
 
 def save_openvino(graph: Any, about: ExportMetadata, path: Path) -> None:
@@ -105,8 +73,11 @@ def save_openvino(graph: Any, about: ExportMetadata, path: Path) -> None:
         raise OSError(f"{path}: can't be written ({error})") from error
 
 
-def _convert(function: Callable[..., tuple[Tensor, ...]], examples: Sequence[Tensor]) -> Any:
-    with torch.no_grad(), warnings.catch_warnings(action="ignore"):
+def _convert(
+    function: Callable[..., tuple[Tensor, ...]], examples: Sequence[Tensor], *, tiny: bool = False
+) -> Any:
+    """Return a function's graph; `tiny` ones are of any images (see `RoundedDown`)."""
+    with torch.no_grad(), RoundedDown(tiny=tiny), warnings.catch_warnings(action="ignore"):
         # Tracing is deprecated, but its successor takes five times as long; and of modules it asks
         # for attributes that not every net has, of functions it doesn't.
         traced = torch.jit.trace(function, tuple(examples), check_trace=False)  # type: ignore[no-untyped-call]
