@@ -10,6 +10,7 @@ from nets import NarrowVGG, classifier, lively, random_scores, settled
 from torch import nn
 
 from fullconv import FCN, convolutionalize
+from fullconv.base.errors import FullconvError
 from fullconv.net.surgery import expand_score, transplant, with_channels
 
 
@@ -117,8 +118,19 @@ def test_other_input_channels(channels):
         torch.testing.assert_close(adapted.weight[:, channel], mean)
     assert adapted.bias.equal(layer.bias)
     assert adapted(torch.randn(1, channels, 9, 9)).shape == layer(torch.randn(1, 3, 9, 9)).shape
-    with pytest.raises(ValueError, match="grouped"):
+    with pytest.raises(FullconvError, match=r"grouped convolution .* give it the 4 that it has"):
         with_channels(nn.Conv2d(4, 4, 3, groups=2), 6)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_other_input_channels_are_where_the_others_were_in_their_precision(kind):
+    layer = nn.Conv2d(3, 5, 3, dtype=kind)
+    adapted = with_channels(layer, 4)
+    assert adapted.weight.dtype == adapted.bias.dtype == kind
+    assert adapted.weight[:, :3].equal(layer.weight)
+    assert with_channels(layer.to("meta"), 4).weight.is_meta
+    net = FCN(NarrowVGG().to(kind), 8, 2, inputs={"color": 3, "depth": 1}).eval()
+    assert net(torch.zeros(1, 4, 20, 30, dtype=kind)).dtype == kind
 
 
 def test_fewer_channels_keep_the_colours():

@@ -10,6 +10,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from fullconv.base.errors import FullconvError
+
 Part = TypeVar("Part", bound=nn.Module)
 
 
@@ -75,13 +77,17 @@ def with_channels(convolution: nn.Conv2d, channels: int) -> nn.Conv2d:
 
     The filters of the first channels stay; a further one's is the mean of all that there are (for
     depth beside colours, nyud-fcn32s-color-d: its weights start in the range of the others').
-    Fewer than three channels are no colours: each has that mean. The bias is copied.
+    Fewer than three channels are no colours: each has that mean. The bias is copied. It is where
+    the convolution is, in its precision.
 
     Raises:
-        ValueError: the convolution is grouped.
+        FullconvError: the convolution is grouped.
     """
     if convolution.groups != 1:
-        raise ValueError("the input channels of a grouped convolution can't be changed")
+        raise FullconvError(
+            "the input channels of a grouped convolution can't be changed: give it the "
+            f"{convolution.in_channels} that it has"
+        )
     adapted = nn.Conv2d(
         channels,
         convolution.out_channels,
@@ -91,6 +97,8 @@ def with_channels(convolution: nn.Conv2d, channels: int) -> nn.Conv2d:
         convolution.dilation,  # type: ignore[arg-type]
         bias=convolution.bias is not None,
         padding_mode=convolution.padding_mode,
+        device=convolution.weight.device,
+        dtype=convolution.weight.dtype,
     )
     filters = convolution.weight.detach()
     kept = filters[:, : channels if channels >= COLORS else 0]
