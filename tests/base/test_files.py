@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fullconv.base.errors import FullconvError
@@ -32,6 +33,18 @@ def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_json_takes_numpys_numbers_and_tells_what_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    write_json(path, {"mean_iu": np.float32(0.5), "count": [np.int64(3)], "good": np.True_})
+    assert path.read_text() == '{"mean_iu": 0.5, "count": [3], "good": true}\n'
+    with pytest.raises(ValueError, match=r"metrics\.json: is no JSON: ndarray is neither"):
+        write_json(path, {"iu": np.zeros(2)})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"mean_iu": np.float32("nan")})
+    with pytest.raises(ValueError, match="keys"):
+        write_json(path, {np.int64(1): 0.5})
 
 
 def test_json_refuses_nan(tmp_path: Path) -> None:

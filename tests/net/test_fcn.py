@@ -535,6 +535,39 @@ def test_wrong_names_and_colours():
         FCN(NarrowVGG(), 8, 3, weights="imagenet")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"classes": [0, 1]}, r"classes\[0\]: should be text but is 0"),
+        ({"classes": ["a\nb", "c"]}, r"classes\[0\]: .* holds '\\n'"),
+        ({"palette": [(0, 0, 0), (300, 0, 0)]}, r"palette\[1\]\[0\]: should be less than or equal"),
+        ({"palette": [(0, 0, 0), (0.5, 0, 1)]}, r"palette\[1\]\[0\]: should be a valid integer"),
+        ({"palette": np.zeros((2, 4), np.uint8)}, r"palette\[0\]: "),
+        ({"preprocessing": Preprocessing(std=(1.0,))}, "preprocessing: 3 means for 1 stds"),
+        (
+            {"preprocessing": Preprocessing(channels="GBR")},
+            "preprocessing: channels: should be 'RGB'",
+        ),
+    ],
+)
+def test_what_no_model_folder_can_hold_is_refused_before_any_training(arguments, reason):
+    with pytest.raises(FullconvError, match=reason) as refused:
+        FCN(NarrowVGG(), 8, 2, **arguments)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("palette", [[(1, 2, 3)], {"there": [(1, 2, 3)]}])
+def test_colours_of_no_head_are_refused(palette):
+    with pytest.raises(FullconvError, match="by name: here"):
+        FCN(NarrowVGG(), 8, heads={"here": 1}, palette=palette)
+
+
+def test_names_and_colours_may_be_arrays():
+    colours = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)
+    net = FCN(NarrowVGG(), 8, 2, classes=np.array(["road", "sky"]), palette=colours)
+    assert (net.classes, net.palette) == (("road", "sky"), ((1, 2, 3), (4, 5, 6)))
+
+
 def test_defaults_of_names_and_colours():
     net = FCN(NarrowVGG(), 8, 3)
     assert net.classes == ("class 0", "class 1", "class 2")

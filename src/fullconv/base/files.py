@@ -157,15 +157,31 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON to `path`, whole or not at all; NaN is refused.
+    """Write `value` as JSON to `path`, whole or not at all.
 
-    Lists and objects that fit into a line of 100 characters stand on one.
+    Lists and objects that fit into a line of 100 characters stand on one. NumPy's numbers are
+    numbers.
+
+    Raises:
+        ValueError: it is no JSON (NaN isn't).
     """
-    write_text(path, _json(value, "") + "\n")
+    try:
+        text = _json(value, "")
+    except TypeError as error:
+        raise ValueError(f"{path}: is no JSON: {error}") from error
+    write_text(path, text + "\n")
+
+
+def _number(value: object) -> Any:
+    import numpy as np
+
+    if isinstance(value, np.number | np.bool_):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is neither number, text, list nor object")
 
 
 def _json(value: Any, indent: str) -> str:
-    line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    line = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_number)
     if len(indent) + len(line) <= 100 or not value or not isinstance(value, dict | list | tuple):
         return line
     inner = indent + "  "

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
+from numpy.typing import NDArray
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -31,6 +32,7 @@ MOST_REDUCTION = 16
 
 Channels = Annotated[int, Field(ge=1, le=64)]
 Byte = Annotated[int, Field(ge=0, le=255)]
+Colours = Sequence[Colour] | NDArray[Any]  # the latter: N x 3, whole numbers in 0..255
 
 
 class NetArguments(BaseModel):
@@ -197,34 +199,38 @@ class Labelling(BaseModel):
         return palette
 
 
-def labelling(
-    num_classes: int, names: Sequence[str] | None, palette: Sequence[Colour] | None
-) -> Labelling:
+def labelling(num_classes: int, names: Sequence[str] | None, palette: Colours | None) -> Labelling:
     """Return what a head labels; names and colours that are not given are made up.
 
     Raises:
-        FullconvError: wrong numbers of classes, names or colours.
+        FullconvError: wrong numbers of classes, names or colours; or what is none.
     """
     if not 1 <= num_classes <= MOST_CLASSES:
         raise FullconvError(f"num_classes must be 1 to {MOST_CLASSES}, not {num_classes}")
-    classes = tuple(names or (f"class {index}" for index in range(num_classes)))
-    colours = tuple(palette or default_palette(num_classes))
+    # As tuples they tell whether there are any, which NumPy's arrays don't.
+    classes = tuple(() if names is None else names)
+    classes = classes or tuple(f"class {index}" for index in range(num_classes))
+    colours = tuple(() if palette is None else palette) or default_palette(num_classes)
     for what, given in (("class names", classes), ("colours", colours)):
         if len(given) != num_classes:
             raise FullconvError(f"{len(given)} {what} for {num_classes} classes")
-    return Labelling.model_construct(classes=classes, palette=colours, temperature=1.0)
+    try:
+        return Labelling(classes=classes, palette=colours)
+    except ValidationError as error:
+        raise FullconvError(str(first_mistake(error))) from None
 
 
 def labellings(
     num_classes: int | None,
     heads: Mapping[str, int | Sequence[str] | Labelling] | None,
     classes: Sequence[str] | None,
-    palette: Sequence[Colour] | Mapping[str, Sequence[Colour]] | None,
+    palette: Colours | Mapping[str, Colours] | None,
 ) -> dict[str, Labelling]:
     """Return what each head labels, by its name, from the arguments of `FCN`.
 
     Raises:
-        FullconvError: neither classes nor heads, or both; a name that no head may have.
+        FullconvError: neither classes nor heads, or both; a name that no head may have; colours of
+            no head; else as `labelling`.
     """
     if heads is None:
         if num_classes is None or isinstance(palette, Mapping):
@@ -236,13 +242,13 @@ def labellings(
         require_names("head", heads)
     except ValueError as error:
         raise FullconvError(str(error)) from None
-    palettes = palette if isinstance(palette, Mapping) else {}
+    palettes = {} if palette is None else palette
+    if not isinstance(palettes, Mapping) or palettes.keys() - heads.keys():
+        raise FullconvError(f"palettes of several heads are given by name: {', '.join(heads)}")
     return {name: _labelling_of(given, palettes.get(name)) for name, given in heads.items()}
 
 
-def _labelling_of(
-    given: int | Sequence[str] | Labelling, palette: Sequence[Colour] | None
-) -> Labelling:
+def _labelling_of(given: int | Sequence[str] | Labelling, palette: Colours | None) -> Labelling:
     if isinstance(given, Labelling):
         return given
     count, names = (given, None) if isinstance(given, int) else (len(given), given)

@@ -23,7 +23,7 @@ from fullconv.base.palette import Colour
 from fullconv.base.runtime import inference
 from fullconv.dense.layers import own_copy
 from fullconv.geometry import GeometryError, Grid, least_padding
-from fullconv.net.arguments import COLOR_ONLY, Labelling, NetArguments, labellings
+from fullconv.net.arguments import COLOR_ONLY, Colours, Labelling, NetArguments, labellings
 from fullconv.net.described import Labels, Pixels, Size
 from fullconv.net.folder import (
     CONFIG,
@@ -93,7 +93,7 @@ class FCN(nn.Module):
         heads: Mapping[str, int | Sequence[str] | Labelling] | None = None,
         weights: str | Path | None = None,
         classes: Sequence[str] | None = None,
-        palette: Sequence[Colour] | Mapping[str, Sequence[Colour]] | None = None,
+        palette: Colours | Mapping[str, Colours] | None = None,
         ignore_index: int = 255,
         preprocessing: Preprocessing | None = None,
         coarsest: int | None = None,
@@ -148,8 +148,8 @@ class FCN(nn.Module):
             learn_last_upscore: whether it changes the last one too.
 
         Raises:
-            FullconvError: an unknown trunk, or one without such a stride; wrong numbers of
-                classes or colours; weights or a padding that don't fit.
+            FullconvError: an unknown trunk, or one without such a stride; wrong classes or colours,
+                or numbers of them; weights, a preprocessing or a padding that don't fit.
         """
         super().__init__()
         classifier, expected = _classifier(trunk, weights)
@@ -175,6 +175,7 @@ class FCN(nn.Module):
         if len(self.preprocessing.mean) != channels:
             means = len(self.preprocessing.mean)
             raise FullconvError(f"preprocessing of {means} channels for {channels}")
+        self.preprocessing.require_sound()
         self.trunk = _trunk(classifier, self.arguments, self.preprocessing.input_size)
         joined = self._joined()
         self.stride = self.taps[-1].stride
@@ -482,7 +483,7 @@ class FCN(nn.Module):
 
         Args:
             folder: made if need be; files that stand there are replaced only by whole ones.
-            metrics: noted in config.json.
+            metrics: noted in config.json; NumPy's numbers are numbers.
 
         Raises:
             OSError: the folder can't be written, or the disk is full; what stood there stays.

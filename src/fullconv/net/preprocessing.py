@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
+from fullconv.base.errors import FullconvError
 from fullconv.base.images import ImageReader
+from fullconv.base.settings import first_mistake
 from fullconv.base.stored import RGB, ValueRange
 from fullconv.data.info import COLOR
 
@@ -139,6 +141,15 @@ class Preprocessing:
             if not values[key]:
                 del values[key]
         return values
+
+    def require_sound(self) -> None:
+        """Raise FullconvError for values that `from_dict` refuses: no file could carry them."""
+        try:
+            Preprocessing.from_dict(self.to_dict())
+        except ValidationError as error:
+            raise FullconvError(f"preprocessing: {first_mistake(error)}") from None
+        except ValueError as error:
+            raise FullconvError(f"preprocessing: {error}") from None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
