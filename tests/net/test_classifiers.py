@@ -318,7 +318,14 @@ def assert_same(actual, expected):
 
 
 @pytest.mark.parametrize(
-    "metadata", [{"channels": "XYZ"}, {"mean": "[1, 2]"}, {"scale": "big"}, {"input_size": "[2]"}]
+    "metadata",
+    [
+        {"channels": "XYZ"},
+        {"mean": "[1, 2]"},
+        {"scale": "big"},
+        {"input_size": "[2]"},
+        {"input_size": "4097"},
+    ],
 )
 def test_wrong_preprocessing_in_metadata(squeezenet, tmp_path, metadata):
     path = write(tmp_path / "w.safetensors", squeezenet.state_dict(), **metadata)

@@ -492,6 +492,7 @@ def several(*changes):
         (setting("classes", 0, to="\ud800"), "no character that can be shown"),
         (setting("preprocessing", "channels", to="XYZ"), "Input should be 'RGB' or 'BGR'"),
         (setting("preprocessing", "scale", to="big"), "valid number"),
+        (setting("preprocessing", "input_size", to=4097), "an input_size of 4097: at most 4096"),
         (setting("preprocessing", to=[]), "preprocessing: "),
         (setting("net", "stride", to=8), "the trunk's finest stride is 4, not 8"),
         (setting("net", "inputs", to={"color": 4}), "takes images of 3 channels, not 4"),

@@ -74,6 +74,7 @@ def test_a_logarithmic_channel_that_there_is_not_is_refused():
         ({"std": [1, 0, 1]}, "not positive"),
         ({"scale": 0}, "not positive"),
         ({"input_size": 0}, "not positive"),
+        ({"input_size": 4097}, "an input_size of 4097: at most 4096 are read"),
     ],
 )
 def test_values_that_would_spoil_every_image(values, told):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FAR = 0.5  # share of pixels beyond what a net was trained on
+MOST_SIDE = 4096  # pixels of a classifier's native image
 DARK, BRIGHT = 24, 0.001  # of 255; and the share of pixels that reach it even in dark images
 
 
@@ -157,8 +158,8 @@ class Preprocessing:
 
         Raises:
             ValueError: a value is of the wrong kind or not finite, mean and std differ in length,
-                a std or the scale is not positive, a logarithmic channel is none, or a range does
-                not rise, or a shown band is none.
+                a std, the scale or the input size is not positive, the input size is above 4096, a
+                logarithmic channel is none, or a range does not rise, or a shown band is none.
         """
         known = {key: values[key] for key in cls.__dataclass_fields__ if key in values}
         rebuilt = TypeAdapter(cls).validate_python(known)
@@ -169,6 +170,8 @@ class Preprocessing:
             raise ValueError("a mean, std or scale that is not finite")
         if min(rebuilt.scale, rebuilt.input_size, *rebuilt.std) <= 0:
             raise ValueError("a std, scale or input_size that is not positive")
+        if rebuilt.input_size > MOST_SIDE:  # a stranger's: images of this size are made to try nets
+            raise ValueError(f"an input_size of {rebuilt.input_size}: at most {MOST_SIDE} are read")
         if not set(rebuilt.logarithmic) <= set(range(count)):
             raise ValueError(f"logarithmic channels {rebuilt.logarithmic} of {count}")
         for ends in rebuilt.ranges.values():

@@ -20,8 +20,8 @@ from torch import Tensor, fx, nn
 from fullconv.base.errors import FullconvError
 from fullconv.base.files import cache_folder, write_text
 from fullconv.base.runtime import evaluating
+from fullconv.net.preprocessing import MOST_SIDE
 
-MOST_SIDE = 4096  # pixels of a classifier's native image
 MOST_ELEMENTS = 2**31  # of one value, of two images
 MOST_AXES = 8
 MOST_PARTS = 256  # of a split, or axes of a size
