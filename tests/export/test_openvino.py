@@ -120,6 +120,16 @@ def test_trunks_that_average_are_written_and_run(options, tmp_path):
     torch.testing.assert_close(run(image[None])[0], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_small_images_of_nets_that_reduce_are_not_asked_of_openvino():
+    """It would leave the scores of the image before, and say nothing."""
+    net = scored_net(pooled(), reduce=4).requires_grad_(False)
+    run = OpenVINO().start(Twin(net, None), np.dtype(np.uint8), Share(1, 1))
+    for size in ((260, 300), (64, 64), (255, 300)):
+        image = photo(size)
+        expected = net.coarse_of_image(image)["labels"]
+        torch.testing.assert_close(run(image[None])[0], expected, rtol=1e-4, atol=1e-4)
+
+
 def test_where_openvino_works_out_nothing_no_stage_is_blamed(tmp_path, monkeypatch):
     """It leaves all outputs empty where a layer fails: preprocessing would seem to be wrong."""
     monkeypatch.setattr("fullconv.export.openvino.RoundedDown", lambda **_: nullcontext())

@@ -22,7 +22,7 @@ from fullconv.predict.engines.engine import Run, Share
 from fullconv.predict.engines.errors import EngineError
 from fullconv.predict.engines.torch_engine import Torch
 
-SMALL = 64  # pixels a side; OpenVINO errs on maps that are smaller than a pooling's window
+SMALL = 64  # pixels a side of what a trunk sees; OpenVINO errs on maps smaller than a window
 
 
 class OpenVINO:
@@ -59,7 +59,9 @@ class OpenVINO:
 
     def start(self, twin: Twin, kind: np.dtype[Any], share: Share) -> Run:
         """Return what works out coarse scores (see `Runtime`)."""
-        return Requests(self._compiled(twin, kind, share), self._of_small(twin.net, kind, share))
+        small = SMALL * twin.net.arguments.reduce
+        of_small = self._of_small(twin.net, kind, share)
+        return Requests(self._compiled(twin, kind, share), of_small, small)
 
     def _compiled(self, twin: Twin, kind: np.dtype[Any], share: Share) -> Any:
         settings = {
@@ -79,6 +81,7 @@ class OpenVINO:
             {name: image[None].astype(kind)}
             for image in self._samples
             if size in (None, image.shape[:2])
+            and min(image.shape[:2]) >= SMALL * net.arguments.reduce
         ]
         return quantised(graph, openvino_layers(graph), images) if images else graph
 
@@ -98,13 +101,16 @@ class OpenVINO:
 class Requests:
     """Infers images by a compiled graph, each by a request of its own.
 
+    Where a layer fails OpenVINO may tell nobody, and leave what was worked out of the image before:
+    small ones are not asked of it.
+
     Attributes:
         graph: compiled.
         count: how many images are worked on at once.
     """
 
-    def __init__(self, graph: Any, of_small: Run) -> None:
-        self.graph, self._of_small = graph, of_small
+    def __init__(self, graph: Any, of_small: Run, small: int) -> None:
+        self.graph, self._of_small, self._small = graph, of_small, small
         self.count = int(graph.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(self.count):
@@ -112,7 +118,7 @@ class Requests:
 
     def __call__(self, images: Pixels) -> Sequence[Tensor]:
         """Return the coarse scores of images N x H x W x C, of each head."""
-        if min(images.shape[1:3]) < SMALL:
+        if min(images.shape[1:3]) < self._small:
             return self._of_small(images)
         given = import_openvino().Tensor(
             np.require(images, requirements=("C", "W")), shared_memory=True
