@@ -101,6 +101,23 @@ def test_a_raster_and_its_mask_are_cut_pixel_for_pixel(tmp_path):
         assert (raster.crs.to_epsg(), raster.nodata) == (32633, 0)
 
 
+def test_the_place_that_is_told_beside_a_raster_is_kept(tmp_path):
+    image = values((16, 16))
+    write(tmp_path / "a.png", image, driver="PNG", nodata=int(image[0, 0, 0]), **PLACE)
+    mask = masked(tmp_path / "m.tif", np.zeros((16, 16), np.uint8))
+    files = sorted(tmp_path.iterdir())
+    assert tmp_path / "a.png.aux.xml" in files
+    settings = TileSettings(
+        (tmp_path / "a.png",), (mask,), classes=CLASSES, side=16, shares=ALL_TRAIN
+    )
+    tile(settings, tmp_path / "out")
+    with rasterio.open(tmp_path / "out/images/train/a_000000_000000.tif") as raster:
+        assert (raster.crs.to_epsg(), raster.transform) == (32633, PLACE["transform"])
+        assert raster.nodata == image[0, 0, 0]
+    assert sorted(tmp_path.iterdir()) == sorted([*files, tmp_path / "out"])
+    assert not list((tmp_path / "out").rglob("*.aux.xml"))
+
+
 def test_tiles_without_labels_are_left_out_and_counted(tmp_path):
     labels = np.full((16, 16), 255, np.uint8)
     labels[2, 3] = 1

@@ -253,6 +253,47 @@ def test_no_data_becomes_ignore(tmp_path, net):
     assert (labels_of(tmp_path / "out/nodata.tif") == expected).all()
 
 
+ASIDE = {
+    "a.png": {"driver": "PNG"},
+    "a.jpeg": {"driver": "JPEG"},
+    "a.tif": {"profile": "BASELINE", **TILED},
+}
+
+
+def beside(path):
+    """Let GDAL write a raster that tells its place, and no data, in NAME.aux.xml alone."""
+    values = noise()
+    values[:, 50:120, 30:200] = 7
+    write(path, values, nodata=7, **ASIDE[path.name], **PLACE)
+    assert path.with_name(f"{path.name}.aux.xml").exists()
+    return path
+
+
+@pytest.mark.parametrize("name", ASIDE)
+def test_what_is_told_beside_a_raster_counts(tmp_path, net, name):
+    source = beside(tmp_path / "in" / name)
+    files = {path: path.read_bytes() for path in (tmp_path / "in").iterdir()}
+    predicted(net, source, tmp_path / "out", format="tif", tile=(97, 110))
+    with rasterio.open(tmp_path / "out/a.tif") as file, rasterio.open(source) as given:
+        assert (file.crs.to_epsg(), file.transform) == (32633, PLACE["transform"])
+        assert ((file.read(1) == 255) == (given.dataset_mask() == 0)).all()
+        assert (file.read(1) == 255).sum() > 7000
+    assert {path: path.read_bytes() for path in (tmp_path / "in").iterdir()} == files
+    assert not list((tmp_path / "out").rglob("*.aux.xml"))
+
+
+def test_bands_have_no_data_where_it_is_told_beside_them(tmp_path):
+    reader = ImageReader(every_band=True)
+    for name in ("a.png", "a.tif"):
+        scene = RasterScene(beside(tmp_path / name), reader)
+        found = scene.read(range(20, 120), range(240))
+        with rasterio.open(scene.path) as file:
+            expected = np.moveaxis(file.read()[:, 20:120, :240], 0, 2)
+        assert (np.isnan(found) == (expected == 7)).all()
+        assert (found[expected != 7] == expected[expected != 7]).all()
+        scene.close()
+
+
 KINDS = {
     "strips": (noise(), {}),
     "apart": (noise(), {"interleave": "band", **TILED}),

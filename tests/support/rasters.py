@@ -24,10 +24,10 @@ def noise(size=SIZE, bands=3, dtype=np.uint8, seed=0):
     return small.repeat(9, 1).repeat(9, 2)[:, : size[0], : size[1]].astype(dtype)
 
 
-def write(path, values, **options):
+def write(path, values, driver="GTiff", **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     count, height, width = values.shape
-    about = {"driver": "GTiff", "count": count, "height": height, "width": width}
+    about = {"driver": driver, "count": count, "height": height, "width": width}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with rasterio.open(path, "w", **about, dtype=values.dtype.name, **options) as file:

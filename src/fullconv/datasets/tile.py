@@ -35,7 +35,7 @@ from fullconv.datasets.tile_truth import (
     window_of,
 )
 from fullconv.predict.coordinates import between
-from fullconv.predict.rasters import block_cache, opened, quiet_gdal
+from fullconv.predict.rasters import block_cache, opened, own_rasters, quiet_gdal
 from fullconv.predict.vectors import require_packages
 
 if TYPE_CHECKING:
@@ -348,7 +348,7 @@ def _write_window(path: Path, raster: DatasetReader, tile_: Tile, info: DatasetI
         profile["transform"] = raster.window_transform(window)
     if info.has_bands:
         profile |= {"photometric": "MINISBLACK", "alpha": "NO"}
-    with opened(path, "w", **profile) as written:
+    with own_rasters(), opened(path, "w", **profile) as written:
         written.write(raster.read(window=window))
         if info.has_bands:
             written.descriptions = info.bands

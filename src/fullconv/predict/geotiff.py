@@ -19,7 +19,7 @@ from fullconv.base.errors import WorkFailedError
 from fullconv.base.files import replacing
 from fullconv.base.palette import Colour, palette_image
 from fullconv.net.described import Size
-from fullconv.predict.rasters import NOWHERE, Place, opened, quiet_gdal
+from fullconv.predict.rasters import NOWHERE, Place, opened, own_rasters
 
 BLOCK = 512  # pixels a side of the file's own tiles
 SAMPLES = 16  # rows of blocks that are read back and compared
@@ -110,7 +110,7 @@ def _write_whole(
     path: Path, parts: Iterable[NDArray[np.uint8]], profile: dict[str, Any], about: _About
 ) -> None:
     """Write a raster with overviews, and read a sample of it back."""
-    with replacing(path) as temporary, quiet_gdal():
+    with replacing(path) as temporary, own_rasters():
         sums = _write(temporary, parts, profile, about)
         _add_overviews(temporary, "mode" if about.colours else "average")
         _compare(path, temporary, sums)

@@ -100,6 +100,8 @@ class RasterScene:
             self._require_windows(source)
             self.from_the_top = source.driver in _FROM_THE_TOP
             self.place = place_of(source)
+            if self.stored.nodata is None:  # it may be told beside the file
+                self.stored = replace(self.stored, nodata=source.nodata)
             flags = {flag.name for each in source.mask_flag_enums for flag in each}
             self.has_gaps = flags != {"all_valid"}
             times = 1 + self.has_gaps  # rows are looked at for gaps later
@@ -194,10 +196,13 @@ class _Rows:
 
     def __init__(self, scene: RasterScene) -> None:
         self._scene, self._lock = scene, threading.Lock()
-        self._channels = scene.stored.channels if scene.stored.every_band else len(RGB)
-        self._held, self._first = np.empty((0, scene.size[1], self._channels), np.uint8), 0
+        stored = scene.stored
+        self._channels = stored.channels if stored.every_band else len(RGB)
+        gaps = stored.every_band and stored.nodata is not None  # which are NaN
+        dtype = np.float32 if gaps else np.uint8
+        self._held, self._first = np.empty((0, scene.size[1], self._channels), dtype), 0
 
-    def read(self, rows: range, columns: range) -> NDArray[np.uint8]:
+    def read(self, rows: range, columns: range) -> NDArray[np.uint8] | NDArray[np.float32]:
         """Return a window; rows before its first are forgotten."""
         with self._lock:
             if rows.start < self._first:
@@ -207,7 +212,7 @@ class _Rows:
             have = self._first + len(self._held)
             if have < rows.stop:
                 every = range(self._scene.size[1])
-                grown = np.empty((len(rows), len(every), self._channels), np.uint8)
+                grown = np.empty((len(rows), len(every), self._channels), self._held.dtype)
                 grown[: len(self._held)] = self._held
                 for top in range(have, rows.stop, ROWS):
                     some = range(top, min(top + ROWS, rows.stop))
@@ -284,7 +289,20 @@ def size_of(path: Path, reader: ImageReader) -> tuple[int, int]:
 
 @contextmanager
 def quiet_gdal() -> Iterator[None]:
-    """Keep GDAL from saying that a photograph lies nowhere on earth."""
+    """Let GDAL tell the log of what it thinks, not the terminal.
+
+    What it reads beside a raster, in NAME.aux.xml, counts: JPEGs and PNGs have their place there.
+    It writes none for what is only read by windows.
+    """
+    import rasterio
+
+    with rasterio.Env():
+        yield
+
+
+@contextmanager
+def own_rasters() -> Iterator[None]:
+    """Let GDAL be quiet, and keep all that belongs to a raster in it: for those that we write."""
     import rasterio
 
     with rasterio.Env(GDAL_PAM_ENABLED="NO"):

@@ -12,7 +12,7 @@ from fullconv.base.errors import FullconvError
 from fullconv.base.progress import SILENT, Progress, Reporter
 from fullconv.predict.jobs import Job, Results
 from fullconv.predict.outcome import Prediction
-from fullconv.predict.rasters import block_cache, opened, place_of, quiet_gdal
+from fullconv.predict.rasters import block_cache, opened, own_rasters, place_of
 from fullconv.predict.regions import PIXEL, bytes_for, regions_of
 from fullconv.predict.room import granted
 from fullconv.predict.run import run
@@ -114,7 +114,7 @@ def write_vectors(
         FullconvError: it takes more than that, in a line that tells how much.
         OSError: it can't be written.
     """
-    with quiet_gdal(), block_cache(), opened(results.labels) as raster:
+    with own_rasters(), block_cache(), opened(results.labels) as raster:
         size, place, ignore_index = raster.shape, place_of(raster), int(raster.nodata)
         _require_room(PIXEL * size[0] * size[1], room, results.labels)
         labels = raster.read(1)
@@ -122,7 +122,7 @@ def write_vectors(
     _require_room(need, room, results.labels)
     sure = None
     if results.scores is not None:
-        with quiet_gdal(), block_cache(), opened(results.scores) as raster:
+        with own_rasters(), block_cache(), opened(results.scores) as raster:
             sure = raster.read(1)
     regions = regions_of(
         labels,
