@@ -252,6 +252,43 @@ def test_photographs_and_several_heads(tmp_path):
     assert about["area"] is None and 0 < about["probability"] <= 1 and about["pixels"] >= 4
 
 
+OFF_THE_EARTH = {
+    "another planet": rasterio.CRS.from_string("+proj=eqc +R=3396190 +units=m"),
+    "a site": rasterio.CRS.from_wkt(
+        'LOCAL_CS["site",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
+    ),
+}
+
+
+@pytest.mark.parametrize("where", OFF_THE_EARTH)
+def test_off_the_earth_there_are_polygons_without_areas(tmp_path, where):
+    place = Place(OFF_THE_EARTH[where], from_origin(1000, 2000, 5, 5))
+    results = label_raster(tmp_path / "a.tif", blobs(), place)
+    path, said = tmp_path / "a.gpkg", []
+    write_vectors(results, path, CLASSES, VectorSettings("gpkg"), say=said.append)
+    _, outlines, columns = read_vectors(path)
+    assert (painted(outlines, columns["label"], (60, 80), place.transform) == blobs()).all()
+    assert np.isnan(columns["area"].astype(float)).all()
+    (line,) = said
+    assert line.startswith(f"note: {path}: area is null (its coordinates can't be brought")
+    with pytest.raises(FullconvError, match="ask for --format gpkg, which keeps them"):
+        write_vectors(results, tmp_path / "a.geojson", CLASSES, VectorSettings("geojson"))
+    assert not (tmp_path / "a.geojson").exists()
+
+
+def test_a_raster_off_the_earth_does_not_stop_the_others(tmp_path, net):
+    mars = {**PLACE, "crs": OFF_THE_EARTH["another planet"]}
+    write(tmp_path / "in/a.tif", noise((70, 90)), **mars)
+    write(tmp_path / "in/b.tif", noise((70, 90)), **PLACE)
+    settings = PredictSettings(net, (str(tmp_path / "in"),), tmp_path / "out", engine="torch")
+    found = predict_vectors(settings, VectorSettings("geojson"))
+    (failure,) = found.failures
+    assert failure.source == tmp_path / "in/a.tif"
+    assert failure.reason.startswith(f"{tmp_path / 'out/vectors/a.geojson'}: its coordinates")
+    assert "\n" not in failure.reason
+    assert [path.name for path in (tmp_path / "out/vectors").iterdir()] == ["b.geojson"]
+
+
 def test_what_takes_more_memory_is_refused_in_a_line(tmp_path):
     results = label_raster(tmp_path / "a.tif", blobs(), Place())
     with pytest.raises(FullconvError, match=r"a\.tif: its polygons take about .* raise --memory"):

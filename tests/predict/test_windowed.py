@@ -579,6 +579,37 @@ def test_what_was_written_is_read_back(tmp_path, monkeypatch):
     assert (tmp_path / "a.tif").read_bytes() == before
 
 
+@pytest.fixture
+def full_disk():
+    """Let no file of this process grow beyond so many bytes, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("name", ["labels", "probabilities"])
+def test_a_disk_that_is_full_is_told_wherever_it_ends(tmp_path, full_disk, name):
+    values = np.random.default_rng(0).integers(0, 9, (1100, 1100), np.uint8)
+    path = tmp_path / "a.tif"
+
+    def written():
+        if name == "labels":
+            geotiff.write_label_raster(path, [values], values.shape, ("x",) * 9, [(1, 2, 3)])
+        else:
+            geotiff.write_probability_raster(path, [values], values.shape)
+
+    written()
+    whole = path.read_bytes()
+    for short in (1, 500, 20_000, len(whole) // 20, len(whole) // 5, len(whole) - 1000):
+        full_disk(len(whole) - short)
+        with pytest.raises(OSError, match="is the disk full"):
+            written()
+    full_disk(len(whole))
+    written()
+    assert path.read_bytes() == whole and list(tmp_path.iterdir()) == [path]
+
+
 def test_the_bar_counts_tiles(tmp_path, net):
     heard = []
 

@@ -35,7 +35,7 @@ from fullconv.datasets.tile_truth import (
     window_of,
 )
 from fullconv.predict.coordinates import between
-from fullconv.predict.rasters import block_cache, opened, own_rasters, quiet_gdal
+from fullconv.predict.rasters import block_cache, gdal_errors, opened, own_rasters, quiet_gdal
 from fullconv.predict.vectors import require_packages
 
 if TYPE_CHECKING:
@@ -369,11 +369,9 @@ def _pixel(raster: DatasetReader) -> float:
 @contextmanager
 def _told(path: Path) -> Iterator[None]:
     """Name the raster in what fails while it is read or cut."""
-    from rasterio.errors import RasterioError
-
     try:
         yield
-    except RasterioError as error:
+    except gdal_errors() as error:
         raise FullconvError(f"{path}: can't be cut ({one_line(error)})") from error
     except FullconvError as error:
         raise FullconvError(f"{path}: {error}") from error

@@ -17,7 +17,7 @@ from fullconv.data.info import MAX_CLASSES
 from fullconv.datasets.formats.classes import BACKGROUND, IGNORE, IGNORED
 from fullconv.datasets.tile_grid import Tile
 from fullconv.predict.coordinates import between, placed_by
-from fullconv.predict.rasters import opened
+from fullconv.predict.rasters import gdal_errors, opened
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -295,11 +295,9 @@ def window_of(tile: Tile) -> Any:
 
 def open_raster(path: Path) -> DatasetReader:
     """Open a raster; what is none becomes a line."""
-    from rasterio.errors import RasterioError
-
     try:
         return opened(path)
-    except RasterioError as error:
+    except gdal_errors() as error:
         raise FullconvError(f"{path}: is no raster that can be read ({one_line(error)})") from error
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fullconv.base.errors import FullconvError, one_line
-from fullconv.predict.rasters import quiet_gdal
+from fullconv.predict.rasters import gdal_errors, quiet_gdal
 
 WGS84 = "EPSG:4326"  # longitudes and latitudes, in this order
 
@@ -36,13 +36,12 @@ def between(
     """
 
     def moved(points: Coordinates) -> Coordinates:
-        from rasterio.errors import RasterioError
         from rasterio.warp import transform
 
         try:
             with quiet_gdal():
                 x, y = transform(source, target, *points.T.tolist())
-        except RasterioError as error:
+        except gdal_errors() as error:
             raise FullconvError(
                 f"its coordinates can't be brought to another system ({one_line(error)})"
             ) from error

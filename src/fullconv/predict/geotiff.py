@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.base.errors import WorkFailedError
+from fullconv.base.errors import WorkFailedError, one_line
 from fullconv.base.files import replacing
 from fullconv.base.palette import Colour, palette_image
 from fullconv.net.described import Size
-from fullconv.predict.rasters import NOWHERE, Place, opened, own_rasters
+from fullconv.predict.rasters import NOWHERE, Place, gdal_errors, opened, own_rasters
 
 BLOCK = 512  # pixels a side of the file's own tiles
 SAMPLES = 16  # rows of blocks that are read back and compared
@@ -109,11 +110,22 @@ def _about(classes: Sequence[str], palette: Sequence[Colour], ignore_index: int)
 def _write_whole(
     path: Path, parts: Iterable[NDArray[np.uint8]], profile: dict[str, Any], about: _About
 ) -> None:
-    """Write a raster with overviews, and read a sample of it back."""
-    with replacing(path) as temporary, own_rasters():
+    """Write a raster with overviews; read these and a sample of the raster back."""
+    with replacing(path) as temporary, own_rasters(), _unwritable():
         sums = _write(temporary, parts, profile, about)
-        _add_overviews(temporary, "mode" if about.colours else "average")
+        smaller = _add_overviews(temporary, "mode" if about.colours else "average")
         _compare(path, temporary, sums)
+        _compare_overviews(path, temporary, smaller)
+
+
+@contextmanager
+def _unwritable() -> Iterator[None]:
+    """Let what GDAL says of a disk that is full, or broken, be an OSError."""
+    try:
+        yield
+    except gdal_errors() as error:
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        raise OSError(f"{one_line(cause).rstrip('.')}; is the disk full?") from error
 
 
 def _profile(size: Size, ignore_index: int, place: Place) -> dict[str, Any]:
@@ -176,14 +188,34 @@ def _blocks(parts: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[int, NDArray[n
         yield top, rows
 
 
-def _add_overviews(path: Path, resampling: str) -> None:
+def _add_overviews(path: Path, resampling: str) -> list[int]:
+    """Add overviews; return the check sums that they have before GDAL closes the file."""
     from rasterio.enums import Resampling
 
     with opened(path, "r+") as raster:
-        longest = max(raster.shape)
-        factors = [2**power for power in range(1, 16) if longest // 2 ** (power - 1) > BLOCK]
-        if factors:
+        if factors := _factors(raster.shape):
             raster.build_overviews(factors, Resampling[resampling])
+        return _overview_sums(raster)
+
+
+def _factors(size: Size) -> list[int]:
+    """Return how many times smaller each overview is."""
+    return [2**power for power in range(1, 16) if max(size) // 2 ** (power - 1) > BLOCK]
+
+
+def _overview_sums(raster: Any) -> list[int]:
+    """Return how many overviews there are, and check sums of their rows of blocks."""
+    from rasterio.windows import Window
+
+    sums = [len(raster.overviews(1))]
+    for factor in _factors(raster.shape):
+        width, step = -(-raster.width // factor), factor * BLOCK
+        for top in range(0, raster.height, step):
+            rows = min(step, raster.height - top)
+            window, shape = Window(0, top, raster.width, rows), (-(-rows // factor), width)
+            block = raster.read(1, window=window, out_shape=shape)
+            sums.append(zlib.crc32(block.data))
+    return sums
 
 
 def _compare(path: Path, written: Path, sums: dict[int, int]) -> None:
@@ -199,3 +231,12 @@ def _compare(path: Path, written: Path, sums: dict[int, int]) -> None:
                     f"{path}: rows {top} to {top + rows} are not what was written; is the disk "
                     "all right?"
                 )
+
+
+def _compare_overviews(path: Path, written: Path, sums: list[int]) -> None:
+    """Read overviews back, which GDAL may only write, or fail to write, when it closes the file."""
+    with opened(written) as raster:
+        if _overview_sums(raster) != sums:
+            raise WorkFailedError(
+                f"{path}: its overviews are not what was written; is the disk full?"
+            )

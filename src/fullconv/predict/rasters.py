@@ -172,8 +172,6 @@ class RasterScene:
     @contextmanager
     def _reading(self) -> Iterator[DatasetReader]:
         """Give this thread's handle; what fails becomes a line."""
-        from rasterio.errors import RasterioError
-
         try:
             with quiet_gdal():
                 if not hasattr(self._local, "source"):
@@ -181,7 +179,7 @@ class RasterScene:
                     with self._lock:
                         self._open.append(self._local.source)
                 yield self._local.source
-        except RasterioError as error:
+        except gdal_errors() as error:
             raise FullconvError(
                 f"{self.path}: is damaged or truncated ({one_line(error)}); restore the file or "
                 "remove it"
@@ -285,6 +283,18 @@ def size_of(path: Path, reader: ImageReader) -> tuple[int, int]:
     if not stored.every_band:
         require_picture(path, stored, reader.span)
     return stored.size
+
+
+def gdal_errors() -> tuple[type[Exception], ...]:
+    """Return what rasterio raises where GDAL fails.
+
+    Some calls wrap what GDAL says in an error of rasterio's, and others raise it as it is, by
+    classes that `rasterio.errors` doesn't name.
+    """
+    from rasterio._err import CPLE_BaseError
+    from rasterio.errors import RasterioError
+
+    return RasterioError, CPLE_BaseError
 
 
 @contextmanager

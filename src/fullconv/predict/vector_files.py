@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fullconv.base.errors import one_line
+from fullconv.base.errors import FullconvError, one_line
 from fullconv.base.files import replacing
 from fullconv.net.described import Size
 from fullconv.predict.coordinates import WGS84, Coordinates, between, placed_by
@@ -34,37 +34,40 @@ class Features:
             transform, and without that in pixels, x to the right and y down.
         crs: the coordinate reference system; None: unknown.
         columns: what is known of each, by name: n values.
+        unmeasured: why their areas aren't known, where there is a system.
     """
 
     outlines: Geometries
     crs: Any
     columns: Mapping[str, NDArray[Any]]
+    unmeasured: str = ""
 
 
 def features_of(regions: Regions, classes: Sequence[str], place: Place, size: Size) -> Features:
     """Place regions on the earth, and measure them there.
 
     Areas are true ones, in square metres, also where the system's own are not (degrees, Web
-    Mercator): they are measured in an equal-area projection.
+    Mercator): they are measured in an equal-area projection. They are NaN, and why is in the
+    result, where coordinates can't be brought to it: on other planets, and on sites of their own.
 
     Args:
         regions: in pixels.
         classes: names, index = label id.
         place: where the raster lies; one that has control points alone lies nowhere.
         size: of the raster.
-
-    Raises:
-        FullconvError: its coordinates can't be brought to longitudes and latitudes.
     """
     import shapely
 
-    crs, outlines = None, regions.outlines
+    crs, outlines, unmeasured = None, regions.outlines, ""
     areas = np.full(len(regions.labels), np.nan)
     if place.transform is not None:
         crs, placed = place.crs, placed_by(place.transform)
         outlines = shapely.transform(outlines, placed)
     if crs is not None:
-        areas = _areas(outlines, crs, placed(np.array([[size[1] / 2, size[0] / 2]])))
+        try:
+            areas = _areas(outlines, crs, placed(np.array([[size[1] / 2, size[0] / 2]])))
+        except FullconvError as error:
+            unmeasured = str(error)
     columns: dict[str, NDArray[Any]] = {
         "class": np.array([classes[label] for label in regions.labels], np.object_),
         "label": regions.labels,
@@ -72,7 +75,7 @@ def features_of(regions: Regions, classes: Sequence[str], place: Place, size: Si
         "pixels": regions.pixels,
         "probability": regions.probabilities.round(4),
     }
-    return Features(outlines, crs, columns)
+    return Features(outlines, crs, columns, unmeasured)
 
 
 def write_geojson(path: Path, features: Features) -> None:
@@ -101,7 +104,7 @@ def write_geopackage(path: Path, features: Features) -> None:
         OSError: it can't be written; whatever stood there before is untouched.
     """
     import shapely
-    from pyogrio.errors import DataSourceError
+    from pyogrio.errors import DataLayerError, DataSourceError
     from pyogrio.raw import write
 
     with replacing(path) as temporary, warnings.catch_warnings():
@@ -117,7 +120,7 @@ def write_geopackage(path: Path, features: Features) -> None:
                 geometry_type="Polygon",
                 crs=None if features.crs is None else features.crs.to_wkt(),
             )
-        except DataSourceError as error:
+        except (DataLayerError, DataSourceError) as error:
             raise OSError(one_line(error)) from error
 
 
@@ -130,13 +133,24 @@ def _lines(features: Features) -> Iterator[str]:
         part = slice(first, first + AT_ONCE)
         outlines = features.outlines[part]
         if features.crs is not None:
-            outlines = shapely.transform(outlines, between(features.crs, WGS84, DECIMALS))
+            outlines = _on_earth(outlines, features.crs)
         shown = shapely.to_geojson(shapely.orient_polygons(outlines))
         values = zip(*(column[part].tolist() for column in features.columns.values()), strict=True)
         for geometry, own in zip(shown, values, strict=True):
             told = {name: _plain(value) for name, value in zip(names, own, strict=True)}
             properties = json.dumps(told, ensure_ascii=False)
             yield f'{{"type": "Feature", "properties": {properties}, "geometry": {geometry}}}'
+
+
+def _on_earth(outlines: Geometries, crs: Any) -> Geometries:
+    """Return polygons in longitudes and latitudes."""
+    import shapely
+
+    try:
+        moved: Geometries = shapely.transform(outlines, between(crs, WGS84, DECIMALS))
+    except FullconvError as error:
+        raise FullconvError(f"{error}; ask for --format gpkg, which keeps them") from error
+    return moved
 
 
 def _plain(value: Any) -> Any:

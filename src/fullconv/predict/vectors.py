@@ -8,16 +8,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from fullconv.base.errors import FullconvError
+from fullconv.base.errors import FullconvError, one_line
 from fullconv.base.progress import SILENT, Progress, Reporter
 from fullconv.predict.jobs import Job, Results
 from fullconv.predict.outcome import Prediction
-from fullconv.predict.rasters import block_cache, opened, own_rasters, place_of
+from fullconv.predict.rasters import block_cache, gdal_errors, opened, own_rasters, place_of
 from fullconv.predict.regions import PIXEL, bytes_for, regions_of
 from fullconv.predict.room import granted
 from fullconv.predict.run import run
 from fullconv.predict.settings import PredictSettings
-from fullconv.predict.stream import Failure
+from fullconv.predict.stream import MOST_WORDS, Failure
 from fullconv.predict.vector_files import (
     Features,
     features_of,
@@ -87,8 +87,10 @@ def predict_vectors(
             for job in jobs:
                 path = folder / f"{job.name}.{vectors.format}"
                 try:
-                    polygons += write_vectors(job.results[at], path, head.classes, vectors, room)
-                except (FullconvError, OSError) as error:
+                    polygons += write_vectors(
+                        job.results[at], path, head.classes, vectors, room, say=bar.say
+                    )
+                except (FullconvError, OSError, *gdal_errors()) as error:
                     failures.append(_failure(job, path, error, bar))
                 bar.advance()
     return Vectored(prediction, tuple(folders), polygons, tuple(failures))
@@ -100,6 +102,8 @@ def write_vectors(
     classes: Sequence[str],
     vectors: VectorSettings,
     room: int | None = None,
+    *,
+    say: Callable[[str], None] = lambda _: None,
 ) -> int:
     """Write the regions of a label raster as polygons; return how many there are.
 
@@ -109,9 +113,11 @@ def write_vectors(
         classes: names, index = label id.
         vectors: how.
         room: bytes of memory that there are for it; None: nobody knows.
+        say: is told, in a line, why their areas aren't known.
 
     Raises:
-        FullconvError: it takes more than that, in a line that tells how much.
+        FullconvError: it takes more than that, in a line that tells how much; or coordinates can't
+            be brought to longitudes and latitudes, which a GeoJSON needs.
         OSError: it can't be written.
     """
     with own_rasters(), block_cache(), opened(results.labels) as raster:
@@ -131,7 +137,10 @@ def write_vectors(
         simplify=vectors.simplify,
         sure=sure,
     )
-    dict(WRITERS)[vectors.format](path, features_of(regions, classes, place, size))
+    features = features_of(regions, classes, place, size)
+    dict(WRITERS)[vectors.format](path, features)
+    if features.unmeasured:
+        say(f"note: {path}: area is null ({features.unmeasured})")
     return len(regions.labels)
 
 
@@ -154,6 +163,8 @@ def _require_room(need: int, room: int | None, path: Path) -> None:
 
 def _failure(job: Job, path: Path, error: Exception, bar: Progress) -> Failure:
     """Say why no polygons came of a raster."""
-    told = str(error) if str(path) in str(error) or ".tif: " in str(error) else f"{path}: {error}"
+    told = one_line(error, MOST_WORDS)
+    if str(path) not in told and ".tif: " not in told:
+        told = f"{path}: {told}"
     bar.say(told)
     return Failure(job.source, told)
