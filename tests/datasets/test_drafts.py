@@ -75,6 +75,35 @@ def test_predict_drafts_with_confidence(command_line, random_model, tmp_path, ca
     assert all(1 / 3 - 0.1 < each["score"] <= 1 for each in content["annotations"])
 
 
+def test_an_image_that_is_labelled_as_a_raster_has_confidences(
+    command_line, random_model, tmp_path
+):
+    pixels = np.random.default_rng(0).integers(0, 255, (7, 9, 3), np.uint8)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("large.tif", "small.png"):
+        image = Image.fromarray(pixels.repeat(10, 0).repeat(10, 1))
+        image.crop((0, 0, 90 if name == "large.tif" else 50, 70)).save(photos / name)
+    found = {}
+    for most in (6000, 7000):  # the larger one goes by windows, and is held whole
+        out = tmp_path / f"{most}"
+        words = ("--out", out, "--engine", "torch", "--scores", "--format", "coco", "--quiet")
+        asked = ("--max-pixels", most)
+        assert command_line("predict", random_model, photos, *words, *asked) == 0
+        content = json.loads((out / "drafts" / "annotations.json").read_text())
+        large = {x["id"] for x in content["images"] if x["file_name"].endswith("large.tif")}
+        assert len(content["images"]) == 2
+        found[most] = [
+            (each["category_id"], each["area"], each["score"])
+            for each in content["annotations"]
+            if each["image_id"] in large
+        ]
+    assert (tmp_path / "6000/scores/large.tif").exists()
+    assert (tmp_path / "7000/scores/large.npy").exists()
+    by_windows, whole = np.array(found[6000]), np.array(found[7000])
+    np.testing.assert_allclose(by_windows, whole, atol=0.01)
+
+
 def test_a_tool_that_is_not_known(command_line, random_model, tmp_path, capsys):
     words = ("--out", tmp_path / "out", "--format", "paint")
     assert command_line("predict", random_model, tmp_path, *words) == 2

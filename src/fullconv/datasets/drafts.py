@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,8 @@ from fullconv.base.progress import SILENT, Progress, Reporter
 from fullconv.base.remote import is_remote
 from fullconv.datasets.formats import coco, cvat, label_studio, labelme, ultralytics
 from fullconv.datasets.formats.draft import Draft, DraftedRegion, DraftWriter
-from fullconv.predict.jobs import Job, Results
+from fullconv.predict.geotiff import CERTAIN, UNKNOWN
+from fullconv.predict.jobs import TIF, Job, Results
 from fullconv.predict.outcome import Prediction
 from fullconv.predict.run import run
 from fullconv.predict.settings import PredictSettings
@@ -32,6 +34,7 @@ WRITERS: tuple[tuple[Tool, DraftWriter], ...] = (
     ("coco", coco.write),
     ("ultralytics", ultralytics.write),
 )
+_OWN = ImageReader(max_pixels=sys.maxsize)  # reads results, which are as large as their images
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def _drafts(
 ) -> Iterator[Draft]:
     for job in jobs:
         results = job.results[head]
-        labels = ImageReader().mask(results.labels)
+        labels = _OWN.mask(results.labels)
         size = (labels.shape[0], labels.shape[1])
         yield Draft(job.name, job.path, size, regions(labels, classes, drafting, results))
         bar.advance()
@@ -119,7 +122,7 @@ def regions(
         results: where probabilities may lie.
     """
     scores = results.scores if results is not None else None
-    probabilities = np.load(scores, mmap_mode="r") if scores is not None else None
+    probabilities = _probabilities(scores, labels) if scores is not None else None
     size = (labels.shape[0], labels.shape[1])
     found = []
     for region in outlines(without_specks(labels, drafting.min_area), drafting.tolerance):
@@ -128,8 +131,29 @@ def regions(
         confidence = None
         if probabilities is not None:
             y, x, pixels = covered([region.rim, *region.holes], size)
-            box = probabilities[region.label, y : y + pixels.shape[0], x : x + pixels.shape[1]]
-            confidence = float(box[pixels].mean(dtype=np.float64)) if pixels.any() else None
+            box = slice(y, y + pixels.shape[0]), slice(x, x + pixels.shape[1])
+            values = probabilities(region.label, box)[pixels]
+            known = values[~np.isnan(values)]
+            confidence = float(known.mean(dtype=np.float64)) if known.size else None
         name = classes[region.label]
         found.append(DraftedRegion(name, region.rim, region.holes, confidence))
     return found
+
+
+def _probabilities(
+    scores: Path, labels: NDArray[np.uint8]
+) -> Callable[[int, tuple[slice, slice]], NDArray[Any]]:
+    """Return what tells the probability of a label in a box of pixels; NaN: it isn't known.
+
+    Of an image that was labelled as a raster only that of each pixel's own label is.
+    """
+    if scores.suffix not in TIF:
+        every = np.load(scores, mmap_mode="r")
+        return lambda label, box: np.asarray(every[label, *box])
+    sure = _OWN.values(scores)[..., 0]
+
+    def own(label: int, box: tuple[slice, slice]) -> NDArray[Any]:
+        known = (labels[box] == label) & (sure[box] != UNKNOWN)
+        return np.where(known, sure[box] / CERTAIN, np.nan)
+
+    return own
