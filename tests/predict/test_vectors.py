@@ -18,6 +18,7 @@ from rasterio.warp import transform as transformed
 from rasters import PLACE, SIZE, TILED, labels_of, noise, small, write
 
 from fullconv.base.errors import FullconvError
+from fullconv.predict.coordinates import WGS84, between, placed_by
 from fullconv.predict.geotiff import CERTAIN, UNKNOWN, write_label_raster
 from fullconv.predict.jobs import Results
 from fullconv.predict.rasters import Place
@@ -186,14 +187,14 @@ def authalic(latitude):
 def test_areas_are_those_on_the_earth():
     labels = np.zeros((10, 20), np.uint8)
     degrees = Place(rasterio.CRS.from_epsg(4326), from_origin(170, 61, 0.5, 0.1))
-    (area,) = features_of(regions_of(labels), CLASSES, degrees, labels.shape).columns["area"]
+    (area,) = features_of(regions_of(labels), CLASSES, degrees).columns["area"]
     assert area == pytest.approx((authalic(61) - authalic(60)) * math.radians(10), rel=1e-9)
     for epsg, east, north, scale in (
         (32633, 500_000, 5_500_000, 0.9996),  # on the central meridian
         (3857, 1_000_000, 6_446_275.84, 1 / math.cos(math.radians(50.0))),
     ):
         place = Place(rasterio.CRS.from_epsg(epsg), from_origin(east - 10, north + 5, 1, 1))
-        (area,) = features_of(regions_of(labels), CLASSES, place, labels.shape).columns["area"]
+        (area,) = features_of(regions_of(labels), CLASSES, place).columns["area"]
         assert area == pytest.approx(200 / scale**2, rel=5e-3 if epsg == 3857 else 1e-5)
 
 
@@ -250,6 +251,98 @@ def test_photographs_and_several_heads(tmp_path):
     assert (points.min(0) >= 0).all() and (points.max(0) <= (90, 70)).all()
     (about, *_) = (each["properties"] for each in content["features"])
     assert about["area"] is None and 0 < about["probability"] <= 1 and about["pixels"] >= 4
+
+
+def coast(size=(200, 200)):
+    """Three regions: a line goes from left to right, a corner is another one's."""
+    rng = np.random.default_rng(0)
+    edge = size[0] // 2 + np.cumsum(rng.integers(-1, 2, size[1]))
+    labels = (np.indices(size)[0] >= edge).astype(np.uint8)
+    labels[: size[0] // 4, size[1] // 2 :] = 2
+    return labels
+
+
+def rings(size=(200, 200)):
+    """Discs and rings about the middle, and a bar across it."""
+    y, x = np.indices(size)
+    away = np.hypot(y - (size[0] - 1) / 2, x - (size[1] - 1) / 2) / size[0]
+    labels = np.digitize(away, [0.2, 0.4]).astype(np.uint8)
+    labels[size[0] // 2 - 3 :, size[1] // 2 : size[1] // 2 + 20] = 3
+    return labels
+
+
+WIDE = {  # system, upper left corner, side of a pixel, map
+    "UTM, 50 degrees": (32633, (500_000, 5_500_000), 500, coast()),
+    "UTM, 70 degrees": (32633, (500_000, 7_800_000), 500, coast()),
+    "Europe": (3035, (4_000_000, 3_200_000), 2000, coast()),
+    "sea ice": (3413, (400_000, -1_000_000), 2000, coast()),
+    "about the pole": (3413, (-502_000, 503_000), 5000, rings()),
+    "a corner at the pole": (3413, (-500_000, 500_000), 5000, rings()),
+    "about the South pole": (3031, (-502_000, 503_000), 5000, rings()),
+    "Fiji": (32760, (811_000, 8_010_000), 200, coast((100, 100))),
+    "0 to 360": (4326, (150, 20), 0.25, coast()),
+    "everywhere": (4326, (-180, 90), 1, coast((180, 360))),
+    "everywhere, in Mercator": (3857, (-20_037_508.34, 20_000_000), 100_000, coast((400, 400))),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_wide_polygons_are_true_on_the_earth(tmp_path, name):
+    epsg, corner, pixel, labels = WIDE[name]
+    place = Place(rasterio.CRS.from_epsg(epsg), from_origin(*corner, pixel, pixel))
+    results = label_raster(tmp_path / "a.tif", labels, place)
+    path = tmp_path / "a.geojson"
+    write_vectors(results, path, CLASSES, VectorSettings("geojson"))
+    features = json.loads(path.read_text())["features"]
+    outlines = [shapely.geometry.shape(each["geometry"]) for each in features]
+    bounds = shapely.bounds(outlines)
+    assert all(map(shapely.is_valid, outlines))
+    assert (bounds[:, :2] >= (-180, -90)).all() and (bounds[:, 2:] <= (180, 90)).all()
+    rows, columns = np.indices(labels.shape).reshape(2, -1) + 0.5
+    x, y = place.transform @ (columns, rows)
+    longitude, latitude = map(np.array, transformed(place.crs, "EPSG:4326", x, y))
+    longitude = (longitude + 180) % 360 - 180
+    inside = np.abs(longitude) < 180 - 1e-9  # others lie where polygons are cut
+    times, found = np.zeros(labels.size, int), np.full(labels.size, 255)
+    for outline, each in zip(outlines, features, strict=True):
+        within = shapely.contains_xy(outline, longitude, latitude)
+        times += within
+        found[within] = each["properties"]["label"]
+    assert (times[inside] == 1).all() and (found == labels.ravel())[inside].all()
+    areas = [each["properties"]["area"] for each in features]
+    if epsg == 4326:
+        (west, north), (east, south) = corner, place.transform @ labels.shape[::-1]
+        total = (authalic(north) - authalic(south)) * math.radians(east - west)
+        assert sum(areas) == pytest.approx(total, rel=1e-12)
+    elif epsg != 3857:
+        np.testing.assert_allclose(areas, areas_in_a_plane(place, labels), rtol=1e-4)
+
+
+def areas_in_a_plane(place, labels):
+    """Measure regions, whose sides have a point each quarter of a pixel, about their middle."""
+    y, x = labels.shape
+    (longitude,), (latitude,) = transformed(
+        place.crs, "EPSG:4326", *([each] for each in place.transform @ (x / 2, y / 2))
+    )
+    plane = f"+proj=laea +lon_0={longitude} +lat_0={latitude} +datum=WGS84"
+    outlines = shapely.transform(
+        shapely.segmentize(regions_of(labels).outlines, 0.25), placed_by(place.transform)
+    )
+    return shapely.area(shapely.transform(outlines, between(place.crs, plane)))
+
+
+def test_small_polygons_are_written_without_further_points(tmp_path):
+    for place in (PLACES["UTM"], PLACES["rotated"], PLACES["degrees"], PLACES["Web Mercator"]):
+        results = label_raster(tmp_path / "a.tif", blobs(), place)
+        path = tmp_path / "a.geojson"
+        write_vectors(results, path, CLASSES, VectorSettings("geojson"))
+        found = [
+            shapely.geometry.shape(each["geometry"])
+            for each in json.loads(path.read_text())["features"]
+        ]
+        expected = shapely.transform(regions_of(blobs()).outlines, placed_by(place.transform))
+        expected = shapely.transform(expected, between(place.crs, WGS84, 9))
+        assert shapely.equals_exact(shapely.normalize(found), shapely.normalize(expected)).all()
 
 
 OFF_THE_EARTH = {

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from fullconv.base.errors import FullconvError, one_line
 from fullconv.base.files import replacing
-from fullconv.net.described import Size
-from fullconv.predict.coordinates import WGS84, Coordinates, between, placed_by
+from fullconv.predict.coordinates import placed_by
+from fullconv.predict.earth import DECIMALS, areas_of, on_earth
 from fullconv.predict.rasters import Place
 from fullconv.predict.regions import Geometries, Regions
 
-DECIMALS = 9  # of a degree: a tenth of a millimetre
-AT_ONCE = 10_000  # polygons that are made text of at a time
+WRITTEN = 0.1  # pixels that a side may lie off on the earth; centres of pixels are half a one away
+MEASURED = 0.001  # likewise where areas are measured, which are right to 0.0001 by that
+AT_ONCE = 10_000  # polygons that are measured, or made text of, at a time
 LAYER = "labels"
 
 
@@ -34,16 +35,18 @@ class Features:
             transform, and without that in pixels, x to the right and y down.
         crs: the coordinate reference system; None: unknown.
         columns: what is known of each, by name: n values.
+        pixel: the shorter side of a pixel, in the system's coordinates.
         unmeasured: why their areas aren't known, where there is a system.
     """
 
     outlines: Geometries
     crs: Any
     columns: Mapping[str, NDArray[Any]]
+    pixel: float = 1.0
     unmeasured: str = ""
 
 
-def features_of(regions: Regions, classes: Sequence[str], place: Place, size: Size) -> Features:
+def features_of(regions: Regions, classes: Sequence[str], place: Place) -> Features:
     """Place regions on the earth, and measure them there.
 
     Areas are true ones, in square metres, also where the system's own are not (degrees, Web
@@ -54,18 +57,23 @@ def features_of(regions: Regions, classes: Sequence[str], place: Place, size: Si
         regions: in pixels.
         classes: names, index = label id.
         place: where the raster lies; one that has control points alone lies nowhere.
-        size: of the raster.
     """
     import shapely
 
-    crs, outlines, unmeasured = None, regions.outlines, ""
+    crs, outlines, pixel, unmeasured = None, regions.outlines, 1.0, ""
     areas = np.full(len(regions.labels), np.nan)
     if place.transform is not None:
-        crs, placed = place.crs, placed_by(place.transform)
-        outlines = shapely.transform(outlines, placed)
+        crs, (a, b, _, d, e, *_) = place.crs, place.transform
+        pixel = min(math.hypot(a, d), math.hypot(b, e))
+        outlines = shapely.transform(outlines, placed_by(place.transform))
     if crs is not None:
         try:
-            areas = _areas(outlines, crs, placed(np.array([[size[1] / 2, size[0] / 2]])))
+            areas = np.concatenate(
+                [
+                    areas_of(on_earth(outlines[part], crs, MEASURED * pixel))
+                    for part in _parts(outlines)
+                ]
+            )
         except FullconvError as error:
             unmeasured = str(error)
     columns: dict[str, NDArray[Any]] = {
@@ -75,7 +83,7 @@ def features_of(regions: Regions, classes: Sequence[str], place: Place, size: Si
         "pixels": regions.pixels,
         "probability": regions.probabilities.round(4),
     }
-    return Features(outlines, crs, columns, unmeasured)
+    return Features(outlines, crs, columns, pixel, unmeasured)
 
 
 def write_geojson(path: Path, features: Features) -> None:
@@ -129,11 +137,10 @@ def _lines(features: Features) -> Iterator[str]:
     import shapely
 
     names = list(features.columns)
-    for first in range(0, len(features.outlines), AT_ONCE):
-        part = slice(first, first + AT_ONCE)
+    for part in _parts(features.outlines):
         outlines = features.outlines[part]
         if features.crs is not None:
-            outlines = _on_earth(outlines, features.crs)
+            outlines = _on_earth(outlines, features)
         shown = shapely.to_geojson(shapely.orient_polygons(outlines))
         values = zip(*(column[part].tolist() for column in features.columns.values()), strict=True)
         for geometry, own in zip(shown, values, strict=True):
@@ -142,26 +149,23 @@ def _lines(features: Features) -> Iterator[str]:
             yield f'{{"type": "Feature", "properties": {properties}, "geometry": {geometry}}}'
 
 
-def _on_earth(outlines: Geometries, crs: Any) -> Geometries:
-    """Return polygons in longitudes and latitudes."""
+def _parts(outlines: Geometries) -> Iterator[slice]:
+    """Yield which polygons are worked on at a time."""
+    for first in range(0, max(1, len(outlines)), AT_ONCE):
+        yield slice(first, first + AT_ONCE)
+
+
+def _on_earth(outlines: Geometries, features: Features) -> Geometries:
+    """Return some of the polygons in longitudes and latitudes, as they are written."""
     import shapely
 
     try:
-        moved: Geometries = shapely.transform(outlines, between(crs, WGS84, DECIMALS))
+        moved = on_earth(outlines, features.crs, WRITTEN * features.pixel)
     except FullconvError as error:
         raise FullconvError(f"{error}; ask for --format gpkg, which keeps them") from error
-    return moved
+    rounded: Geometries = shapely.transform(moved, lambda points: points.round(DECIMALS))
+    return rounded
 
 
 def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _areas(outlines: Geometries, crs: Any, middle: Coordinates) -> NDArray[np.float64]:
-    """Return the areas of polygons, by an equal-area projection about the raster's middle."""
-    import shapely
-
-    ((longitude, _),) = between(crs, WGS84)(middle).tolist()
-    plane = f"+proj=cea +lon_0={longitude:.6f} +datum=WGS84 +units=m"
-    areas: NDArray[np.float64] = shapely.area(shapely.transform(outlines, between(crs, plane)))
-    return areas

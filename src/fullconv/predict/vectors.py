@@ -80,6 +80,7 @@ def predict_vectors(
     prediction = run(settings, reporter)
     jobs, heads, room = prediction.jobs, tuple(prediction.heads), granted(settings.memory)
     folders, polygons, failures = list[Path](), 0, list[Failure]()
+    told: tuple[type[Exception], ...] = (FullconvError, OSError, *gdal_errors())
     with reporter.bar(len(jobs) * len(heads), f"write {vectors.format}") as bar:
         for at, (name, head) in enumerate(prediction.heads.items()):
             folder = settings.out / (name if len(heads) > 1 else "") / "vectors"
@@ -90,7 +91,7 @@ def predict_vectors(
                     polygons += write_vectors(
                         job.results[at], path, head.classes, vectors, room, say=bar.say
                     )
-                except (FullconvError, OSError, *gdal_errors()) as error:
+                except told as error:
                     failures.append(_failure(job, path, error, bar))
                 bar.advance()
     return Vectored(prediction, tuple(folders), polygons, tuple(failures))
@@ -137,7 +138,7 @@ def write_vectors(
         simplify=vectors.simplify,
         sure=sure,
     )
-    features = features_of(regions, classes, place, size)
+    features = features_of(regions, classes, place)
     dict(WRITERS)[vectors.format](path, features)
     if features.unmeasured:
         say(f"note: {path}: area is null ({features.unmeasured})")
