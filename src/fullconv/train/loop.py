@@ -65,7 +65,6 @@ def train(stage: Stage) -> TrainingState:
     if state.step < state.plan.steps:  # else it was killed at its very end
         learn(stage, state)
     look(stage, state, Period.END)
-    state.tick()  # what the end takes is no longer there for the nets that follow
     stage.note(state, True)
     return state
 
