@@ -134,9 +134,12 @@ def test_scores_are_those_of_the_net_whatever_the_size(mobile, config):
 
 
 # Trunks whose borders depend on the size in ways that a converter might bake in: pooling that
-# rounds up, images padded to whole windows, odd crops. Every trunk's files, which engines run, are
-# in tests/export/test_trunks.py.
-TRUNKS = ("squeezenet1_1 x2", "squeezenet1_1 /2", "vgg", "squeezenet1_1", "googlenet")
+# rounds up, images padded to whole windows, odd crops; and one of timm's, whose normalisations
+# activate, too. Every trunk's files, which engines run, are in tests/export/test_trunks.py.
+TRUNKS = (
+    *("squeezenet1_1 x2", "squeezenet1_1 /2", "vgg", "squeezenet1_1", "googlenet"),
+    "timm:test_efficientnet",
+)
 
 
 @pytest.mark.slow
