@@ -11,7 +11,7 @@ import typer
 
 from fullconv.base.errors import FullconvError, ToldElsewhereError
 from fullconv.base.runtime import keep_freed_memory, seek_cycles_rarely
-from fullconv.cli.options import RayCommand, SettingsCommand
+from fullconv.cli.options import each_set, spelt_out, with_address
 from fullconv.cli.signals import INTERRUPTED, Stopped
 from fullconv.cli.streams import log_warnings, settle_streams
 
@@ -30,7 +30,8 @@ VERBS = (  # the files of this folder that are one each
     "data",
 )
 
-_COMMANDS = {"train": SettingsCommand, "predict": RayCommand}  # that typer alone can't parse
+# Verbs with options that typer alone can't parse.
+_COMMANDS = {"train": spelt_out(each_set), "predict": spelt_out(with_address)}
 
 
 def command_line(*verbs: str) -> typer.Typer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,20 +90,14 @@ def parse_bytes(text: str, what: str = "memory") -> int:
     return int(float(match[1]) * thousand ** " kmgt".index(match[2] or " "))
 
 
-class RayCommand(TyperCommand):
-    """A verb whose option --ray may go without its address, which typer doesn't know of."""
+def spelt_out(words_of: Callable[[Sequence[str]], list[str]]) -> type[TyperCommand]:
+    """Return the class of verbs whose words are spelt out before typer parses them."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse what was typed."""
-        return super().parse_args(ctx, with_address(args))
+    class SpeltOut(TyperCommand):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            return super().parse_args(ctx, words_of(args))
 
-
-class SettingsCommand(TyperCommand):
-    """A verb whose --set may be followed by several settings, which typer does not know of."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse what was typed."""
-        return super().parse_args(ctx, each_set(args))
+    return SpeltOut
 
 
 def each_set(words: Sequence[str]) -> list[str]:

@@ -30,19 +30,17 @@ def _fold(network: fx.GraphModule) -> None:
         norm, source = module_of(network, node), next(iter(node.all_input_nodes), None)
         if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or source is None:
             continue
-        act = activation_of(norm)
-        if act is None:
-            continue
-        convolution = module_of(network, source)
+        act, convolution = activation_of(norm), module_of(network, source)
         if (
-            isinstance(convolution, nn.Conv2d)
+            act is not None
+            and isinstance(convolution, nn.Conv2d)
             and len(source.users) == uses[source.target] == uses[node.target] == 1
         ):
             network.set_submodule(str(source.target), fuse_conv_bn_eval(convolution, norm))
-            if type(act) is not nn.Identity:
+            if type(act) is nn.Identity:
+                node.replace_all_uses_with(source)
+                network.graph.erase_node(node)
+            else:
                 network.set_submodule(str(node.target), act)
-                continue
-            node.replace_all_uses_with(source)
-            network.graph.erase_node(node)
     network.delete_all_unused_submodules()
     network.recompile()

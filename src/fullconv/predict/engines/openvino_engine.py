@@ -59,9 +59,8 @@ class OpenVINO:
 
     def start(self, twin: Twin, kind: np.dtype[Any], share: Share) -> Run:
         """Return what works out coarse scores (see `Runtime`)."""
-        small = SMALL * twin.net.arguments.reduce
         of_small = self._of_small(twin.net, kind, share)
-        return Requests(self._compiled(twin, kind, share), of_small, small)
+        return Requests(self._compiled(twin, kind, share), of_small, _least_side(twin.net))
 
     def _compiled(self, twin: Twin, kind: np.dtype[Any], share: Share) -> Any:
         settings = {
@@ -80,8 +79,7 @@ class OpenVINO:
         images = [
             {name: image[None].astype(kind)}
             for image in self._samples
-            if size in (None, image.shape[:2])
-            and min(image.shape[:2]) >= SMALL * net.arguments.reduce
+            if size in (None, image.shape[:2]) and min(image.shape[:2]) >= _least_side(net)
         ]
         return quantised(graph, openvino_layers(graph), images) if images else graph
 
@@ -96,6 +94,11 @@ class OpenVINO:
             return started()(images)
 
         return run
+
+
+def _least_side(net: FCN) -> int:
+    """Return the shortest side, in pixels, of the images that OpenVINO is asked for."""
+    return SMALL * net.arguments.reduce
 
 
 class Requests:
